@@ -1,0 +1,8 @@
+"""Score a model, export its masks: python evaluate.py --checkpoint RUN/best.ckpt [--masks DIR]"""
+
+import sys
+
+from segcoord.cli import evaluate, run
+
+if __name__ == "__main__":
+    sys.exit(run(evaluate, "evaluate.py", sys.argv[1:]))

@@ -1,0 +1,181 @@
+"""The commands and their arguments. Heavy imports wait until a command runs, so --help is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from segcoord.allocator import keep_freed_memory
+from segcoord.config import Config, DataConfig, add_settings, parse, read_yaml
+from segcoord.errors import UserError
+
+USAGE = """usage: segcoord COMMAND ...
+
+  train         train a model; also: python train.py
+  evaluate      score a model on a split, export its masks; also: python evaluate.py
+  data sample   draw a small labelled dataset of street scenes
+  data check    look for mistakes in a dataset before they cost a training
+
+segcoord COMMAND --help tells all the settings of a command.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The `segcoord` console command."""
+    argv = sys.argv[1:] if argv is None else argv
+    words = 2 if argv[:1] == ["data"] else 1
+    name = " ".join(argv[:words])
+    if name in COMMANDS:
+        return run(COMMANDS[name], f"segcoord {name}", argv[words:])
+    if not argv or name in ("-h", "--help", "data", "data --help", "data -h"):
+        print(USAGE, end="")
+        return 0
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"segcoord {version('segcoord')}")
+        return 0
+    print(f"segcoord: unknown command {name!r}\n\n{USAGE}", end="", file=sys.stderr)
+    return 2
+
+
+def run(command: Callable[[str, list[str]], int], program: str, argv: list[str]) -> int:
+    """Runs a command; a user's mistake is told in words, without a traceback."""
+    keep_freed_memory()
+    try:
+        return command(program, argv)
+    except UserError as error:
+        # From a loader's process the message comes wrapped in that process's traceback.
+        message = str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()
+        print(f"{program}: error: {message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser(program: str, description: str) -> ArgumentParser:
+    return ArgumentParser(
+        prog=program,
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        default_meta=False,
+    )
+
+
+def _peek(argv: list[str], option: str) -> str | None:
+    """The value of an option that says where other settings come from, before the real parsing."""
+    for word, following in zip(argv, [*argv[1:], None]):
+        if word == option:
+            return following
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+    return None
+
+
+def train(program: str, argv: list[str]) -> int:
+    """Trains a model from a configuration."""
+    parser = _parser(program, "Train a segmentation model.")
+    add_settings(parser)
+    parser.add_argument("--run", type=str, help="folder of the run; default runs/CONFIG/NUMBER")
+    parser.add_argument("--resume", type=str, metavar="RUN", help="go on with this run")
+    parser.add_argument(
+        "--init-from", type=str, metavar="FILE", help="start from the weights of a checkpoint"
+    )
+    resumed = _peek(argv, "--resume")
+    layers = []
+    if resumed is not None:
+        file = Path(resumed) / "config.yaml"
+        if not file.is_file():
+            raise UserError(f"--resume {resumed}: no run there, for it has no config.yaml")
+        layers = [(str(file), read_yaml(file))]
+    args = parse(parser, argv, *layers)
+    if resumed and (args.run or args.init_from):
+        raise UserError("--resume goes on with a run as it is; it takes no --run or --init-from")
+    given = parser.instantiate(args)
+    config = Config(given.model, given.data, given.train)
+    config.check()
+    from segcoord.commands import run_training
+
+    name = Path(args.config).stem if args.config else "run"
+    return run_training(config, name, args.run, resumed, args.init_from, program)
+
+
+def evaluate(program: str, argv: list[str]) -> int:
+    """Scores a checkpoint and exports its predictions."""
+    parser = _parser(program, "Score a checkpoint on a split; export its predictions.")
+    parser.add_argument("--checkpoint", type=str, required=True, help="a best.ckpt or last.ckpt")
+    parser.add_argument("--split", type=str, help="default: the val_split of the training")
+    parser.add_argument("--masks", type=str, metavar="DIR", help="write one PNG per image")
+    parser.add_argument("--overlays", type=str, metavar="DIR", help="write blends with a legend")
+    parser.add_argument(
+        "--sheet", type=str, metavar="FILE", help="write image, truth and prediction of six images"
+    )
+    parser.add_argument("--json", type=str, metavar="FILE", help="write scores and protocol")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="auto, cpu, cuda or mps (default: auto)"
+    )
+    parser.add_argument("--config", help="YAML file of data settings, to override the training's")
+    parser.add_argument("--data", type=DataConfig)
+    from_run = []
+    if "-h" not in argv and "--help" not in argv:
+        from_run = _data_settings(argv)
+    args = parse(parser, argv, *from_run)
+    from segcoord.commands import run_evaluation
+
+    return run_evaluation(args, parser.instantiate(args).data)
+
+
+def _data_settings(argv: list[str]) -> list[tuple[str, dict]]:
+    """The data settings that a checkpoint carries, as the weakest layer."""
+    path = _peek(argv, "--checkpoint")
+    if path is None:
+        raise UserError("--checkpoint: missing; give the path of a best.ckpt")
+    from segcoord.model import read_checkpoint
+
+    return [(path, {"data": read_checkpoint(Path(path)).get("config", {}).get("data", {})})]
+
+
+def data_sample(program: str, argv: list[str]) -> int:
+    """Draws the sample dataset."""
+    parser = _parser(program, "Draw a small labelled dataset of street scenes.")
+    parser.add_argument("--layout", type=str, default="voc", help="voc or cityscapes")
+    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--train", type=int, default=240, help="training images")
+    parser.add_argument("--val", type=int, default=60, help="validation images")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=str, default="256x192", help="WIDTHxHEIGHT in pixels")
+    args = parse(parser, argv)
+    from segcoord.data.sample import write_sample
+
+    width, _, height = args.size.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise UserError(f"--size: found {args.size!r}, expected WIDTHxHEIGHT, 256x192 say")
+    write_sample(
+        Path(args.out), args.layout, args.train, args.val, args.seed, int(width), int(height)
+    )
+    print(f"{args.train} training and {args.val} validation scenes are in {args.out}")
+    return 0
+
+
+def data_check(program: str, argv: list[str]) -> int:
+    """Checks the splits that a configuration names."""
+    parser = _parser(program, "Look for mistakes in the splits that a configuration names.")
+    add_settings(parser)
+    args = parse(parser, argv)
+    from segcoord.commands import check_data
+
+    check_data(parser.instantiate(args).data)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "data sample": data_sample,
+    "data check": data_check,
+}

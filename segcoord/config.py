@@ -1,0 +1,302 @@
+"""Every setting of a run, typed; YAML files and command-line overrides are read into these classes.
+
+A YAML file may name another as `base:` (a path relative to itself) and then only says what differs.
+An unknown key is an error that names the nearest valid one. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from segcoord.errors import UserError
+
+
+@dataclass
+class ModelConfig:
+    """The network.
+
+    Args:
+        encoder: backbone by its timm name; ours are family_attention_width.
+        output_stride: 16 or 8: how many pixels one cell of the last feature covers.
+        atrous_rates: three ASPP rates; null for (6, 12, 18) at stride 16 and (12, 24, 36) at 8.
+        aspp_dropout: probability of dropping a value after the ASPP's projection.
+        encoder_weights: null to start at random; imagenet to fetch the weights that timm names.
+    """
+
+    encoder: str = "mobilenetv2_ca_100"
+    output_stride: int = 16
+    atrous_rates: list[int] | None = None
+    aspp_dropout: float = 0.1
+    encoder_weights: Literal["imagenet"] | None = None
+
+
+@dataclass
+class ClassConfig:
+    """One class of an own dataset.
+
+    Args:
+        name: shown in every table.
+        color: RGB, 0 to 255, for palettes and overlays.
+        id: its value in the mask files; null for its position in the list.
+    """
+
+    name: str
+    color: list[int]
+    id: int | None = None
+
+
+@dataclass
+class DataConfig:
+    """The images, their labels, and what training does to them.
+
+    Args:
+        layout: how the files lie: voc, cityscapes, or folder (images and masks paired by stem).
+        root: folder of the dataset; for voc the one that holds VOCdevkit, or VOC2012 itself.
+        classes: own classes, for folder and for own data in a voc tree; null for the dataset's.
+        void_ids: mask values that count for nothing, besides 255.
+        images: folder layout only: where a split's images lie below root.
+        masks: folder layout only: where a split's masks lie below root.
+        train_split: name of the split to train on; trainaug reads SegmentationClassAug.
+        val_split: name of the split that is scored.
+        crop_size: height and width of a training crop, in pixels.
+        scale: smallest and largest random scale of a training image.
+        flip: mirror half of the training images.
+        color_jitter: strength of random brightness, contrast and saturation; 0 for none.
+        workers: processes that load training images; 0 to load in the training process.
+    """
+
+    layout: Literal["voc", "cityscapes", "folder"]
+    root: str
+    classes: list[ClassConfig] | None = None
+    void_ids: list[int] = field(default_factory=list)
+    images: str | None = None
+    masks: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    crop_size: tuple[int, int] = (513, 513)
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    color_jitter: float = 0.2
+    workers: int = 2
+
+
+@dataclass
+class TrainConfig:
+    """The optimisation.
+
+    Args:
+        max_steps: optimiser steps in all; the schedule ends with them.
+        batch_size: images in a step.
+        optimizer: sgd (with momentum) or adamw.
+        lr: learning rate at the first step, of the head.
+        encoder_lr_factor: the encoder's learning rate as a multiple of lr.
+        momentum: of sgd; must be null with adamw.
+        weight_decay: on weights and, as in the papers, on biases and norms too.
+        poly_power: the rate at step t is lr * (1 - t / max_steps) ** poly_power.
+        val_interval: steps between validations; one follows the last step in any case.
+        seed: of every random draw: weights, order, augmentation, dropout.
+        accelerator: auto, cpu, cuda or mps.
+    """
+
+    max_steps: int
+    batch_size: int = 16
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.007
+    encoder_lr_factor: float = 1.0
+    momentum: float | None = 0.9
+    weight_decay: float = 4e-5
+    poly_power: float = 0.9
+    val_interval: int = 1000
+    seed: int = 0
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+
+    def check(self) -> None:
+        """Raises UserError for values that can't work, alone or together."""
+        data, train, model = self.data, self.train, self.model
+        for ok, key, found, expected in (
+            (model.output_stride in (8, 16), "model.output_stride", model.output_stride, "16 or 8"),
+            (
+                min(data.crop_size) >= model.output_stride,
+                "data.crop_size",
+                list(data.crop_size),
+                f"at least the output stride, {model.output_stride}, in height and width",
+            ),
+            (
+                0 < data.scale[0] <= data.scale[1],
+                "data.scale",
+                list(data.scale),
+                "the smaller above 0, then the larger",
+            ),
+            (
+                0 <= model.aspp_dropout < 1,
+                "model.aspp_dropout",
+                model.aspp_dropout,
+                "0 up to below 1",
+            ),
+            (0 <= data.color_jitter < 1, "data.color_jitter", data.color_jitter, "0 up to below 1"),
+            (data.workers >= 0, "data.workers", data.workers, "0 or more"),
+            (
+                data.layout == "folder" or (data.images is None and data.masks is None),
+                "data.images and data.masks",
+                [data.images, data.masks],
+                f"null: layout {data.layout} has its own folders",
+            ),
+            (
+                data.layout != "folder" or data.classes is not None,
+                "data.classes",
+                None,
+                "a list of classes with name and color, which layout folder needs",
+            ),
+            (
+                data.layout != "cityscapes" or (data.classes is None and not data.void_ids),
+                "data.classes and data.void_ids",
+                "own values",
+                "null and []: layout cityscapes has its 19; own data goes with voc or folder",
+            ),
+            (train.max_steps > 0, "train.max_steps", train.max_steps, "above 0"),
+            (
+                train.batch_size >= 2,
+                "train.batch_size",
+                train.batch_size,
+                "at least 2 per device: batch norm can't train on the one value per channel that "
+                "the ASPP's pooling leaves of a single image",
+            ),
+            (train.lr > 0, "train.lr", train.lr, "above 0"),
+            (
+                train.encoder_lr_factor >= 0,
+                "train.encoder_lr_factor",
+                train.encoder_lr_factor,
+                "0 or more",
+            ),
+            (train.weight_decay >= 0, "train.weight_decay", train.weight_decay, "0 or more"),
+            (train.poly_power >= 0, "train.poly_power", train.poly_power, "0 or more"),
+            (train.val_interval > 0, "train.val_interval", train.val_interval, "above 0"),
+            (train.seed >= 0, "train.seed", train.seed, "0 or more"),
+            (
+                (train.optimizer == "sgd") == (train.momentum is not None),
+                "train.momentum",
+                train.momentum,
+                "a number with sgd, null with adamw",
+            ),
+        ):
+            if not ok:
+                raise UserError(f"{key}: found {found}, expected {expected}")
+
+    def to_yaml(self) -> str:
+        plain = json.loads(json.dumps(asdict(self)))  # tuples become lists
+        return yaml.safe_dump(plain, sort_keys=False)
+
+
+def add_settings(parser: ArgumentParser) -> None:
+    """Adds the options --config, --model.*, --data.* and --train.*."""
+    parser.add_argument("--config", help="YAML file of settings; the options below override it")
+    parser.add_argument("--model", type=ModelConfig)
+    parser.add_argument("--data", type=DataConfig)
+    parser.add_argument("--train", type=TrainConfig)
+
+
+def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) -> Namespace:
+    """Parses a command line; the settings of `layers` come first, then --config, then the options.
+
+    Every YAML value goes through the parser as if it had been given on the command line, so there
+    is one place that knows the types.
+
+    Args:
+        parser: made with exit_on_error=False.
+        argv: the command line without the program.
+        layers: (where it comes from, settings as a tree), weakest first.
+
+    Raises:
+        UserError: an unknown key or option, a value of the wrong type, a missing setting or file.
+    """
+    files = [v for i, v in enumerate(argv) if i and argv[i - 1] == "--config"]
+    files += [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
+    options = [o.removeprefix("--") for o in parser._option_string_actions]
+    given = []
+    for source, tree in (*layers, *((file, read_yaml(Path(file))) for file in files)):
+        for key, value in _flatten(tree, options).items():
+            if key not in options:
+                raise UserError(f"{source}: unknown key {key!r}{_nearest(key, options)}")
+            text = value if isinstance(value, str) else json.dumps(value)
+            given.append((source, key, f"--{key}={text}"))
+    try:
+        return parser.parse_args([text for _, _, text in given] + argv)
+    except ArgumentError as error:
+        message = str(error)
+        for source, key, _ in given:
+            if f'"{key}"' in message and f"--{key}" not in " ".join(argv):
+                message = f"{source}: {message}"
+        for option in message.partition("unrecognized arguments: ")[2].split():
+            if option.startswith("-"):
+                message = f"unknown option {option}{_nearest(option.lstrip('-'), options, '--')}"
+                break
+        raise UserError(f"{message}\nSee: {parser.prog} --help") from error
+
+
+def read_yaml(path: Path) -> dict:
+    """A YAML file as a dictionary, merged over the file that its `base:` names."""
+    seen: list[Path] = []
+    layers = []
+    while path:
+        if path in seen:
+            raise UserError(f"{path}: names itself as base, through {' -> '.join(map(str, seen))}")
+        seen.append(path)
+        try:
+            layer = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            near = sorted(str(p) for p in path.parent.glob("*.yaml"))
+            hint = f"; there is {', '.join(near)}" if near else ""
+            raise UserError(f"{path}: no such configuration file{hint}") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: not a readable YAML file: {error}") from error
+        if not isinstance(layer, dict):
+            raise UserError(f"{path}: found {type(layer).__name__}, expected keys like 'data:'")
+        base = layer.pop("base", None)
+        layers.append(layer)
+        path = Path(os.path.normpath(path.parent / base)) if base else None
+    merged: dict = {}
+    for layer in reversed(layers):
+        _merge(merged, layer)
+    return merged
+
+
+def _merge(into: dict, layer: dict) -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _flatten(tree: dict, options: list[str], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        is_group = not prefix or any(option.startswith(f"{name}.") for option in options)
+        if isinstance(value, dict) and is_group:
+            flat |= _flatten(value, options, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _nearest(key: str, options: list[str], dashes: str = "") -> str:
+    near = difflib.get_close_matches(key.partition("=")[0], options, n=1, cutoff=0.5)
+    return f"; did you mean {dashes}{near[0]}?" if near else ""

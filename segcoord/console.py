@@ -1,0 +1,140 @@
+"""What the commands show in a terminal: the summary before a run, its progress, the score."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from segcoord.metrics import Scores
+
+console = Console(highlight=False, soft_wrap=True)
+
+PLAIN_INTERVAL = 30.0  # seconds between lines where the output is a file and shows no bar
+
+
+def counting_bar(**kwargs: object) -> Progress:
+    """A bar over things that are counted, with the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, **kwargs)
+
+
+class TrainingBar:
+    """Step, loss, learning rate, mIoU and time left; plain lines where there is no terminal."""
+
+    def __init__(self, max_steps: int, start: int, val_images: int) -> None:
+        self.max_steps, self.start, self.val_images = max_steps, start, val_images
+        self.best: float | None = None
+        self.loss: float | None = None
+        self.last_line = self.began = time.monotonic()
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[info]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=120,
+        )
+
+    def __enter__(self) -> TrainingBar:
+        self.progress.start()
+        self.steps = self.progress.add_task(
+            "train", total=self.max_steps, completed=self.start, info=""
+        )
+        self.validation = self.progress.add_task(
+            "validate", total=self.val_images, visible=False, info=""
+        )
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        console.print(text)
+
+    def step(self, step: int, loss: float, lr: float) -> None:
+        self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
+        info = f"loss {self.loss:.3f}  lr {lr:.1e}"
+        if self.best is not None:
+            info += f"  mIoU {self.best:.4f}"
+        self.progress.update(self.steps, completed=step, info=info)
+        now = time.monotonic()
+        if not console.is_terminal and now - self.last_line > PLAIN_INTERVAL:
+            self.last_line = now
+            left = (now - self.began) / (step - self.start) * (self.max_steps - step)
+            console.print(f"step {step}/{self.max_steps}  {info}  left {_clock(left)}")
+
+    def advance_validation(self) -> None:
+        self.progress.update(self.validation, visible=True, advance=1)
+
+    def validated(self, step: int, scores: Scores, best: float) -> None:
+        self.best = best
+        self.progress.update(self.validation, visible=False, completed=0)
+        mark = "  (best)" if scores.miou >= best else ""
+        console.print(
+            f"step {step}: mIoU {scores.miou:.4f}{mark}, "
+            f"pixel accuracy {scores.pixel_accuracy:.4f}, "
+            f"{scores.classes_counted} classes counted"
+        )
+
+
+def show_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
+    """A two-column table of what a run is about."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for pair in pairs:
+        table.add_row(*pair)
+    console.print(table)
+
+
+def show_scores(scores: Scores, names: list[str], images: int) -> None:
+    """IoU by class and the headline numbers, in percent."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    for head in ("IoU %", "accuracy %", "pixels %"):
+        table.add_column(head, justify="right")
+    share = scores.truth / max(1, scores.truth.sum())
+    for name, iou, accuracy, part in zip(names, scores.iou, scores.accuracy, share):
+        table.add_row(name, _percent(iou), _percent(accuracy), _percent(part))
+    console.print(table)
+    absent = [n for n, iou in zip(names, scores.iou) if np.isnan(iou)]
+    left_out = f" (absent and left out: {', '.join(absent)})" if absent else ""
+    console.print(
+        f"\nmIoU {_percent(scores.miou)} % over {scores.classes_counted} of {len(names)} classes"
+        f"{left_out}, {images} images\npixel accuracy {_percent(scores.pixel_accuracy)} %, "
+        f"mean accuracy {_percent(scores.mean_accuracy)} %"
+    )
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{100 * value:.2f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,1 @@
+"""From files on disk to batches: layouts, reading, augmentation, loading, and our own sample."""

@@ -1,0 +1,187 @@
+"""Where the images and masks of a split lie: Pascal VOC, Cityscapes, or two folders paired by stem.
+
+Only names are read here, no pixels. Everything is sorted or in the order of the split's list.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from segcoord import labels as tables
+from segcoord.config import ClassConfig, DataConfig
+from segcoord.errors import UserError
+from segcoord.labels import LabelClass, LabelSet
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, its mask (None where the split has no labels) and how the mask is to be read."""
+
+    stem: str
+    image: Path
+    mask: Path | None
+    labels: LabelSet
+
+
+@dataclass(frozen=True)
+class Split:
+    """The samples of a split; either all have masks or none has."""
+
+    name: str
+    samples: list[Sample]
+    labels: LabelSet
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def labelled(self) -> bool:
+        return self.samples[0].mask is not None
+
+
+def label_set(data: DataConfig) -> LabelSet:
+    """The classes of a dataset: its own ones, or the layout's."""
+    if data.layout == "cityscapes":
+        return tables.CITYSCAPES
+    if data.classes is None:
+        voc = tables.VOC
+        return LabelSet(voc.classes, data.void_ids)
+    return LabelSet([_label_class(i, c) for i, c in enumerate(data.classes)], data.void_ids)
+
+
+def _label_class(index: int, c: ClassConfig) -> LabelClass:
+    if len(c.color) != 3:
+        raise UserError(f"data.classes: class {c.name!r} has color {c.color}, expected [R, G, B]")
+    return LabelClass(c.name, tuple(c.color), index if c.id is None else c.id)
+
+
+def find_split(data: DataConfig, name: str) -> Split:
+    """Lists a split.
+
+    Raises:
+        UserError: a missing root, split, image or mask; an empty split; a stem that occurs twice;
+            a name in a list that leaves the root.
+    """
+    root = Path(data.root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder (data.root). See data/README.md for the trees.")
+    labels = label_set(data)
+    find = {"voc": _voc, "cityscapes": _cityscapes, "folder": _folder}[data.layout]
+    samples = find(data, root, name, labels)
+    if not samples:
+        raise UserError(f"split {name!r} of {root} is empty")
+    without = [s for s in samples if s.mask is None]
+    if without and len(without) < len(samples):
+        raise UserError(
+            f"split {name!r}: {len(without)} of {len(samples)} images have no mask, the first is "
+            f"{without[0].image}. Add the masks, or take these images out of the split."
+        )
+    return Split(name, samples, labels)
+
+
+def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet) -> list[Sample]:
+    base = root / "VOCdevkit" / "VOC2012"
+    if not base.is_dir():
+        base = root
+    list_file = base / "ImageSets" / "Segmentation" / f"{name}.txt"
+    stems = _read_list(list_file)
+    images = _by_stem(base / "JPEGImages", IMAGE_SUFFIXES)
+    masks_folder = base / ("SegmentationClassAug" if name == "trainaug" else "SegmentationClass")
+    masks = _by_stem(masks_folder, MASK_SUFFIXES) if masks_folder.is_dir() else {}
+    for line, stem in stems:
+        if stem not in images:
+            raise UserError(f"{list_file}:{line}: no image {stem}.* in {base / 'JPEGImages'}")
+    return [Sample(stem, images[stem], masks.get(stem), labels) for _, stem in stems]
+
+
+def _read_list(path: Path) -> list[tuple[int, str]]:
+    """(line number, stem) pairs; blank lines and Windows line ends don't matter."""
+    if not path.is_file():
+        there = sorted(p.stem for p in path.parent.glob("*.txt"))
+        hint = f"; the splits there are {', '.join(there)}" if there else ""
+        raise UserError(f"{path}: no such split list{hint}. See data/README.md for the tree.")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a UTF-8 text file ({error})") from error
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        stem = line.strip()
+        if not stem:
+            continue
+        if stem in {".", ".."} or any(c in stem for c in "/\\\0"):
+            raise UserError(
+                f"{path}:{number}: {stem!r} is not a plain stem, and might leave the dataset's "
+                "folder; expected one name a line, without folder or suffix"
+            )
+        if stem in seen:
+            raise UserError(f"{path}:{number}: {stem!r} stands in line {seen[stem]} already")
+        seen[stem] = number
+    return [(number, stem) for stem, number in seen.items()]
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The files of a folder with one of the suffixes, in any case, sorted."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder. See data/README.md for the tree.")
+    files = sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")
+    )
+    if not files:
+        kinds = Counter(p.suffix or "no suffix" for p in folder.iterdir())
+        found = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(4)) or "nothing"
+        raise UserError(f"{folder}: no {', '.join(suffixes)} in it; found {found}")
+    by_stem: dict[str, Path] = {}
+    for path in files:
+        if path.stem in by_stem:
+            raise UserError(
+                f"{folder}: {by_stem[path.stem].name} and {path.name} have the same stem, "
+                "so that a mask can't tell which is its image. Remove or rename one."
+            )
+        by_stem[path.stem] = path
+    return by_stem
+
+
+def _cityscapes(data: DataConfig, root: Path, name: str, labels: LabelSet) -> list[Sample]:
+    folder = root / "leftImg8bit" / name
+    if not folder.is_dir():
+        there = sorted(p.name for p in folder.parent.glob("*/")) if folder.parent.is_dir() else []
+        hint = f"; the splits there are {', '.join(there)}" if there else ""
+        raise UserError(f"{folder}: no such folder{hint}. See data/README.md for the tree.")
+    suffix = "_leftImg8bit.png"
+    samples = []
+    for image in sorted(folder.glob(f"*/*{suffix}")):
+        frame = image.name.removesuffix(suffix)
+        truth = root / "gtFine" / name / image.parent.name
+        # Whichever file there is says how its values are numbered.
+        choices = [
+            (truth / f"{frame}_gtFine_labelIds.png", labels),
+            (truth / f"{frame}_gtFine_labelTrainIds.png", tables.CITYSCAPES_TRAIN_IDS),
+        ]
+        mask, numbering = next(((p, n) for p, n in choices if p.is_file()), (None, labels))
+        samples.append(Sample(image.stem, image, mask, numbering))
+    if not samples:
+        raise UserError(f"{folder}: no CITY/*{suffix} in it. See data/README.md for the tree.")
+    return samples
+
+
+def _folder(data: DataConfig, root: Path, name: str, labels: LabelSet) -> list[Sample]:
+    folders = []
+    for key, pattern in (
+        ("data.images", data.images or "images/{split}"),
+        ("data.masks", data.masks or "masks/{split}"),
+    ):
+        if "{split}" not in pattern:
+            raise UserError(f"{key}: found {pattern!r}, expected a path with {{split}} in it")
+        folder = root / pattern.replace("{split}", name)
+        if not folder.resolve().is_relative_to(root.resolve()):
+            raise UserError(f"{key}: {folder} leaves the dataset's folder {root}")
+        folders.append(folder)
+    images = _by_stem(folders[0], IMAGE_SUFFIXES)
+    masks = _by_stem(folders[1], MASK_SUFFIXES) if folders[1].is_dir() else {}
+    return [Sample(stem, image, masks.get(stem), labels) for stem, image in images.items()]

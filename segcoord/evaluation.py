@@ -1,0 +1,148 @@
+"""A model over a split: every image once, at its original size, into one confusion matrix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from segcoord.data.layouts import Sample, Split
+from segcoord.data.loader import set_up_worker
+from segcoord.data.reading import read_image, read_mask
+from segcoord.errors import UserError
+from segcoord.files import atomic_write
+from segcoord.inference import predict
+from segcoord.labels import LabelSet
+from segcoord.metrics import MeanIoU, Scores
+from segcoord.model import SegmentationModel
+
+OnImage = Callable[[Sample, np.ndarray, np.ndarray, "np.ndarray | None"], None]
+
+
+class _EvalSet(Dataset):
+    """(image (H, W, 3) uint8, mask (H, W) uint8 or None) by index, as the files have them."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        sample = self.split.samples[index]
+        image = read_image(sample.image)
+        if sample.mask is None:
+            return image, None
+        return image, read_mask(sample.mask, sample.labels, image.shape[:2])
+
+
+def _as_is(item: object) -> object:
+    return item
+
+
+def evaluate(
+    model: SegmentationModel, split: Split, workers: int = 2, on_image: OnImage | None = None
+) -> Scores | None:
+    """Predicts every image of a split and scores what has labels.
+
+    Args:
+        model: on the device it shall run on; it is left in eval mode.
+        split: from `find_split`.
+        workers: processes that read files.
+        on_image: called for each image with its sample, the image (H, W, 3) uint8, the prediction
+            (H, W) uint8 and the truth (H, W) uint8 or None; for exports and progress.
+
+    Returns:
+        The scores over the whole split; None where it has no labels.
+
+    Raises:
+        UserError: a file that can't be read, or labels without a single pixel that counts.
+    """
+    model.eval()
+    metric = MeanIoU(len(model.labels))
+    loader = DataLoader(
+        _EvalSet(split),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_is,
+        worker_init_fn=set_up_worker,
+    )
+    for sample, (image, mask) in zip(split.samples, loader):
+        prediction = predict(model, image)
+        if mask is not None:
+            metric.update(torch.from_numpy(prediction), torch.from_numpy(mask))
+        if on_image is not None:
+            on_image(sample, image, prediction, mask)
+    if not split.labelled:
+        return None
+    if not metric.confusion.any():
+        raise UserError(
+            f"split {split.name!r}: no pixel of its {len(split)} masks counts; they are dummies "
+            "(as those of a test split are). Predict it with --masks, and don't score it."
+        )
+    return metric.scores()
+
+
+def check_labels(model: SegmentationModel, labels: LabelSet, where: str) -> None:
+    """Raises UserError unless a dataset has the classes that the model was trained for."""
+    if model.labels.names == labels.names:
+        return
+    raise UserError(
+        f"{where} has {len(labels)} classes ({', '.join(labels.names[:4])}, ...), the model was "
+        f"trained for {len(model.labels)} ({', '.join(model.labels.names[:4])}, ...); a score "
+        "needs the same classes in the same order. Check data.layout and data.classes."
+    )
+
+
+def protocol(model: SegmentationModel, split: Split, root: str, checkpoint: Path) -> dict:
+    """How a score was made, for whoever compares it with another."""
+    return {
+        "split": split.name,
+        "root": root,
+        "images": len(split),
+        "size": "original",
+        "scales": [1.0],
+        "flip": False,
+        "tiles": None,
+        "average": "one confusion matrix over the split; mean over classes in truth or prediction",
+        "ignore_index": 255,
+        "checkpoint": str(checkpoint),
+        "encoder": model.spec["encoder"],
+        "output_stride": model.output_stride,
+        "versions": {name: version(name) for name in ("segcoord", "torch", "timm")},
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def write_json(path: Path, scores: Scores, labels: LabelSet, how: dict) -> None:
+    """Writes {"miou", "classes": [{"name", "iou", ...}], "images", "protocol", ...} as JSON.
+
+    Fractions of 1; null where there is nothing to divide by, as the IoU of an absent class.
+    """
+    classes = [
+        {"name": name, "iou": _number(iou), "accuracy": _number(accuracy), "pixels": int(pixels)}
+        for name, iou, accuracy, pixels in zip(
+            labels.names, scores.iou, scores.accuracy, scores.truth
+        )
+    ]
+    result = {
+        "miou": _number(scores.miou),
+        "pixel_accuracy": _number(scores.pixel_accuracy),
+        "mean_accuracy": _number(scores.mean_accuracy),
+        "classes_counted": scores.classes_counted,
+        "images": how["images"],
+        "classes": classes,
+        "protocol": how,
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

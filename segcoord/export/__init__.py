@@ -1,0 +1,1 @@
+"""What leaves the package: masks as files, pictures to look at."""

@@ -1,0 +1,135 @@
+"""Mean intersection over union over a whole dataset, from one confusion matrix.
+
+Definition: Pascal VOC development kit and cityscapesscripts/evaluation: summed over all images
+first, then per class truth & prediction / truth | prediction, then the mean over the classes.
+torchmetrics' own segmentation.MeanIoU averages over images, which is another number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class MeanIoU(Metric):
+    """Accumulates a confusion matrix; `compute` gives the mIoU, float64 in 0..1.
+
+    The state adds up across processes. A class that occurs in neither truth nor prediction is left
+    out of the mean; if none occurs, the mean is NaN. `scores()` gives everything else.
+
+    Args:
+        num_classes: K.
+        ignore_index: value of the target that counts nowhere; from K to 255.
+
+    Raises:
+        ValueError: `ignore_index` is one of the classes or above 255.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    confusion: Tensor
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        super().__init__()
+        if not num_classes <= ignore_index <= 255:
+            raise ValueError(f"ignore_index={ignore_index}, expected {num_classes} to 255")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        empty = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.add_state("confusion", empty, dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Counts one image or batch.
+
+        Args:
+            preds: class indices 0..K-1, any shape, integers.
+            target: the same shape; 0..K-1 or `ignore_index`.
+
+        Raises:
+            ValueError: shapes that differ, logits instead of indices, or a value outside.
+        """
+        if preds.shape != target.shape:
+            raise ValueError(f"preds {tuple(preds.shape)} and target {tuple(target.shape)} differ")
+        if preds.is_floating_point() or target.is_floating_point():
+            raise ValueError("expected class indices (integers), found floating point values")
+        if preds.numel() == 0:
+            return
+        k = self.num_classes
+        for name, values in (("preds", preds), ("target", target)):
+            low, high = (int(v) for v in values.aminmax())
+            if low < 0 or high > (k - 1 if name == "preds" else 255):
+                outside = low if low < 0 else high
+                raise ValueError(f"{name} holds {outside}; {k} classes were expected")
+        # One histogram of (target, preds) pairs; void has rows of its own, so nothing is masked.
+        pairs = target.flatten().to(torch.int32) * k + preds.flatten().to(torch.int32)
+        counts = torch.bincount(pairs, minlength=256 * k).view(256, k)
+        counted = counts.sum(1)
+        counted[:k] = 0
+        counted[self.ignore_index] = 0
+        if counted.any():
+            value = int(counted.nonzero()[0])
+            raise ValueError(f"target holds {value}, neither a class nor {self.ignore_index}")
+        self.confusion += counts[:k]
+
+    def compute(self) -> Tensor:
+        return torch.tensor(self.scores().miou, dtype=torch.float64)
+
+    def scores(self) -> Scores:
+        """All scores of what was counted so far, in this process."""
+        return Scores(self.confusion.cpu().numpy())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is read off a confusion matrix; NaN where there is nothing to divide by.
+
+    Args:
+        confusion: (K, K) int64 pixel counts, truth in rows, prediction in columns.
+    """
+
+    confusion: np.ndarray
+
+    @property
+    def truth(self) -> np.ndarray:
+        """(K,) int64: labelled pixels of each class."""
+        return self.confusion.sum(1)
+
+    @property
+    def iou(self) -> np.ndarray:
+        """(K,) float64; NaN for a class in neither truth nor prediction."""
+        union = self.truth + self.confusion.sum(0) - self.confusion.diagonal()
+        return _divide(self.confusion.diagonal(), union)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """(K,) float64: share of a class's pixels that was found; NaN for a class not in truth."""
+        return _divide(self.confusion.diagonal(), self.truth)
+
+    @property
+    def miou(self) -> float:
+        return _mean(self.iou)
+
+    @property
+    def mean_accuracy(self) -> float:
+        return _mean(self.accuracy)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        return float(_divide(self.confusion.diagonal().sum(), self.confusion.sum()))
+
+    @property
+    def classes_counted(self) -> int:
+        return int(np.isfinite(self.iou).sum())
+
+
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.divide(part, whole, dtype=np.float64)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
