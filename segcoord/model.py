@@ -6,10 +6,8 @@ Shapes: N batch, K classes, H and W of the image, s the output stride.
 from __future__ import annotations
 
 import difflib
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import is_zipfile
 
 import segmentation_models_pytorch as smp
 import timm
@@ -221,13 +219,7 @@ def read_checkpoint(path: str | Path) -> dict:
         raise UserError(f"{path}: a folder, expected a checkpoint file; it holds {inside}")
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint. Give the path of a best.ckpt or last.ckpt.")
-    try:
-        if not is_zipfile(path):
-            raise UserError(f"{path}: not a whole PyTorch checkpoint; was it copied completely?")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a checkpoint that is safe to load ({first})") from error
+    checkpoint = _unpickle(path)
     described = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         keys = list(checkpoint)[:4] if isinstance(checkpoint, dict) else type(checkpoint).__name__
@@ -236,6 +228,17 @@ def read_checkpoint(path: str | Path) -> dict:
             "Weights from elsewhere can start a training: train.py --init-from FILE."
         )
     return checkpoint
+
+
+def _unpickle(path: Path) -> object:
+    """Tensors and plain types of a file; whatever else is in it is refused, not run."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or foreign file fails in the unpickler in any way
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: not a PyTorch file that is whole and safe to load ({first})"
+        ) from error
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> SegmentationModel:
@@ -267,11 +270,7 @@ def init_from(model: nn.Module, path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file to start from")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a file of weights that is safe to load ({first})") from error
+    loaded = _unpickle(path)
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)}
     own = model.state_dict()

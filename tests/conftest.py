@@ -1,0 +1,63 @@
+"""What several tests share: the sample dataset, a tiny run, the CamVid photographs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from segcoord.cli import run, train
+from segcoord.data.sample import write_sample
+
+ROOT = Path(__file__).parents[1]
+CAMVID = Path(os.environ.get("SEGCOORD_CAMVID", ROOT / "data" / "camvid"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("camvid") and not CAMVID.is_dir():
+            item.add_marker(pytest.mark.skip(reason=f"CamVid is not at {CAMVID}"))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
+@pytest.fixture(scope="session")
+def sample_voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 training and 6 validation scenes of 128x96 in VOC's tree."""
+    root = tmp_path_factory.mktemp("sample") / "voc"
+    write_sample(root, "voc", train=16, val=6, width=128, height=96)
+    return root
+
+
+@pytest.fixture(scope="session")
+def sample_cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 training and 4 validation scenes of 128x96 in Cityscapes' tree, and test scenes."""
+    root = tmp_path_factory.mktemp("sample") / "cityscapes"
+    write_sample(root, "cityscapes", train=8, val=4, width=128, height=96)
+    return root
+
+
+SMALL = [
+    "--data.crop_size=[64,64]",
+    "--data.workers=0",
+    "--train.batch_size=4",
+    "--train.accelerator=cpu",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
+    """The folder of a finished run of a few steps on the sample."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    arguments = [
+        f"--config={ROOT / 'configs' / 'sample.yaml'}",
+        f"--data.root={sample_voc}",
+        f"--run={folder}",
+        "--train.max_steps=6",
+        "--train.val_interval=3",
+        *SMALL,
+    ]
+    assert run(train, "train.py", arguments) == 0
+    return folder

@@ -1,0 +1,127 @@
+"""Which sample comes when, and that its augmentation depends on (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segcoord.config import DataConfig
+from segcoord.data.layouts import find_split
+from segcoord.data.loader import Batches, TrainSet, train_loader
+from segcoord.data.transforms import TrainTransform
+from segcoord.labels import VOID
+
+MEAN = (0.485, 0.456, 0.406)
+
+
+def transform(**settings) -> TrainTransform:
+    data = DataConfig("voc", "unused", **{"crop_size": (48, 48), **settings})
+    return TrainTransform(data, MEAN)
+
+
+def dataset(root: Path, seed: int = 0) -> TrainSet:
+    data = DataConfig("voc", str(root), crop_size=(48, 48))
+    return TrainSet(find_split(data, "train"), transform(), seed)
+
+
+def batches(root: Path, start: int, stop: int, workers: int, seed: int = 0) -> list[dict]:
+    return list(train_loader(dataset(root, seed), 5, start, stop, workers))
+
+
+def equal(a: list[dict], b: list[dict]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x[k], y[k]) for x, y in zip(a, b) for k in x)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 30), st.integers(0, 5))
+def test_every_epoch_is_a_permutation_and_a_start_only_cuts(
+    size: int, batch_size: int, start: int, seed: int
+) -> None:
+    whole = list(Batches(size, batch_size, 0, 60, seed))
+    assert all(len(batch) == batch_size for batch in whole)
+    assert list(Batches(size, batch_size, start, 60, seed)) == whole[start:]
+    stream = [key for batch in whole for key in batch]
+    for epoch in range(len(stream) // size):
+        keys = stream[epoch * size : (epoch + 1) * size]
+        assert {e for e, _ in keys} == {epoch}
+        assert sorted(index for _, index in keys) == list(range(size))
+
+
+def test_the_order_differs_between_epochs_and_seeds() -> None:
+    epochs = np.array([i for b in Batches(64, 64, 0, 3, seed=0) for _, i in b]).reshape(3, 64)
+    assert not (epochs[0] == epochs[1]).all()
+    assert not (epochs[1] == epochs[2]).all()
+    other = np.array([i for b in Batches(64, 64, 0, 1, seed=1) for _, i in b])
+    assert not (epochs[0] == other).all()
+
+
+def test_batches_are_equal_for_any_number_of_workers(sample_voc: Path) -> None:
+    alone = batches(sample_voc, 0, 7, workers=0)  # 35 samples: more than two epochs of 16
+    assert equal(alone, batches(sample_voc, 0, 7, workers=2))
+    assert equal(alone, batches(sample_voc, 0, 7, workers=3))
+    assert equal(alone[4:], batches(sample_voc, 4, 7, workers=2))
+    assert not equal(alone, batches(sample_voc, 0, 7, workers=0, seed=1))
+    assert alone[0]["image"].shape == (5, 48, 48, 3)
+    assert alone[0]["image"].dtype == alone[0]["mask"].dtype == torch.uint8
+
+
+def test_every_draw_is_another_one(sample_voc: Path) -> None:
+    """Workers that start from one random state, or epochs that repeat it, show here."""
+    samples = dataset(sample_voc)
+    draws = {samples[e, i]["image"].tobytes() for e in range(4) for i in range(len(samples))}
+    assert len(draws) == 4 * len(samples)
+    assert samples[2, 3]["image"].tobytes() == samples[2, 3]["image"].tobytes()
+
+
+def test_padding_is_void_in_the_mask_and_mean_in_the_image() -> None:
+    image = np.full((20, 30, 3), 200, np.uint8)
+    mask = np.full((20, 30), 3, np.uint8)
+    seen = set()
+    for index in range(20):
+        out, ids = transform(color_jitter=0)(image, mask, (0, 0, index))
+        assert out.shape == (48, 48, 3)
+        assert set(np.unique(ids)) <= {3, VOID}
+        assert (out[ids == VOID] == [124, 116, 104]).all()
+        assert (out[ids == 3] == 200).all()
+        seen |= set(np.unique(ids).tolist())
+    assert seen == {3, VOID}
+
+
+def test_masks_keep_their_values_and_their_place() -> None:
+    """The image shows its own mask, so that a shift between the two would show."""
+    rng = np.random.default_rng(0)
+    mask = np.kron(rng.integers(0, 8, (8, 12)), np.ones((16, 16))).astype(np.uint8)
+    image = np.repeat(mask[..., None] * 30, 3, axis=2)
+    for index in range(40):
+        out, ids = transform(color_jitter=0)(image, mask, (0, 0, index))
+        inside = ids != VOID
+        assert set(np.unique(ids[inside])) <= set(np.unique(mask))
+        agree = np.abs(out[..., 0].astype(int) - ids.astype(int) * 30) <= 15
+        # Bilinear images and nearest masks may differ at the edges of the 16 pixel squares only.
+        assert agree[inside].mean() > 0.85
+
+
+def test_scale_covers_its_range() -> None:
+    """Measured on a square of known size."""
+    image = np.zeros((200, 200, 3), np.uint8)
+    mask = np.zeros((200, 200), np.uint8)
+    mask[90:110, 90:110] = 1
+    large = transform(crop_size=(400, 400), scale=(0.5, 2.0), color_jitter=0)
+    sides = [np.sqrt((large(image, mask, (0, 0, i))[1] == 1).sum()) / 20 for i in range(200)]
+    assert 0.45 <= min(sides) < 0.6
+    assert 1.9 < max(sides) <= 2.05
+
+
+@pytest.mark.parametrize(("flip", "expected"), [(True, {False, True}), (False, {False})])
+def test_flip(flip: bool, expected: set[bool]) -> None:
+    image = np.zeros((48, 48, 3), np.uint8)
+    mask = np.zeros((48, 48), np.uint8)
+    mask[:, :24] = 1
+    t = transform(scale=(1.0, 1.0), flip=flip, color_jitter=0)
+    flipped = {bool(t(image, mask, (0, 0, i))[1][0, 0] == 0) for i in range(30)}
+    assert flipped == expected

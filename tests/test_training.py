@@ -1,0 +1,177 @@
+"""The loss, the schedule, and that a run that was stopped ends as one that never was."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT, SMALL
+
+import segcoord
+from segcoord.cli import run, train
+from segcoord.config import TrainConfig
+from segcoord.model import read_checkpoint
+from segcoord.training import cross_entropy, make_optimizer, poly
+
+
+def test_loss_is_the_mean_over_pixels_that_count() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 5, 6, 7, requires_grad=True)
+    target = torch.randint(0, 5, (2, 6, 7), dtype=torch.uint8)
+    target[0, :3] = 255
+    expected = F.cross_entropy(logits, target.long(), ignore_index=255)
+    torch.testing.assert_close(cross_entropy(logits, target), expected)
+
+
+def test_loss_survives_a_batch_without_a_pixel_that_counts() -> None:
+    logits = torch.randn(2, 5, 6, 7, requires_grad=True)
+    loss = cross_entropy(logits, torch.full((2, 6, 7), 255, dtype=torch.uint8))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+def test_schedule_and_groups() -> None:
+    config = TrainConfig(max_steps=100, lr=0.1, encoder_lr_factor=0.5, poly_power=0.9)
+    assert poly(0, config) == 1
+    assert poly(50, config) == pytest.approx(0.5**0.9)
+    model = segcoord.create_model("mobilenetv2_ca_050", 3)
+    optimizer = make_optimizer(model, config)
+    encoder, rest = optimizer.param_groups
+    assert (encoder["factor"], rest["factor"]) == (0.5, 1.0)
+    both = {id(p) for group in (encoder, rest) for p in group["params"]}
+    assert both == {id(p) for p in model.parameters()}
+    assert {id(p) for p in encoder["params"]} == {id(p) for p in model.net.encoder.parameters()}
+    assert all(g["momentum"] == 0.9 and g["weight_decay"] == 4e-5 for g in (encoder, rest))
+
+
+def command(root: Path, folder: Path, *more: str) -> list[str]:
+    """A run of 8 steps with validations at 3, 6 and 8, whose epochs of 4 steps don't divide it."""
+    config = ROOT / "configs" / "sample.yaml"
+    return [
+        f"--config={config}",
+        f"--data.root={root}",
+        f"--run={folder}",
+        "--train.max_steps=8",
+        "--train.val_interval=3",
+        *SMALL,
+        *more,
+    ]
+
+
+def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    return read_checkpoint(folder / name)["state_dict"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert run(train, "train.py", command(sample_voc, folder)) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("stop_at", "workers"), [(2, 0), (3, 2), (7, 0)])
+def test_a_resumed_run_equals_one_that_never_stopped(
+    uninterrupted: Path, sample_voc: Path, tmp_path: Path, monkeypatch, capsys, stop_at, workers
+) -> None:
+    from segcoord.console import TrainingBar
+
+    def interrupt(self, step: int, loss: float, lr: float) -> None:
+        if step == stop_at:
+            signal.raise_signal(signal.SIGINT)  # what Ctrl-C does
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingBar, "step", interrupt)
+        assert run(train, "train.py", command(sample_voc, folder)) == 130
+    assert f"--resume {folder}" in capsys.readouterr().out
+    assert read_checkpoint(folder / "last.ckpt")["progress"]["step"] == stop_at
+    torch.rand(stop_at)  # whatever the process drew before must not matter
+    assert run(train, "train.py", [f"--resume={folder}", f"--data.workers={workers}"]) == 0
+    for name in ("last.ckpt", "best.ckpt"):
+        mine, theirs = weights(folder, name), weights(uninterrupted, name)
+        assert all(torch.equal(mine[k], theirs[k]) for k in theirs), name
+    assert rows(folder) == rows(uninterrupted)
+
+
+def test_killed_while_training_it_goes_on_from_the_last_validation(
+    uninterrupted: Path, sample_voc: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *command(sample_voc, folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert run(train, "train.py", [f"--resume={folder}"]) == 0
+    mine, theirs = weights(folder), weights(uninterrupted)
+    assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
+    assert rows(folder) == rows(uninterrupted)
+
+
+def test_a_run_leaves_what_it_promises(uninterrupted: Path) -> None:
+    names = {p.name for p in uninterrupted.iterdir()}
+    assert names == {"best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "tensorboard"}
+    assert list((uninterrupted / "tensorboard").iterdir())
+    validations = [r for r in rows(uninterrupted) if r["miou"]]
+    assert [int(r["step"]) for r in validations] == [3, 6, 8]
+    best = read_checkpoint(uninterrupted / "best.ckpt")["progress"]["best_miou"]
+    assert best == pytest.approx(max(float(r["miou"]) for r in validations), rel=1e-5)
+
+
+def test_a_finished_run_says_so(uninterrupted: Path, capsys) -> None:
+    before = (uninterrupted / "last.ckpt").read_bytes()
+    assert run(train, "train.py", [f"--resume={uninterrupted}"]) == 0
+    assert "done all its 8 steps already" in capsys.readouterr().out
+    assert (uninterrupted / "last.ckpt").read_bytes() == before
+
+
+def test_init_from_starts_from_weights(uninterrupted: Path, sample_voc: Path, tmp_path) -> None:
+    source = uninterrupted / "best.ckpt"
+    frozen = ["--train.lr=1e-12", "--train.weight_decay=0", "--train.max_steps=1"]
+    folder = tmp_path / "run"
+    arguments = command(sample_voc, folder, f"--init-from={source}", *frozen)
+    assert run(train, "train.py", arguments) == 0
+    mine, theirs = weights(folder), weights(uninterrupted, "best.ckpt")
+    close = [k for k in theirs if "running" not in k and "num_batches" not in k]
+    assert all(torch.allclose(mine[k], theirs[k], atol=1e-6) for k in close)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train.lr=0.5"], "train.lr: 0.002 in the run, 0.5 now"),
+        (["--model.output_stride=8"], "model.output_stride: 16 in the run, 8 now"),
+        (["--run=elsewhere"], "takes no --run"),
+    ],
+)
+def test_a_resumed_run_must_stay_the_same(uninterrupted, capsys, arguments, message) -> None:
+    assert run(train, "train.py", [f"--resume={uninterrupted}", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_loss_that_explodes_stops_the_run(sample_voc: Path, tmp_path: Path, capsys) -> None:
+    assert run(train, "train.py", command(sample_voc, tmp_path / "r", "--train.lr=1e30")) == 1
+    assert "Lower train.lr (now 1e+30)" in capsys.readouterr().err
+
+
+def test_a_run_folder_that_holds_something_is_left_alone(uninterrupted, sample_voc, capsys) -> None:
+    assert run(train, "train.py", command(sample_voc, uninterrupted)) == 1
+    assert "exists and is not empty" in capsys.readouterr().err
