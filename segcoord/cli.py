@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from segcoord.allocator import keep_freed_memory
-from segcoord.config import Config, DataConfig, add_settings, parse, read_yaml
+from segcoord.config import Config, add_settings, parse, read_yaml
 from segcoord.errors import UserError
 
 USAGE = """usage: segcoord COMMAND ...
@@ -80,7 +80,7 @@ def _peek(argv: list[str], option: str) -> str | None:
 def train(program: str, argv: list[str]) -> int:
     """Trains a model from a configuration."""
     parser = _parser(program, "Train a segmentation model.")
-    add_settings(parser)
+    add_settings(parser, "model", "data", "train")
     parser.add_argument("--run", type=str, help="folder of the run; default runs/CONFIG/NUMBER")
     parser.add_argument("--resume", type=str, metavar="RUN", help="go on with this run")
     parser.add_argument(
@@ -119,8 +119,7 @@ def evaluate(program: str, argv: list[str]) -> int:
     parser.add_argument(
         "--device", type=str, default="auto", help="auto, cpu, cuda or mps (default: auto)"
     )
-    parser.add_argument("--config", help="YAML file of data settings, to override the training's")
-    parser.add_argument("--data", type=DataConfig)
+    add_settings(parser, "data")
     from_run = []
     if "-h" not in argv and "--help" not in argv:
         from_run = _data_settings(argv)
@@ -165,11 +164,12 @@ def data_sample(program: str, argv: list[str]) -> int:
 def data_check(program: str, argv: list[str]) -> int:
     """Checks the splits that a configuration names."""
     parser = _parser(program, "Look for mistakes in the splits that a configuration names.")
-    add_settings(parser)
+    add_settings(parser, "data")
+    parser.add_argument("--split", type=str, help="check this split instead of the two")
     args = parse(parser, argv)
     from segcoord.commands import check_data
 
-    check_data(parser.instantiate(args).data)
+    check_data(parser.instantiate(args).data, args.split)
     return 0
 
 

@@ -19,11 +19,18 @@ from segcoord.evaluation import check_labels, evaluate, protocol, write_json
 from segcoord.export.masks import write_mask
 from segcoord.export.overlays import blend, overlay, sheet, write_picture
 from segcoord.files import atomic_write
+from segcoord.labels import CITYSCAPES, VOC
 from segcoord.model import SegmentationModel, create_model, init_from, load
 from segcoord.runs import new_run
 from segcoord.training import Stopped, train
 
 SHEET_ROWS = 6
+
+# Images by split: VOC 2012 development kit; 10582 with SBD's; cityscapes-dataset.com.
+PUBLISHED = (
+    (VOC, {"train": 1464, "val": 1449, "trainval": 2913, "test": 1456, "trainaug": 10582}),
+    (CITYSCAPES, {"train": 2975, "val": 500, "test": 1525}),
+)
 
 # A resumed run is the same run: only what changes neither batches nor updates may differ.
 _MAY_CHANGE = {"data.root", "data.workers", "train.val_interval", "train.accelerator"}
@@ -96,9 +103,10 @@ def _flat(tree: dict) -> dict[str, object]:
     return {f"{group}.{key}": value for group, keys in tree.items() for key, value in keys.items()}
 
 
-def check_data(data: DataConfig) -> None:
-    """Checks the training and the validation split and shows what they hold."""
-    splits = [find_split(data, name) for name in dict.fromkeys((data.train_split, data.val_split))]
+def check_data(data: DataConfig, name: str | None) -> None:
+    """Checks one split, or the training and the validation split, and shows what is in it."""
+    names = [name] if name else dict.fromkeys((data.train_split, data.val_split))
+    splits = [find_split(data, name) for name in names]
     _show_data(splits, [_check(split) for split in splits])
     console.print("No mistake found.")
 
@@ -127,12 +135,21 @@ def _show_data(splits: tuple[Split, ...] | list[Split], checks: list[SplitCheck]
     for split, check in zip(splits, checks):
         void = 100 * check.void / max(1, check.void + check.pixels.sum())
         has = f"void {void:.2f} %" if split.labelled else "no labels"
-        console.print(f"{split.name}: {len(split)} images, {has}")
+        console.print(f"{split.name}: {len(split)} images{_published(split)}, {has}")
     shared = {s.image for s in splits[0].samples} & {s.image for s in splits[-1].samples}
     if len(splits) > 1 and shared:
         console.print(
             f"[bold red]{len(shared)} images are in both splits[/]: a score on them is no score."
         )
+
+
+def _published(split: Split) -> str:
+    """For the datasets whose size is known, whether this is all of it."""
+    known = next((counts for labels, counts in PUBLISHED if split.labels == labels), {})
+    expected = known.get(split.name)
+    if expected is None:
+        return ""
+    return " (as published)" if len(split) == expected else f" (the published split has {expected})"
 
 
 def _show_summary(

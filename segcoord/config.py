@@ -204,12 +204,14 @@ class Config:
         return yaml.safe_dump(plain, sort_keys=False)
 
 
-def add_settings(parser: ArgumentParser) -> None:
-    """Adds the options --config, --model.*, --data.* and --train.*."""
+GROUPS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
+
+
+def add_settings(parser: ArgumentParser, *groups: str) -> None:
+    """Adds the options --config and, for each group of settings, --GROUP.*."""
     parser.add_argument("--config", help="YAML file of settings; the options below override it")
-    parser.add_argument("--model", type=ModelConfig)
-    parser.add_argument("--data", type=DataConfig)
-    parser.add_argument("--train", type=TrainConfig)
+    for group in groups:
+        parser.add_argument(f"--{group}", type=GROUPS[group])
 
 
 def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) -> Namespace:
@@ -231,6 +233,9 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
     options = [o.removeprefix("--") for o in parser._option_string_actions]
     given = []
     for source, tree in (*layers, *((file, read_yaml(Path(file))) for file in files)):
+        # A command that needs the data settings alone takes a training's whole file.
+        foreign = [g for g in GROUPS if g in tree and g not in options]
+        tree = {group: settings for group, settings in tree.items() if group not in foreign}
         for key, value in _flatten(tree, options).items():
             if key not in options:
                 raise UserError(f"{source}: unknown key {key!r}{_nearest(key, options)}")
