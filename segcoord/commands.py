@@ -105,6 +105,7 @@ def _flat(tree: dict) -> dict[str, object]:
 
 def check_data(data: DataConfig, name: str | None) -> None:
     """Checks one split, or the training and the validation split, and shows what is in it."""
+    data.check()
     names = [name] if name else dict.fromkeys((data.train_split, data.val_split))
     splits = [find_split(data, name) for name in names]
     _show_data(splits, [_check(split) for split in splits])
@@ -206,6 +207,7 @@ def _giga_macs(model: SegmentationModel, height: int, width: int) -> float:
 
 def run_evaluation(args: Namespace, data: DataConfig) -> int:
     """Scores a checkpoint on a split and writes what was asked for; returns the exit code."""
+    data.check()
     device = Fabric(accelerator=args.device, devices=1).device
     model = load(args.checkpoint, device)
     check_labels(model, label_set(data), f"{data.layout} {data.root}")

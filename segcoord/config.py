@@ -37,6 +37,14 @@ class ModelConfig:
     aspp_dropout: float = 0.1
     encoder_weights: Literal["imagenet"] | None = None
 
+    def check(self) -> None:
+        """Raises UserError for values that can't work."""
+        _require(
+            self.output_stride in (8, 16), "model.output_stride", self.output_stride, "16 or 8"
+        )
+        dropout = self.aspp_dropout
+        _require(0 <= dropout < 1, "model.aspp_dropout", dropout, "0 up to below 1")
+
 
 @dataclass
 class ClassConfig:
@@ -87,6 +95,33 @@ class DataConfig:
     color_jitter: float = 0.2
     workers: int = 2
 
+    def check(self) -> None:
+        """Raises UserError for values that can't work, alone or together."""
+        low, high = self.scale
+        _require(0 < low <= high, "data.scale", [low, high], "the smaller above 0, then the larger")
+        jitter = self.color_jitter
+        _require(0 <= jitter < 1, "data.color_jitter", jitter, "0 up to below 1")
+        _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        own_folders = [self.images, self.masks]
+        _require(
+            self.layout == "folder" or own_folders == [None, None],
+            "data.images and data.masks",
+            own_folders,
+            f"null, for layout {self.layout} has its own folders",
+        )
+        _require(
+            self.layout != "folder" or self.classes is not None,
+            "data.classes",
+            None,
+            "a list of classes with name and color, which layout folder needs",
+        )
+        _require(
+            self.layout != "cityscapes" or (self.classes is None and not self.void_ids),
+            "data.classes and data.void_ids",
+            "own ones",
+            "null and [], for layout cityscapes has its 19; own data goes with voc or folder",
+        )
+
 
 @dataclass
 class TrainConfig:
@@ -118,6 +153,26 @@ class TrainConfig:
     seed: int = 0
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
+    def check(self) -> None:
+        """Raises UserError for values that can't work, alone or together."""
+        for key in ("max_steps", "lr", "val_interval"):
+            _require(getattr(self, key) > 0, f"train.{key}", getattr(self, key), "above 0")
+        for key in ("encoder_lr_factor", "weight_decay", "poly_power", "seed"):
+            _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "0 or more")
+        _require(
+            self.batch_size >= 2,
+            "train.batch_size",
+            self.batch_size,
+            "at least 2 per device: batch norm can't train on the one value per channel that the "
+            "ASPP's pooling leaves of a single image",
+        )
+        _require(
+            (self.optimizer == "sgd") == (self.momentum is not None),
+            "train.momentum",
+            self.momentum,
+            "a number with sgd, null with adamw",
+        )
+
 
 @dataclass
 class Config:
@@ -129,79 +184,25 @@ class Config:
 
     def check(self) -> None:
         """Raises UserError for values that can't work, alone or together."""
-        data, train, model = self.data, self.train, self.model
-        for ok, key, found, expected in (
-            (model.output_stride in (8, 16), "model.output_stride", model.output_stride, "16 or 8"),
-            (
-                min(data.crop_size) >= model.output_stride,
-                "data.crop_size",
-                list(data.crop_size),
-                f"at least the output stride, {model.output_stride}, in height and width",
-            ),
-            (
-                0 < data.scale[0] <= data.scale[1],
-                "data.scale",
-                list(data.scale),
-                "the smaller above 0, then the larger",
-            ),
-            (
-                0 <= model.aspp_dropout < 1,
-                "model.aspp_dropout",
-                model.aspp_dropout,
-                "0 up to below 1",
-            ),
-            (0 <= data.color_jitter < 1, "data.color_jitter", data.color_jitter, "0 up to below 1"),
-            (data.workers >= 0, "data.workers", data.workers, "0 or more"),
-            (
-                data.layout == "folder" or (data.images is None and data.masks is None),
-                "data.images and data.masks",
-                [data.images, data.masks],
-                f"null: layout {data.layout} has its own folders",
-            ),
-            (
-                data.layout != "folder" or data.classes is not None,
-                "data.classes",
-                None,
-                "a list of classes with name and color, which layout folder needs",
-            ),
-            (
-                data.layout != "cityscapes" or (data.classes is None and not data.void_ids),
-                "data.classes and data.void_ids",
-                "own values",
-                "null and []: layout cityscapes has its 19; own data goes with voc or folder",
-            ),
-            (train.max_steps > 0, "train.max_steps", train.max_steps, "above 0"),
-            (
-                train.batch_size >= 2,
-                "train.batch_size",
-                train.batch_size,
-                "at least 2 per device: batch norm can't train on the one value per channel that "
-                "the ASPP's pooling leaves of a single image",
-            ),
-            (train.lr > 0, "train.lr", train.lr, "above 0"),
-            (
-                train.encoder_lr_factor >= 0,
-                "train.encoder_lr_factor",
-                train.encoder_lr_factor,
-                "0 or more",
-            ),
-            (train.weight_decay >= 0, "train.weight_decay", train.weight_decay, "0 or more"),
-            (train.poly_power >= 0, "train.poly_power", train.poly_power, "0 or more"),
-            (train.val_interval > 0, "train.val_interval", train.val_interval, "above 0"),
-            (train.seed >= 0, "train.seed", train.seed, "0 or more"),
-            (
-                (train.optimizer == "sgd") == (train.momentum is not None),
-                "train.momentum",
-                train.momentum,
-                "a number with sgd, null with adamw",
-            ),
-        ):
-            if not ok:
-                raise UserError(f"{key}: found {found}, expected {expected}")
+        self.model.check()
+        self.data.check()
+        self.train.check()
+        stride = self.model.output_stride
+        _require(
+            min(self.data.crop_size) >= stride,
+            "data.crop_size",
+            list(self.data.crop_size),
+            f"at least the output stride, {stride}, in height and width",
+        )
 
     def to_yaml(self) -> str:
         plain = json.loads(json.dumps(asdict(self)))  # tuples become lists
         return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _require(ok: bool, key: str, found: object, expected: str) -> None:
+    if not ok:
+        raise UserError(f"{key}: found {found}, expected {expected}")
 
 
 GROUPS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
