@@ -6,7 +6,11 @@ export UV_LINK_MODE ?= copy
 .PHONY: setup demo test lint lock clean
 
 demo: setup
-	$(BIN)/segcoord demo --out demo
+	rm -rf demo
+	$(BIN)/segcoord data sample --layout voc --out demo/data
+	$(BIN)/segcoord train --config configs/sample.yaml --run demo/run
+	$(BIN)/segcoord evaluate --checkpoint demo/run/best.ckpt \
+	  --masks demo/masks --overlays demo/overlays --sheet demo/sheet.png --json demo/score.json
 
 test: setup
 	$(BIN)/ruff format --check .

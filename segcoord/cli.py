@@ -63,7 +63,6 @@ def _parser(program: str, description: str) -> ArgumentParser:
         description=description,
         exit_on_error=False,
         allow_abbrev=False,
-        default_meta=False,
     )
 
 
