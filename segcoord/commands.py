@@ -162,7 +162,10 @@ def _show_summary(
 ) -> None:
     for split in splits:
         if not split.labelled:
-            raise UserError(f"split {split.name!r} of {config.data.root} has no masks to train on")
+            raise UserError(
+                f"split {split.name!r} of {config.data.root} has no masks to train on or to score; "
+                "see data/README.md for the folder where they belong"
+            )
     _show_data(splits, checks)
     data, settings = config.data, config.train
     parameters = sum(p.numel() for p in model.parameters()) / 1e6

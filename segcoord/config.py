@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest valid one. Imports no torch.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import os
@@ -166,12 +167,9 @@ class TrainConfig:
             "at least 2 per device: batch norm can't train on the one value per channel that the "
             "ASPP's pooling leaves of a single image",
         )
-        _require(
-            (self.optimizer == "sgd") == (self.momentum is not None),
-            "train.momentum",
-            self.momentum,
-            "a number with sgd, null with adamw",
-        )
+        given = self.momentum is not None
+        ok = given and self.momentum >= 0 if self.optimizer == "sgd" else not given
+        _require(ok, "train.momentum", self.momentum, "0 or more with sgd, null with adamw")
 
 
 @dataclass
@@ -229,18 +227,26 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
     Raises:
         UserError: an unknown key or option, a value of the wrong type, a missing setting or file.
     """
-    files = [v for i, v in enumerate(argv) if i and argv[i - 1] == "--config"]
-    files += [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
+    files = [
+        following if word == "--config" else word.removeprefix("--config=")
+        for word, following in zip(argv, [*argv[1:], None])
+        if (word == "--config" and following) or word.startswith("--config=")
+    ]
     options = [o.removeprefix("--") for o in parser._option_string_actions]
     given = []
     for source, tree in (*layers, *((file, read_yaml(Path(file))) for file in files)):
+        groups = [group for group in GROUPS if group in options]
+        for group in tree:
+            if group not in GROUPS:
+                raise UserError(f"{source}: unknown key {group!r}{_nearest(group, list(GROUPS))}")
         # A command that needs the data settings alone takes a training's whole file.
-        foreign = [g for g in GROUPS if g in tree and g not in options]
-        tree = {group: settings for group, settings in tree.items() if group not in foreign}
-        for key, value in _flatten(tree, options).items():
+        own = {group: settings for group, settings in tree.items() if group in groups}
+        for key, value in _flatten(own, options).items():
             if key not in options:
                 raise UserError(f"{source}: unknown key {key!r}{_nearest(key, options)}")
-            text = value if isinstance(value, str) else json.dumps(value)
+            if isinstance(value, datetime.date):
+                value = str(value)  # a folder's name, say, that YAML takes for a date
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             given.append((source, key, f"--{key}={text}"))
     try:
         return parser.parse_args([text for _, _, text in given] + argv)
@@ -275,6 +281,8 @@ def read_yaml(path: Path) -> dict:
         if not isinstance(layer, dict):
             raise UserError(f"{path}: found {type(layer).__name__}, expected keys like 'data:'")
         base = layer.pop("base", None)
+        if base is not None and not isinstance(base, str):
+            raise UserError(f"{path}: base: found {base!r}, expected the path of a YAML file")
         layers.append(layer)
         path = Path(os.path.normpath(path.parent / base)) if base else None
     merged: dict = {}

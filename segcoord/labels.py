@@ -61,6 +61,9 @@ class LabelSet:
             twice = sorted({str(v) for v in values if values.count(v) > 1})
             if twice:
                 raise UserError(f"classes: the {what} {', '.join(twice)} is given more than once")
+        outside = [v for v in self.void_ids if not 0 <= v < VOID]
+        if outside:
+            raise UserError(f"void_ids: found {outside}, expected values of 0 to 255")
         for c in self.classes:
             if not 0 <= c.id < VOID:
                 raise UserError(f"class {c.name!r}: id {c.id}, expected 0 to 254 (255 is void)")

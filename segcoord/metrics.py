@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 class MeanIoU(Metric):
     """Accumulates a confusion matrix; `compute` gives the mIoU, float64 in 0..1.
@@ -35,6 +37,8 @@ class MeanIoU(Metric):
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
         super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}, expected at least 1")
         if not num_classes <= ignore_index <= 255:
             raise ValueError(f"ignore_index={ignore_index}, expected {num_classes} to 255")
         self.num_classes = num_classes
@@ -54,8 +58,9 @@ class MeanIoU(Metric):
         """
         if preds.shape != target.shape:
             raise ValueError(f"preds {tuple(preds.shape)} and target {tuple(target.shape)} differ")
-        if preds.is_floating_point() or target.is_floating_point():
-            raise ValueError("expected class indices (integers), found floating point values")
+        for name, values in (("preds", preds), ("target", target)):
+            if values.dtype not in _INTEGERS:
+                raise ValueError(f"{name}: expected integer class indices, found {values.dtype}")
         if preds.numel() == 0:
             return
         k = self.num_classes

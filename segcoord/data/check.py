@@ -43,7 +43,8 @@ def check_split(split: Split, advance: Callable[[], None] = lambda: None) -> Spl
         advance: called once for each sample, for a progress bar.
 
     Raises:
-        UserError: names the first files with a problem, the problem and how many there are.
+        UserError: names the first files with a problem, the problem and how many there are; or
+            all that is labelled is the first class.
     """
     k = len(split.labels)
     problems: list[str] = []
@@ -64,6 +65,11 @@ def check_split(split: Split, advance: Callable[[], None] = lambda: None) -> Spl
         raise UserError(
             f"split {split.name!r}: {len(problems)} of {len(split)} samples can't be used\n"
             f"{shown}{more}"
+        )
+    if k > 1 and void and np.flatnonzero(images).tolist() == [0]:
+        raise UserError(
+            f"split {split.name!r}: its masks hold {split.labels.names[0]!r} and void alone. "
+            "If they are 0/255 binary masks, write 0 and 1, for 255 is void."
         )
     return SplitCheck(pixels, images, void)
 
@@ -95,15 +101,13 @@ def _check_sample(sample: Sample) -> np.ndarray | str:
 def _check_image(path: Path) -> tuple[int, int]:
     """(H, W); decodes nothing unless the file's end looks wrong."""
     try:
-        with Image.open(path) as header:
-            size, kind, mode = header.size[::-1], header.format, header.mode
-        with path.open("rb") as file:
-            start = file.read(32)
+        with path.open("rb") as file, Image.open(path) as header:
+            size, kind = header.size[::-1], header.format
+            reading.check_image_depth(path, header, file.read(32))
             file.seek(-min(64, path.stat().st_size), os.SEEK_END)
             end = file.read()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except reading.UNREADABLE as error:
         raise UserError(f"{path}: can't be read as an image: {error}") from error
-    reading.check_image_mode(path, mode, kind, start)
     if not reading.is_complete(end, kind):
         reading.read_image(path)
     return size

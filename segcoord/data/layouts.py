@@ -5,6 +5,7 @@ Only names are read here, no pixels. Everything is sorted or in the order of the
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ def find_split(data: DataConfig, name: str) -> Split:
     root = Path(data.root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder (data.root). See data/README.md for the trees.")
+    if name in {"", ".", ".."} or any(c in name for c in "/\\\0"):
+        raise UserError(f"split {name!r}: not a plain name")
     labels = label_set(data)
     find = {"voc": _voc, "cityscapes": _cityscapes, "folder": _folder}[data.layout]
     samples = find(data, root, name, labels)
@@ -106,7 +109,7 @@ def _read_list(path: Path) -> list[tuple[int, str]]:
         hint = f"; the splits there are {', '.join(there)}" if there else ""
         raise UserError(f"{path}: no such split list{hint}. See data/README.md for the tree.")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a UTF-8 text file ({error})") from error
     seen: dict[str, int] = {}
@@ -130,7 +133,9 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. See data/README.md for the tree.")
     files = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()
     )
     if not files:
         kinds = Counter(p.suffix or "no suffix" for p in folder.iterdir())
@@ -178,8 +183,8 @@ def _folder(data: DataConfig, root: Path, name: str, labels: LabelSet) -> list[S
     ):
         if "{split}" not in pattern:
             raise UserError(f"{key}: found {pattern!r}, expected a path with {{split}} in it")
-        folder = root / pattern.replace("{split}", name)
-        if not folder.resolve().is_relative_to(root.resolve()):
+        folder = Path(os.path.normpath(root / pattern.replace("{split}", name)))
+        if not folder.is_relative_to(os.path.normpath(root)):  # a link may lead elsewhere
             raise UserError(f"{key}: {folder} leaves the dataset's folder {root}")
         folders.append(folder)
     images = _by_stem(folders[0], IMAGE_SUFFIXES)

@@ -1,8 +1,8 @@
 """Images and masks as arrays, refusing whatever would silently train something wrong.
 
-Images are decoded by OpenCV, which is fast but hands out a truncated file as if it were whole and a
-CMYK or 16-bit one as something else; masks by Pillow, because OpenCV turns palette indices into
-colours. Nothing here rotates by EXIF: masks are drawn on the pixels as they are stored.
+Images are decoded by OpenCV, which is fast, after looking for what it hands out silently in some
+version: a truncated file, a CMYK or a 16-bit one. Masks are decoded by Pillow, because OpenCV turns
+palette indices into colours. Nothing here rotates by EXIF: masks are drawn on the pixels as stored.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from segcoord.labels import UNKNOWN, LabelSet
 
 _IMAGE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 _DIRECT_MODES = {"L", "RGB"}  # what OpenCV decodes as Pillow does
+_PNG_DEPTH, _PNG_COLOR = 24, 25  # where IHDR has the bits per sample and the kind of colour
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for a damaged file."""
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -30,7 +33,7 @@ def read_image(path: Path) -> np.ndarray:
         UserError: unreadable, truncated, or more than 8 bits per channel.
     """
     raw, header = _open(path)
-    check_image_mode(path, header.mode, header.format, raw)
+    check_image_depth(path, header, raw)
     if header.mode in _DIRECT_MODES and is_complete(raw, header.format):
         image = cv2.imdecode(np.frombuffer(raw, np.uint8), _DECODE)
         if image is not None:
@@ -60,18 +63,33 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
 
 def read_mask_values(path: Path) -> np.ndarray:
     """(H, W) uint8: the values as the file holds them, palette indices not colours."""
-    _, header = _open(path)
+    raw, header = _open(path)
     check_mask_mode(path, header.mode)
+    if header.format == "PNG" and raw[_PNG_COLOR] == 0 and raw[_PNG_DEPTH] in (2, 4):
+        raise UserError(
+            f"{path}: a grey mask of {raw[_PNG_DEPTH]} bits, whose ids would be read as shades; "
+            "expected 8 bits. Save it as an 8-bit grey or a palette PNG."
+        )
     return np.array(_decode(path, header)).astype(np.uint8, copy=False)
 
 
-def check_image_mode(path: Path, mode: str, kind: str | None, start: bytes) -> None:
-    """Raises UserError for an image of more than 8 bits per channel."""
-    deep = kind == "PNG" and start[24] > 8  # IHDR's bit depth, which Pillow's RGB hides
-    if deep or mode not in _IMAGE_MODES:
+def check_image_depth(path: Path, header: Image.Image, start: bytes) -> None:
+    """Raises UserError for an image of more than 8 bits per channel.
+
+    Args:
+        path: for the message.
+        header: of the file, opened.
+        start: its first bytes, 32 or more.
+    """
+    depth = 8
+    if header.format == "PNG":
+        depth = start[_PNG_DEPTH]  # Pillow calls 16 bits of red, green and blue just RGB
+    elif header.format == "TIFF":
+        depth = max(header.tag_v2.get(258, (8,)))  # BitsPerSample
+    if depth > 8 or header.mode not in _IMAGE_MODES:
         raise UserError(
-            f"{path}: an image of mode {mode} with more than 8 bits per channel, expected 8. "
-            "Convert it once, choosing how its range maps to 0..255."
+            f"{path}: an image of mode {header.mode} with more than 8 bits per channel, "
+            "expected 8. Convert it once, choosing how its range maps to 0..255."
         )
 
 
@@ -110,12 +128,12 @@ def diagnose(histogram: np.ndarray, labels: LabelSet) -> str:
     expected = f"{ids[0]} to {ids[-1]}" if ids == list(range(len(ids))) else str(ids)
     shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
     k = len(labels)
-    if set(found) <= {0, 255} or (len(found) == 2 and found[0] == 0 and found[1] >= 127):
+    if len(found) == 2 and found[0] == 0 and found[1] >= 127:
         hint = "It looks like a 0/255 binary mask: write 0 and 1, for 255 is void."
+    elif ids == list(range(19)) and unknown != [19] and max(unknown) <= 33:
+        hint = "It looks like raw Cityscapes label ids: use layout cityscapes, which maps them."
     elif unknown == [k] and 0 not in found:
         hint = f"It looks as if its ids count from 1: subtract 1, or give the classes ids 1 to {k}."
-    elif k == 19 and max(unknown) <= 33:
-        hint = "It looks like raw Cityscapes label ids: use layout cityscapes, which maps them."
     elif len(found) > 40:
         hint = "So many values look like a grey photograph, or colours that were made grey."
     else:
@@ -143,13 +161,13 @@ def _open(path: Path) -> tuple[bytes, Image.Image]:
             return raw, Image.open(io.BytesIO(raw))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: can't be read as an image: {error}") from error
 
 
 def _decode(path: Path, header: Image.Image) -> Image.Image:
     try:
         header.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: truncated or damaged ({error}). Fetch it anew.") from error
     return header
