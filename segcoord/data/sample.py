@@ -175,10 +175,10 @@ def void_border(ids: np.ndarray) -> np.ndarray:
         ids: (H, W) uint8; values of 8 and more belong to no class.
 
     Returns:
-        (H, W) uint8: 0..7 or 255. The band is 2 pixels wide in an image 256 pixels wide, and grows
-        with the image: VOC's is about 5 pixels at 500.
+        (H, W) uint8: 0..7 or 255. The band takes the same part of the image's width as VOC's, which
+        is 5 pixels wide at 500: 3 pixels at 256.
     """
-    size = 2 * max(1, round(ids.shape[1] / 256)) + 1
+    size = max(2, round(ids.shape[1] / 100)) + 1
     kernel = np.ones((size, size), np.uint8)
     band = cv2.dilate(ids, kernel) != cv2.erode(ids, kernel)
     return np.where(band | (ids >= len(CLASSES)), VOID, ids).astype(np.uint8)

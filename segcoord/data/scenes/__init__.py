@@ -4,7 +4,8 @@ A scene is a street with a camera in it. `compose` decides what stands where; th
 
     canvas      camera, light, the supersampled picture with its id map
     textures    grey tiles of materials
-    street      sky, far end, road and pavements
+    sky         the sky, the far end of the street
+    street      the ground: road, pavements, markings
     buildings, cars, people, greens, signs      one kind of thing each
 """
 
@@ -13,9 +14,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from segcoord.data.scenes.canvas import EGO, STATIC, Camera, Canvas, Light
+from segcoord.data.scenes.canvas import EGO, STATIC, Canvas, Light
 from segcoord.data.scenes.layout import compose, weather
-from segcoord.data.scenes.street import paint_backdrop, paint_ground, paint_sky
+from segcoord.data.scenes.sky import paint_backdrop, paint_sky
+from segcoord.data.scenes.street import paint_ground
 
 SPLITS = ("train", "val", "test")
 
@@ -32,10 +34,10 @@ def render(
     # Small pictures need finer edges; large ones have no need and would take long.
     factor = 3 if width < 200 else 2 if width <= 1024 else 1
     light = weather(rng)
-    camera, street, items = compose(rng, width * factor, height * factor, light)
+    camera, street, items, leaves = compose(rng, width * factor, height * factor, light)
     canvas = Canvas(camera, light, factor)
     paint_sky(canvas, rng)
-    paint_backdrop(canvas, rng)
+    paint_backdrop(canvas, rng, leaves)
     for item in items:
         if item.cast is not None:
             item.cast(canvas)
@@ -93,6 +95,9 @@ def _develop(image: np.ndarray, rng: np.random.Generator, light: Light) -> np.nd
     picture = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.2, 0.5)).astype(np.float32) / 255
     glare = cv2.GaussianBlur(picture, (0, 0), width / 24)
     picture += np.maximum(glare - 0.55, 0) * (0.18 + 0.25 * light.lamps)
+    # White balance: most of the way to a picture that is grey on the whole.
+    balance = picture.mean() / picture.mean((0, 1))
+    picture *= 1 + (balance - 1) * 0.6
     # The camera exposes for the lower two thirds, and leaves an evening somewhat dark.
     mean = float(picture[height // 3 :].mean())
     picture *= np.clip((0.42 / mean) ** 0.7, 0.85, 1.6) * rng.uniform(0.88, 1.12)
@@ -109,4 +114,4 @@ def _develop(image: np.ndarray, rng: np.random.Generator, light: Light) -> np.nd
     return np.clip(picture * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
-__all__ = ["Camera", "draw_scene", "render"]
+__all__ = ["draw_scene", "render"]

@@ -192,9 +192,8 @@ class _Facade:
         for y in (self.row(1.8), self.row(0.95)):
             for x in (x0 + 0.15 * scale, x0 + 0.62 * scale):
                 _rect(self.rgb, x, y, x + 0.33 * scale, y + 0.7 * scale, colour * 0.62)
-        _rect(
-            self.rgb, x0 - 0.3 * scale, foot - 0.15 * scale, x1 + 0.3 * scale, foot, (150, 148, 144)
-        )
+        step = 0.3 * scale
+        _rect(self.rgb, x0 - step, foot - step / 2, x1 + step, foot, (150, 148, 144))
 
     def shop(self) -> None:
         """A shop window over the whole ground floor, goods in it, a board with lettering above."""
@@ -275,7 +274,7 @@ def _end_wall(rng: np.random.Generator, house: House, scale: int) -> tuple[np.nd
     for y in np.arange(1.0, house.height - 1.5, FLOOR):
         for x in (1.6, 5.6):
             if rng.random() < 0.7:
-                box = ((x) * scale, height - (y + 1.4) * scale, (x + 1) * scale, height - y * scale)
+                box = (x * scale, height - (y + 1.4) * scale, (x + 1) * scale, height - y * scale)
                 _rect(rgb, *box, mix((58, 64, 74), (150, 170, 190), rng.uniform(0, 0.5)))
     alpha = np.zeros((height, width), np.uint8)
     eaves = house.roof * scale
@@ -317,9 +316,7 @@ def house_item(rng: np.random.Generator, house: House) -> Item:
         scale = next((n for n in (8, 16, 32) if n * 1.1 > near), 32)
         turn = camera.heading((house.t0 + house.t1) / 2)
         out = np.array([-side * np.cos(turn), 0, side * np.sin(turn)])
-        back, top = s + side * DEPTH, house.height
-
-        ridge = top + house.roof
+        back, top, ridge = s + side * DEPTH, house.height, house.height + house.roof
         if house.bare:
             rgb, alpha = _end_wall(rng, house, scale)
             a, b = (s, back) if side > 0 else (back, s)
@@ -333,9 +330,8 @@ def house_item(rng: np.random.Generator, house: House) -> Item:
             middle = (s + back) / 2
             corners = [(middle, ridge, order[0]), (middle, ridge, order[1])]
             corners += [(s, top, order[1]), (s, top, order[0])]
-            slope = (out + np.array([0, DEPTH / 2 / house.roof, 0])) / np.hypot(
-                1, DEPTH / 2 / house.roof
-            )
+            run = DEPTH / 2 / house.roof
+            slope = (out + np.array([0, run, 0])) / np.hypot(1, run)
             canvas.quad(light.develop(tiles, light.gain(slope), z), np.array(corners), BUILDING)
         front = _facade(rng, light, house.t1 - house.t0, house, scale)
         corners = [(s, top, order[0]), (s, top, order[1]), (s, 0, order[1]), (s, 0, order[0])]

@@ -11,7 +11,7 @@ from segcoord.data.scenes.textures import SIZE, leaves, noise
 # Summer, then autumn and blossom; the latter are also colours of brick, clothes and cars.
 FOLIAGE = np.float32(
     [
-        (88, 124, 50), (70, 108, 46), (110, 140, 56), (58, 96, 48), (122, 142, 72), (80, 116, 62),
+        (92, 132, 50), (76, 116, 46), (112, 144, 56), (66, 106, 50), (122, 146, 68), (84, 122, 60),
         (184, 104, 44), (170, 74, 44), (208, 160, 62), (146, 98, 50), (206, 150, 158),
         (190, 126, 50),
     ]
@@ -20,7 +20,14 @@ _SUMMER = 6
 SHAPES = ("round", "round", "column", "cone")
 
 
-def _clumps(rng: np.random.Generator, shape: str, count: int) -> list[tuple[float, float, float]]:
+def leaf_colour(rng: np.random.Generator, autumn: bool) -> np.ndarray:
+    """A colour of foliage for the time of the year."""
+    return pick(rng, FOLIAGE[_SUMMER:] if autumn else FOLIAGE[:_SUMMER], 7)
+
+
+def crown_clumps(
+    rng: np.random.Generator, shape: str, count: int
+) -> list[tuple[float, float, float]]:
     """Circles (x, y, radius) in a crown that fills x -1..1, y 0 (low)..1; y is in crown heights."""
     clumps = []
     for i in range(count):
@@ -60,14 +67,14 @@ def _crown(
     start = rng.uniform(0, SIZE, 2)
     matrix = np.float32([[1 / zoom, 0, start[0]], [0, 1 / zoom, start[1]]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    foliage = cv2.warpAffine(leaves(kind), matrix, (wide, high), None, flags, cv2.BORDER_WRAP)
-    leaf = foliage.astype(np.float32) / 255 - 0.5
+    leaf = cv2.warpAffine(leaves(kind), matrix, (wide, high), None, flags, cv2.BORDER_WRAP)
+    leaf = leaf.astype(np.float32) / 255 - 0.5
     # Sprays of leaves: the same foliage, enlarged.
     spray = cv2.warpAffine(
         leaves(kind), matrix * [0.3, 0.3, 1], (wide, high), None, flags, cv2.BORDER_WRAP
     )
     spray = cv2.blur(spray, (3, 3)).astype(np.float32) / 255 - 0.5
-    return 0.45 + 0.24 * tone + 0.5 * leaf + 0.2 * spray, best + 0.32 * leaf + 0.28 * spray - 0.02
+    return 0.45 + 0.24 * tone + 0.6 * leaf + 0.2 * spray, best + 0.32 * leaf + 0.28 * spray - 0.02
 
 
 def _coloured(tone: np.ndarray, colour: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -88,10 +95,10 @@ def _sun_on_screen(canvas: Canvas) -> np.ndarray:
     return np.array([x * hard, light.sun[1] * hard + 0.65 * (1 - hard) + 0.2])
 
 
-def _foliage(
+def foliage(
     canvas: Canvas, rng: np.random.Generator, box: tuple, clumps: list, kind: int, colour, gain, z
 ) -> None:
-    """Pastes a crown into box = (left, top, width, height) of canvas pixels."""
+    """Pastes a crown of `crown_clumps` into box = (left, top, width, height) of canvas pixels."""
     left, top, width, height = box
     shrink = max(1.0, max(width, height) / (120 * canvas.factor))
     wide, high = max(6, round(width / shrink)), max(6, round(height / shrink))
@@ -121,7 +128,7 @@ def tree(
     shades = FOLIAGE[_SUMMER:] if autumn and shape != "cone" else FOLIAGE[:_SUMMER]
     colour = pick(rng, shades, 7)
     bark = pick(rng, np.float32([(96, 80, 66), (120, 112, 102), (74, 62, 52), (150, 144, 136)]), 5)
-    clumps = _clumps(rng, shape, int(rng.integers(15, 22)))
+    clumps = crown_clumps(rng, shape, int(rng.integers(15, 22)))
     seed = int(rng.integers(2**62))
     lean = rng.uniform(-0.2, 0.2)
 
@@ -148,7 +155,7 @@ def tree(
                 canvas.polygon(pixels, light.seen(bark * dark, gain, z), VEGETATION)
         crown = height - clear
         box = (foot[0] - wide / 2 * scale, foot[1] - height * scale, wide * scale, crown * scale)
-        _foliage(canvas, rng, box, clumps, kind, colour, gain, z)
+        foliage(canvas, rng, box, clumps, kind, colour, gain, z)
 
     def cast(canvas: Canvas) -> None:
         angles = np.linspace(0, 2 * np.pi, 40)
@@ -178,7 +185,7 @@ def bush(
 ) -> Item:
     """A bush about as wide as high; in a pot, which has no class."""
     colour = pick(rng, FOLIAGE if autumn else FOLIAGE[:_SUMMER], 8)
-    kind, clumps = int(rng.integers(2)), _clumps(rng, "round", 10)
+    kind, clumps = int(rng.integers(2)), crown_clumps(rng, "round", 10)
     tub = pick(rng)
     seed = int(rng.integers(2**62))
 
@@ -197,7 +204,7 @@ def bush(
             base *= 0.8
         side = size * scale
         box = (foot[0] - side * 0.55, foot[1] - base * scale - side * 0.95, side * 1.1, side)
-        _foliage(canvas, rng, box, clumps, kind, colour, gain, z)
+        foliage(canvas, rng, box, clumps, kind, colour, gain, z)
 
     def cast(canvas: Canvas) -> None:
         angles = np.linspace(0, 2 * np.pi, 20)

@@ -9,7 +9,7 @@ import numpy as np
 from segcoord.data.scenes.buildings import house_row
 from segcoord.data.scenes.canvas import Camera, Item, Light
 from segcoord.data.scenes.cars import car
-from segcoord.data.scenes.greens import SHAPES, bush, hedge, tree
+from segcoord.data.scenes.greens import SHAPES, bush, hedge, leaf_colour, tree
 from segcoord.data.scenes.people import group
 from segcoord.data.scenes.signs import bollard, lamp_post, sign
 from segcoord.data.scenes.street import FAR, Street
@@ -17,17 +17,17 @@ from segcoord.data.scenes.street import FAR, Street
 # (share, sky above, sky at the horizon, sun, ambient, sun's height in degrees, haze metres, clouds,
 # lamps are lit)
 _WEATHER = [
-    (0.24, (74, 130, 206), (188, 214, 236), (0.62, 0.60, 0.54), (0.50, 0.54, 0.61), (38, 62), 190,
+    (0.32, (74, 130, 206), (188, 214, 236), (0.62, 0.60, 0.54), (0.50, 0.54, 0.61), (38, 62), 190,
      (0.1, 0.55), False),  # noon
-    (0.18, (124, 164, 214), (240, 226, 206), (0.66, 0.58, 0.46), (0.46, 0.50, 0.57), (24, 36), 130,
+    (0.24, (124, 164, 214), (240, 226, 206), (0.66, 0.58, 0.46), (0.46, 0.50, 0.57), (24, 36), 130,
      (0.1, 0.6), False),  # morning
-    (0.16, (98, 122, 178), (252, 196, 132), (0.80, 0.56, 0.32), (0.42, 0.42, 0.50), (22, 30), 120,
+    (0.13, (98, 122, 178), (252, 196, 132), (0.80, 0.56, 0.32), (0.42, 0.42, 0.50), (22, 30), 120,
      (0.2, 0.6), False),  # evening
-    (0.22, (150, 157, 166), (204, 207, 210), (0.05, 0.05, 0.05), (0.82, 0.84, 0.87), (40, 60), 110,
+    (0.24, (150, 157, 166), (204, 207, 210), (0.05, 0.05, 0.05), (0.82, 0.84, 0.87), (40, 60), 110,
      (0.9, 1.2), False),  # overcast
-    (0.06, (172, 178, 184), (222, 221, 216), (0.18, 0.17, 0.15), (0.72, 0.73, 0.75), (30, 50), 60,
+    (0.04, (172, 178, 184), (222, 221, 216), (0.18, 0.17, 0.15), (0.72, 0.73, 0.75), (30, 50), 60,
      (0.6, 1.0), False),  # mist
-    (0.07, (44, 62, 118), (226, 146, 120), (0.08, 0.06, 0.06), (0.46, 0.46, 0.60), (22, 26), 120,
+    (0.05, (44, 62, 118), (226, 146, 120), (0.08, 0.06, 0.06), (0.46, 0.46, 0.60), (22, 26), 120,
      (0.2, 0.7), True),  # dusk
 ]  # fmt: skip
 
@@ -87,8 +87,8 @@ def _street(rng: np.random.Generator) -> Street:
         walk=rng.uniform(3.2, 5.0),
         crossing=crossing,
         zebra=zebra,
-        road="cobbles" if rng.random() < 0.1 else "asphalt",
-        pavement=str(rng.choice(["slabs", "flags", "herringbone", "slabs", "cobbles", "asphalt"])),
+        road="cobbles" if rng.random() < 0.06 else "asphalt",
+        pavement=str(rng.choice(["slabs", "flags", "slabs", "herringbone"])),
     )
 
 
@@ -154,8 +154,8 @@ def _signs(plan: _Plan) -> list[Item]:
     """One or two signs at the kerbs, near enough to be read."""
     rng, street = plan.rng, plan.street
     items: list[Item] = []
-    for i in range(1 + (rng.random() < 0.35)):
-        large = i == 0 and rng.random() < 0.3
+    for i in range(1 + (rng.random() < 0.3)):
+        large = i == 0 and rng.random() < 0.2
         far, low, high = (12.0, 0.13, 0.2) if large else (9.0, 0.23, 0.38)
 
         def place(far: float = far) -> tuple[float, float]:
@@ -193,7 +193,9 @@ def _people(plan: _Plan) -> list[Item]:
     def accept(s: float, t: float) -> bool:
         return plan.free(s, t, 0.06, 0.17) and 0.55 < 1.72 * plan.size(s, t) < 1.05
 
-    for i, count in enumerate(rng.choice(4, size=rng.integers(1, 3), p=[0, 0.55, 0.35, 0.1])):
+    for i, count in enumerate(
+        rng.choice(4, size=1 + (rng.random() < 0.3), p=[0, 0.68, 0.28, 0.04])
+    ):
         found = plan.search(place, accept)
         if found is None and i == 0:
             found = plan.search(place, lambda s, t: plan.free(s, t, 0.06, 0.1))
@@ -215,7 +217,7 @@ def _cars(plan: _Plan) -> list[Item]:
 
     if street.parking:
         t = rng.uniform(5, 9)
-        while t < 34:
+        while t < 26:
             free = street.crossed(t, 3.5)
             free = free or (street.zebra is not None and -3 < t - street.zebra < 6)
             if not free and rng.random() < 0.75:
@@ -264,14 +266,14 @@ def _greens(plan: _Plan, side: int, park: bool, avenue: bool, garden: float) -> 
             if visible(s, t, 3) and not street.crossed(t, 2):
                 items.append(bush(rng, s, t, plan.autumn, rng.uniform(1.2, 2.6)))
     if garden > 1:
-        tall = rng.uniform(1.2, 1.8)
+        tall = rng.uniform(1.5, 2.2)
         for piece in hedge(rng, side * (street.front + 0.4), 3, 60, tall, plan.autumn):
             if not street.crossed(piece.depth, street.walk - 0.4):
                 items.append(piece)
         for t in np.arange(rng.uniform(6, 9), 60, 7.0):
             s = side * (street.front + rng.uniform(1.2, 1.8))
-            if rng.random() < 0.4 and visible(s, t, 5) and not street.crossed(t, street.walk + 1):
-                items.append(tree(rng, s, t, plan.autumn, rng.uniform(4, 7)))
+            if rng.random() < 0.25 and visible(s, t, 5) and not street.crossed(t, street.walk + 1):
+                items.append(tree(rng, s, t, plan.autumn, rng.uniform(5, 7.5)))
     if avenue:
         # An avenue: one kind of tree, so close that the crowns meet.
         tall, shape = rng.uniform(6, 9), str(rng.choice(SHAPES))
@@ -294,7 +296,7 @@ def _furniture(plan: _Plan) -> list[Item]:
     for t in np.arange(rng.uniform(9, 14), 45, gap):
         if plan.seen(side * street.half, t, -0.2) and not street.crossed(t, 1):
             items.append(lamp_post(rng, side * (street.half + 0.5), t))
-    if rng.random() < 0.2:
+    if rng.random() < 0.12:
         side = rng.choice([-1, 1])
         for t in np.arange(rng.uniform(4.5, 7), 20, 2.2):
             if plan.seen(side * street.half, t, 0) and not street.crossed(t, 1):
@@ -304,15 +306,15 @@ def _furniture(plan: _Plan) -> list[Item]:
 
 def compose(
     rng: np.random.Generator, width: int, height: int, light: Light
-) -> tuple[Camera, Street, list[Item]]:
-    """Plans a scene for a canvas of width x height pixels."""
+) -> tuple[Camera, Street, list[Item], np.ndarray]:
+    """Plans a scene for a canvas of width x height pixels; also says what colour its woods have."""
     street = _street(rng)
     camera = _camera(rng, width, height, street)
     plan = _Plan(rng, camera, street, autumn=bool(rng.random() < 0.16))
-    style = _STYLES[str(rng.choice(list(_STYLES), p=[0.35, 0.27, 0.25, 0.13]))]
-    park = int(rng.choice([-1, 0, 1], p=[0.22, 0.56, 0.22]))
+    style = _STYLES[str(rng.choice(list(_STYLES), p=[0.37, 0.29, 0.2, 0.14]))]
+    park = int(rng.choice([-1, 0, 1], p=[0.26, 0.48, 0.26]))
     # Trees stand along one side at most: the facades of the other are to be seen.
-    avenue = int(rng.choice([-1, 0, 1], p=[0.35, 0.3, 0.35])) if not park else 0
+    avenue = int(rng.choice([-1, 0, 1], p=[0.38, 0.24, 0.38])) if not park else 0
     items: list[Item] = []
     for side in (-1, 1):
         if side != park:
@@ -323,4 +325,4 @@ def compose(
             items += house_row(rng, street, side, float(start), style, FAR)
         items += _greens(plan, side, side == park, side == avenue, style["garden"] * (side != park))
     items += _cars(plan) + _signs(plan) + _people(plan) + _furniture(plan)
-    return camera, street, items
+    return camera, street, items, leaf_colour(rng, plan.autumn)

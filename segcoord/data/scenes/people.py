@@ -87,7 +87,7 @@ def _draw(figure: _Figure, rng: np.random.Generator, look: dict) -> None:
             if look["walking"] and near == (look["phase"] > 0):
                 joints[1:, 1] += [0.012, 0.04]
         wide = 0.0 if bare_legs else 0.008
-        radii = np.array([0.066 * girth, 0.046, 0.028 + wide])
+        radii = np.array([0.07 * girth, 0.05, 0.031 + wide])
         figure.limb(joints, radii, leg + shift)
         ankle = joints[-1]
         toe = way * 0.07 if side_on else sign * 0.018
@@ -187,11 +187,12 @@ def _pattern(kind: str, height: int, width: int, unit: int) -> np.ndarray:
         field = np.hypot(x * 17 % 1 - 0.5, y * 17 % 1 - 0.5) < 0.3
     elif kind == "halves":
         field = y > 0.5
-    elif kind == "hoops":
-        field = np.abs(y - 0.5) < 0.045
     else:
         field = np.zeros_like(x)
     return field.astype(np.float32)
+
+
+_PATTERNS = ("plain", "stripes", "pinstripes", "checks", "dots", "halves")
 
 
 def _dress(figure: _Figure, rng: np.random.Generator, look: dict) -> np.ndarray:
@@ -207,10 +208,13 @@ def _dress(figure: _Figure, rng: np.random.Generator, look: dict) -> np.ndarray:
     near = np.stack([(0, 0, 0), skin, top, bottom, shoes, hair, bag, extra])
     table = np.concatenate([near, near * 0.72]).astype(np.float32)
     colour = table[figure.map]
-    kind = str(rng.choice(["plain", "stripes", "pinstripes", "checks", "dots", "halves", "hoops"]))
+    kind = str(rng.choice(_PATTERNS, p=[0.1, 0.25, 0.12, 0.25, 0.16, 0.12]))
     share = _pattern(kind, *figure.map.shape, figure.unit)
     cloth = (figure.map & 7 == TOP) | ((figure.map & 7 == EXTRA) & (kind != "halves"))
-    colour += (cloth * share)[..., None] * (pick(rng) - top) * 0.85
+    other = pick(rng)
+    if abs(float(other.mean() - top.mean())) < 60:
+        other = np.float32((226, 222, 212)) if top.mean() < 120 else np.float32((52, 54, 62))
+    colour += (cloth * share)[..., None] * (other - top) * 0.9
     return np.clip(colour, 8, 250)
 
 
@@ -234,8 +238,8 @@ def person(rng: np.random.Generator, s: float, t: float, tall: float | None = No
     look = {
         "side_on": bool(rng.random() < 0.5),
         "way": int(rng.choice([-1, 1])),
-        "girth": float(rng.uniform(0.92, 1.22)),
-        "top": str(rng.choice(tops, p=[0.36, 0.34, 0.18, 0.12])),
+        "girth": float(rng.uniform(1.0, 1.28)),
+        "top": str(rng.choice(tops, p=[0.28, 0.32, 0.24, 0.16])),
         "bottom": str(rng.choice(["trousers", "shorts", "skirt"], p=[0.7, 0.15, 0.15])),
         "walking": bool(rng.random() < 0.75),
         "phase": float(rng.choice([-1, 1]) * rng.uniform(0.5, 1)),
@@ -277,7 +281,7 @@ def person(rng: np.random.Generator, s: float, t: float, tall: float | None = No
             profile = [(0, 0.12), (0.5, 0.17), (0.8, 0.24), (0.84, 0.09), (0.88, 0.13), (1, 0.1)]
             sides = [np.array([s, t]) + reach * h + across * w for h, w in profile]
             others = [np.array([s, t]) + reach * h - across * w for h, w in reversed(profile)]
-            canvas.shadow(0.92, np.array(sides + others))
+            canvas.shadow(0.75, np.array(sides + others))
 
     return Item(float(t), paint, cast)
 

@@ -1,4 +1,4 @@
-"""The sky, what lies at the end of the street, and the ground: road, pavements, markings."""
+"""The ground: the plan of the street, the road, the pavements, what is painted on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from segcoord.data.scenes.canvas import BUILDING, ROAD, SIDEWALK, VEGETATION, Canvas, mix, pick
+from segcoord.data.scenes.canvas import ROAD, SIDEWALK, Canvas, mix, pick
 from segcoord.data.scenes.textures import noise, sample, tile
 
 FAR = 55.0
@@ -50,82 +50,6 @@ class Street:
     def crossed(self, t: float, margin: float = 0.0) -> bool:
         """Whether t lies on the crossing road."""
         return self.crossing is not None and abs(t - self.crossing[0]) < self.crossing[1] + margin
-
-
-def _smooth(x: np.ndarray) -> np.ndarray:
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
-
-
-def paint_sky(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Fills the canvas with sky: a gradient, the glow of the sun, clouds on a high plane."""
-    camera, light = canvas.camera, canvas.light
-    width, height = camera.width // canvas.factor, camera.height // canvas.factor
-    focal, horizon = camera.focal / canvas.factor, camera.horizon / canvas.factor
-    rows = np.arange(height, dtype=np.float32)[:, None]
-    up = np.maximum(horizon - rows, 0.5) / np.float32(focal)
-    right = (np.arange(width, dtype=np.float32)[None] - camera.centre / canvas.factor) / focal
-    blend = _smooth(1 - up / 0.75)[..., None] ** 1.5
-    sky = light.sky_top * (1 - blend) + light.sky_low * blend + 0 * right[..., None]
-
-    sun_x, sun_z = camera.view(camera.offset + light.sun[0], light.sun[2])
-    if sun_z > 0:
-        away = np.hypot(right - sun_x / sun_z, up - light.sun[1] / sun_z)
-        glow = np.exp(-away * 3.2) * 0.75 + np.exp(-away * 14)
-        sky += (glow * light.hard)[..., None] * (light.sun_colour * 190)
-
-    scale = np.float32(rng.uniform(14, 30))
-    x = (right / (up + 0.12) * scale + np.float32(rng.uniform(0, 512))).astype(np.float32)
-    y = np.broadcast_to(scale / (up + 0.12) + np.float32(rng.uniform(0, 512)), x.shape)
-    field = noise(30, float(rng.choice([1.5, 1.8])))
-    density = sample(field, x, np.ascontiguousarray(y))
-    lean = np.float32(3.0 * np.sign(light.sun[0] + 1e-6))
-    beside = sample(field, x + lean, y - 3)
-    edge = 1.4 - 2.8 * light.clouds
-    cover = _smooth((density - edge) / 0.9) * np.clip(0.25 + up * 4, 0, 1)
-    bright = np.clip(0.8 + 0.35 * (density - beside), 0.45, 1.12)[..., None]
-    body = mix(light.sky_low, (255, 255, 255), 0.3 + 0.35 * light.hard)
-    cover = cover[..., None] * 0.9
-    sky = sky * (1 - cover) + body * bright * cover
-    size = (camera.width, camera.height)
-    cv2.resize(np.clip(sky, 0, 255).astype(np.uint8), size, dst=canvas.rgb)
-
-
-def paint_backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
-    """The far end of the street: a hazy wood, or houses side by side."""
-    camera, light = canvas.camera, canvas.light
-    z = FAR * 1.15
-    pixel = camera.focal / z
-    column, wooded = -0.02 * camera.width, rng.random() < 0.55
-    while column < camera.width:
-        if wooded:
-            radius = rng.uniform(3, 6.5)
-            colour = light.seen(mix(pick(rng), (70, 92, 52), 0.7), light.gain(), z)
-            for _ in range(5):
-                centre = column + rng.uniform(0, 1.5 * radius) * pixel
-                angles = np.linspace(0, 2 * np.pi, 22)
-                reach = radius * rng.uniform(0.75, 1.15, 22)
-                ring = np.stack([np.cos(angles), -1 - np.sin(angles)], 1) * reach[:, None] * pixel
-                ring += np.array([centre, camera.horizon + 2])
-                canvas.polygon(ring, colour, VEGETATION)
-            column += 1.2 * radius * pixel
-            continue
-        wide, tall = rng.uniform(8, 18), rng.uniform(5, 9) + 9 * (rng.random() < 0.12)
-        left, right = column, column + wide * pixel
-        top, foot = camera.horizon - tall * pixel, camera.horizon + 0.04 * camera.height
-        colour = mix(pick(rng), (150, 146, 142), 0.4)
-        outline = [(left, foot), (left, top), (right, top), (right, foot)]
-        if rng.random() < 0.4:
-            outline.insert(2, ((left + right) / 2, top - rng.uniform(1.5, 4) * pixel))
-        canvas.polygon(np.array(outline), light.seen(colour, light.gain(), z), BUILDING)
-        lit = light.lamps and rng.random() < 0.7
-        glass = (255, 214, 140) if lit else light.seen(colour * 0.55, light.gain(), z)
-        for y in np.arange(top + 1.2 * pixel, camera.horizon - pixel, 3 * pixel):
-            for x in np.arange(left + pixel, right - 1.5 * pixel, 2.3 * pixel):
-                corner = np.array([x, y])
-                sides = np.array([(0, 0), (1.1, 0), (1.1, 1.5), (0, 1.5)]) * pixel
-                canvas.polygon(corner + sides, glass, None)
-        column = right
 
 
 def strip(s0: float, s1: float, t0: float, t1: float) -> np.ndarray:
@@ -215,9 +139,9 @@ def _markings(masks: _Masks, rng: np.random.Generator, street: Street) -> None:
 
 
 def _shadows(canvas: Canvas, first: int, width: int) -> np.ndarray:
-    """The shade of every ground pixel, 0..1 float32, from the small map."""
+    """The shade of every ground pixel, float32 from 0 to 0.85, from the small map."""
     shade = cv2.resize(cv2.blur(canvas.shade, (3, 3)), (width, canvas.camera.height))
-    return shade[first:].astype(np.float32) / 255
+    return shade[first:].astype(np.float32) * np.float32(0.85 / 255)
 
 
 def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> None:
@@ -244,7 +168,11 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> No
     pave = sample(tile(street.pavement), x + shift[2], y + shift[3]).astype(np.float32)
     stains = sample(noise(31, 1.5), x / 11 + shift[4], y / 11 + shift[5])
     tone = np.where(is_road, road, pave)
-    tone = 200 + (tone - 200) * sharp + stains * np.where(is_road, 6.0, 9.0).astype(np.float32)
+    tone = (
+        200
+        + (tone - 200) * np.where(is_road, sharp * 0.8, np.sqrt(sharp))
+        + stains * np.where(is_road, 6.0, 9.0).astype(np.float32)
+    )
     # Wheels darken two tracks of each lane, water the gutter, dirt the foot of the walls.
     track = np.abs(np.abs(np.abs(s - street.middle) - street.lane) - 0.75)
     tone -= np.where(is_road, 9 * np.clip(1 - track * 3, 0, 1), 0)

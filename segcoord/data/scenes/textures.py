@@ -56,7 +56,7 @@ def _herringbone() -> np.ndarray:
     shades = np.random.default_rng(5).normal(0, 16, 8192)
     field = 196 + shades[brick % 8192] + _grain(6, 6, 5)
     y, x = np.mgrid[:SIZE, :SIZE]
-    return np.where((x % 8 == 0) & lying | (y % 8 == 0) & ~lying, 150, field)
+    return np.where((x % 8 == 0) & lying | (y % 8 == 0) & ~lying, 112, field)
 
 
 def _cobbles() -> np.ndarray:
@@ -102,7 +102,7 @@ def _boards() -> np.ndarray:
 
 def _slabs() -> np.ndarray:
     """Paving slabs of 50 cm, some replaced by newer ones."""
-    return _blocks(32, 32, 2, 13, 148) - noise(15, 1.8) * 4
+    return _blocks(32, 32, 2, 17, 112) - noise(15, 1.8) * 4
 
 
 _MAKERS: dict[str, Callable[[], np.ndarray]] = {
@@ -115,7 +115,7 @@ _MAKERS: dict[str, Callable[[], np.ndarray]] = {
     "boards": _boards,
     "asphalt": _asphalt,
     "slabs": _slabs,
-    "flags": lambda: _blocks(32, 64, 2, 12, 150),
+    "flags": lambda: _blocks(32, 64, 2, 16, 112),
     "herringbone": _herringbone,
     "cobbles": _cobbles,
 }
