@@ -52,6 +52,9 @@ def run(command: Callable[[str, list[str]], int], program: str, argv: list[str])
         message = str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()
         print(f"{program}: error: {message}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk, a folder that was taken away: it names the file
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         return 130

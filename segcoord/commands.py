@@ -47,7 +47,7 @@ def run_training(
     """Checks data and settings, makes the run's folder and trains; returns the exit code."""
     if resume:
         _check_unchanged(config, Path(resume))
-    fabric = Fabric(accelerator=config.train.accelerator, devices=1)
+    fabric = _fabric(config.train.accelerator)
     torch.manual_seed(config.train.seed)
     model = create_model(
         config.model.encoder,
@@ -83,6 +83,13 @@ def run_training(
     show_scores(scores, model.labels.names, len(splits[1]))
     console.print(f"\nThe best weights are {folder / 'best.ckpt'}")
     return 0
+
+
+def _fabric(accelerator: str) -> Fabric:
+    try:
+        return Fabric(accelerator=accelerator, devices=1)
+    except Exception as error:  # Lightning's own type, whose module has moved before
+        raise UserError(f"device {accelerator!r} can't be used here: {error}") from error
 
 
 def _check_unchanged(config: Config, run: Path) -> None:
@@ -211,7 +218,7 @@ def _giga_macs(model: SegmentationModel, height: int, width: int) -> float:
 def run_evaluation(args: Namespace, data: DataConfig) -> int:
     """Scores a checkpoint on a split and writes what was asked for; returns the exit code."""
     data.check()
-    device = Fabric(accelerator=args.device, devices=1).device
+    device = _fabric(args.device).device
     model = load(args.checkpoint, device)
     check_labels(model, label_set(data), f"{data.layout} {data.root}")
     split = find_split(data, args.split or data.val_split)

@@ -36,6 +36,7 @@ from segcoord.model import SegmentationModel, read_checkpoint, save
 from segcoord.runs import MetricsFile
 
 LOG_INTERVAL = 10  # steps whose mean loss makes a row of metrics.csv
+SAVE_INTERVAL = 600.0  # seconds after which last.ckpt is renewed between validations
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ class Progress:
         validated: the step of the last validation; -1 before the first.
         best_miou: the best of all validations; -1 before the first.
         loss_sum, loss_count: of the steps since the last row of metrics.csv.
-        seconds: time spent, over all sessions of the run.
+        seconds: spent in steps and validations, over all sessions of the run.
     """
 
     step: int = 0
@@ -140,6 +141,7 @@ class _Loop:
         self.config, self.run = config, run
         self.train_split, self.val_split = splits
         self.stop = False
+        self.saved = time.monotonic()
         self.metrics = MetricsFile(run / "metrics.csv", progress.step, progress.validated)
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=progress.step + 1)
 
@@ -159,12 +161,15 @@ class _Loop:
         )
         scores = None
         with TrainingBar(settings.max_steps, progress.step, len(self.val_split)) as self.bar:
+            if self.progress.step == 0:
+                self._save_last()  # from here on there is always something to go on from
             scores = self._validate_if_due()
             for batch in fabric.setup_dataloaders(loader, use_distributed_sampler=False):
                 self._step(batch, fabric)
                 scores = self._validate_if_due() or scores
-                if self.stop:
+                if self.stop or time.monotonic() - self.saved > SAVE_INTERVAL:
                     self._save_last()
+                if self.stop:
                     raise Stopped
         self.board.close()
         return scores
@@ -178,15 +183,15 @@ class _Loop:
             group["lr"] = settings.lr * factor * group["factor"]
         self.model.train()
         loss = cross_entropy(self.model(self.model.normalize(batch["image"])), batch["mask"])
-        self.optimizer.zero_grad()
-        fabric.backward(loss)
-        self.optimizer.step()
         value = loss.item()
         if not np.isfinite(value):
             raise UserError(
                 f"step {progress.step}: the loss is {value}. Lower train.lr (now {settings.lr}); "
-                f"{self.run / 'last.ckpt'} holds the weights of the last validation."
+                f"{self.run / 'last.ckpt'} holds the last state that was saved."
             )
+        self.optimizer.zero_grad()
+        fabric.backward(loss)
+        self.optimizer.step()
         progress.step += 1
         progress.loss_sum += value
         progress.loss_count += 1
@@ -254,6 +259,7 @@ class _Loop:
             progress=asdict(self.progress),
             optimizer=self.optimizer.state_dict(),
         )
+        self.saved = time.monotonic()
 
 
 def _restore(path: Path, model: SegmentationModel, optimizer: torch.optim.Optimizer) -> Progress:

@@ -147,6 +147,7 @@ SETTINGS = {
     "--train.lr=fast": 'Parser key "train.lr"',
     "--init-from=none.ckpt": "no such file to start from",
     "--resume=none": "no run there",
+    "--train.accelerator=mps": "can't be used here",
 }
 
 

@@ -115,7 +115,7 @@ def test_killed_while_training_it_goes_on_from_the_last_validation(
         stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while not (folder / "last.ckpt").exists() and time.monotonic() < deadline:
+    while not (folder / "best.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.wait()

@@ -1,0 +1,42 @@
+"""The whole path on real photographs, where they are at hand (SEGCOORD_CAMVID names the folder)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CAMVID, ROOT
+from PIL import Image
+from test_evaluation import mean_iou
+
+from segcoord.cli import evaluate, main, run, train
+
+pytestmark = pytest.mark.camvid
+CONFIG = f"--config={ROOT / 'configs' / 'camvid_os16.yaml'}"
+
+
+def test_check_finds_the_published_counts(capsys) -> None:
+    assert main(["data", "check", CONFIG, f"--data.root={CAMVID}"]) == 0
+    printed = capsys.readouterr().out
+    assert "train: 367 images" in printed
+    assert "val: 101 images" in printed
+    assert "No mistake found" in printed
+
+
+def test_trains_and_exports_what_it_scores(tmp_path: Path) -> None:
+    small = ["--train.max_steps=2", "--train.batch_size=2", "--data.crop_size=[64,64]"]
+    arguments = [CONFIG, f"--data.root={CAMVID}", f"--run={tmp_path / 'run'}", *small]
+    assert run(train, "train.py", arguments) == 0
+    score = tmp_path / "score.json"
+    arguments = [f"--checkpoint={tmp_path / 'run' / 'best.ckpt'}", f"--json={score}"]
+    assert run(evaluate, "evaluate.py", [*arguments, f"--masks={tmp_path / 'masks'}"]) == 0
+    truth = CAMVID / "VOCdevkit" / "VOC2012" / "SegmentationClass"
+    pairs = [
+        (np.array(Image.open(truth / path.name)), np.array(Image.open(path)))
+        for path in (tmp_path / "masks").iterdir()
+    ]
+    assert len(pairs) == 101
+    reported = json.loads(score.read_text())["miou"]
+    assert reported == pytest.approx(mean_iou(pairs, list(range(11))), abs=1e-12)
