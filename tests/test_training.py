@@ -60,6 +60,7 @@ def command(root: Path, folder: Path, *more: str) -> list[str]:
         f"--data.root={root}",
         f"--run={folder}",
         "--train.max_steps=8",
+        "--train.lr=0.002",
         "--train.val_interval=3",
         *SMALL,
         *more,
