@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ from jsonargparse import Namespace
 from lightning_fabric import Fabric
 from torch.utils.flop_counter import FlopCounterMode
 
-from segcoord.config import Config, DataConfig, read_yaml
+from segcoord.config import Config, DataConfig
 from segcoord.console import console, counting_bar, show_pairs, show_scores
 from segcoord.data.check import SplitCheck, check_split
 from segcoord.data.layouts import Sample, Split, find_split, label_set
@@ -20,7 +24,7 @@ from segcoord.export.masks import write_mask
 from segcoord.export.overlays import blend, overlay, sheet, write_picture
 from segcoord.files import atomic_write
 from segcoord.labels import CITYSCAPES, VOC
-from segcoord.model import SegmentationModel, create_model, init_from, load
+from segcoord.model import SegmentationModel, create_model, init_from, load, read_checkpoint
 from segcoord.runs import new_run
 from segcoord.training import Stopped, train
 
@@ -75,7 +79,10 @@ def run_training(
     try:
         scores = train(model, config, splits, folder, fabric, bool(resume))
     except Stopped:
-        console.print(f"Stopped and saved. Go on with: {program} --resume {folder}")
+        command = f"python {program}" if program.endswith(".py") else program
+        console.print(
+            f"Stopped and saved. Go on with: {command} --resume {shlex.quote(str(folder))}"
+        )
         return 130
     if scores is None:
         console.print(f"{folder} has done all its {config.train.max_steps} steps already.")
@@ -93,10 +100,8 @@ def _fabric(accelerator: str) -> Fabric:
 
 
 def _check_unchanged(config: Config, run: Path) -> None:
-    import yaml
-
-    before = _flat(read_yaml(run / "config.yaml"))
-    now = _flat(yaml.safe_load(config.to_yaml()))
+    saved, given = read_checkpoint(run / "last.ckpt").get("config", {}), asdict(config)
+    before, now = (_flat(json.loads(json.dumps(c))) for c in (saved, given))  # tuples to lists
     changed = [k for k in now if now[k] != before.get(k) and k not in _MAY_CHANGE]
     if changed:
         listed = "\n".join(f"  {k}: {before.get(k)} in the run, {now[k]} now" for k in changed)
@@ -115,8 +120,23 @@ def check_data(data: DataConfig, name: str | None) -> None:
     data.check()
     names = [name] if name else dict.fromkeys((data.train_split, data.val_split))
     splits = [find_split(data, name) for name in names]
-    _show_data(splits, [_check(split) for split in splits])
+    checks = [_check(split) for split in splits]
+    if name is None:
+        _require_labels(splits, checks, data)
+    _show_data(splits, checks)
     console.print("No mistake found.")
+
+
+def _require_labels(
+    splits: Sequence[Split], checks: Sequence[SplitCheck], data: DataConfig
+) -> None:
+    for split, check in zip(splits, checks):
+        if not check.pixels.any():
+            found = "only void in its masks" if split.labelled else "no masks"
+            raise UserError(
+                f"split {split.name!r} of {data.root} has {found}, to train on or to score; "
+                "see data/README.md for the folder where they belong"
+            )
 
 
 def _check(split: Split) -> SplitCheck:
@@ -125,7 +145,7 @@ def _check(split: Split) -> SplitCheck:
         return check_split(split, lambda: bar.advance(task))
 
 
-def _show_data(splits: tuple[Split, ...] | list[Split], checks: list[SplitCheck]) -> None:
+def _show_data(splits: Sequence[Split], checks: Sequence[SplitCheck]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -147,7 +167,8 @@ def _show_data(splits: tuple[Split, ...] | list[Split], checks: list[SplitCheck]
     shared = {s.image for s in splits[0].samples} & {s.image for s in splits[-1].samples}
     if len(splits) > 1 and shared:
         console.print(
-            f"[bold red]{len(shared)} images are in both splits[/]: a score on them is no score."
+            f"{len(shared)} images are in both splits: a score on them is no score.",
+            style="bold red",
         )
 
 
@@ -167,12 +188,7 @@ def _show_summary(
     checks: list[SplitCheck],
     device: torch.device,
 ) -> None:
-    for split in splits:
-        if not split.labelled:
-            raise UserError(
-                f"split {split.name!r} of {config.data.root} has no masks to train on or to score; "
-                "see data/README.md for the folder where they belong"
-            )
+    _require_labels(splits, checks, config.data)
     _show_data(splits, checks)
     data, settings = config.data, config.train
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
@@ -229,6 +245,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         )
     if not split.labelled and (args.json or args.sheet):
         raise UserError(f"--json and --sheet compare with truth; split {split.name!r} has none")
+    _refuse_to_overwrite(split, args.masks, args.overlays)
     picked = set(np.linspace(0, len(split) - 1, min(SHEET_ROWS, len(split))).round().astype(int))
     rows: list[list[np.ndarray]] = []
     done = 0
@@ -251,6 +268,11 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     with counting_bar() as bar:
         task = bar.add_task(f"evaluate {split.name}", total=len(split))
         scores = evaluate(model, split, data.workers, on_image)
+    if scores is None and split.labelled:
+        told = f"split {split.name!r}: no pixel of its {len(split)} masks counts; they are dummies"
+        if args.json or not (args.masks or args.overlays):
+            raise UserError(f"{told}. Predict it with --masks, and don't score it.")
+        console.print(f"{told}, and were not scored.")
     if scores is not None:
         show_scores(scores, model.labels.names, len(split))
         if args.json:
@@ -263,3 +285,16 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         if getattr(args, what):
             console.print(f"{what:10} {getattr(args, what)}")
     return 0
+
+
+def _refuse_to_overwrite(split: Split, *folders: str | None) -> None:
+    """Raises UserError where an export would replace the dataset, or another export."""
+    given = [Path(folder).resolve() for folder in folders if folder]
+    if len(set(given)) < len(given):
+        raise UserError(f"--masks and --overlays: both are {given[0]}, expected two folders")
+    own = {p.resolve() for s in split.samples for p in (s.image, s.mask) if p}
+    for folder in given:
+        for sample in split.samples:
+            target = folder / f"{sample.stem}.png"
+            if target in own:
+                raise UserError(f"{target}: is a file of the dataset; choose another folder")

@@ -238,15 +238,20 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
         groups = [group for group in GROUPS if group in options]
         for group in tree:
             if group not in GROUPS:
-                raise UserError(f"{source}: unknown key {group!r}{_nearest(group, list(GROUPS))}")
+                near = _nearest(str(group), list(GROUPS))
+                raise UserError(f"{source}: unknown key {str(group)!r}{near}")
         # A command that needs the data settings alone takes a training's whole file.
-        own = {group: settings for group, settings in tree.items() if group in groups}
+        own = {group: settings or {} for group, settings in tree.items() if group in groups}
         for key, value in _flatten(own, options).items():
             if key not in options:
                 raise UserError(f"{source}: unknown key {key!r}{_nearest(key, options)}")
             if isinstance(value, datetime.date):
                 value = str(value)  # a folder's name, say, that YAML takes for a date
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            text = (
+                value
+                if isinstance(value, str)
+                else json.dumps(value, ensure_ascii=False, default=str)
+            )
             given.append((source, key, f"--{key}={text}"))
     try:
         return parser.parse_args([text for _, _, text in given] + argv)

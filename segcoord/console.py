@@ -20,7 +20,7 @@ from rich.table import Table
 
 from segcoord.metrics import Scores
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)  # names come from files
 
 PLAIN_INTERVAL = 30.0  # seconds between lines where the output is a file and shows no bar
 
@@ -28,7 +28,7 @@ PLAIN_INTERVAL = 30.0  # seconds between lines where the output is a file and sh
 def counting_bar(**kwargs: object) -> Progress:
     """A bar over things that are counted, with the time left."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -107,8 +107,8 @@ def create_model(
     *,
     encoder_weights: str | None = None,
     labels: LabelSet | None = None,
-    mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
-    std: Sequence[float] = IMAGENET_DEFAULT_STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> SegmentationModel:
     """DeepLabV3 with depthwise separable 3x3 convolutions in its ASPP.
 
@@ -125,7 +125,8 @@ def create_model(
             in DeepLab's own code (tensorflow/models, deeplab/model.py: keep_prob=0.9).
         encoder_weights: None to start at random, "imagenet" to fetch the weights that timm names.
         labels: names, colours and mask values of the classes; numbered ones unless given.
-        mean, std: what `normalize` subtracts and divides by, for images in 0..1.
+        mean, std: what `normalize` subtracts and divides by, for images in 0..1; unless given, what
+            timm names for the encoder's weights, else ImageNet's.
 
     Returns:
         A model in training mode: (N, 3, H, W) float32 -> (N, K, H, W) float32 logits.
@@ -172,6 +173,9 @@ def create_model(
         "atrous_rates": rates,
         "aspp_dropout": aspp_dropout,
     }
+    cfg = timm.models.get_pretrained_cfg(encoder)
+    mean = mean or (cfg.mean if cfg else IMAGENET_DEFAULT_MEAN)
+    std = std or (cfg.std if cfg else IMAGENET_DEFAULT_STD)
     return SegmentationModel(net, spec, labels, mean, std)
 
 
@@ -202,9 +206,11 @@ def save(model: SegmentationModel, path: str | Path, **extra: object) -> None:
         extra: further entries of tensors and plain types, a training run's state say.
     """
     with atomic_write(path) as temporary:
-        torch.save(
-            {"model": model.to_plain(), "state_dict": model.state_dict(), **extra}, temporary
-        )
+        content = {"model": model.to_plain(), "state_dict": model.state_dict(), **extra}
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # how PyTorch's writer tells of a full disk
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def read_checkpoint(path: str | Path) -> dict:

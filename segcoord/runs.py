@@ -58,7 +58,8 @@ class MetricsFile:
             with path.open(newline="") as file:
                 for row in csv.DictReader(file):
                     last = validated if row["miou"] else step
-                    if int(row["step"]) <= last:
+                    # A machine that died can leave a line cut short; it came after the state.
+                    if row["step"].isdigit() and int(row["step"]) <= last:
                         kept.append(row)
         with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

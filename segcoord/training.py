@@ -12,7 +12,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class Progress:
         validated: the step of the last validation; -1 before the first.
         best_miou: the best of all validations; -1 before the first.
         loss_sum, loss_count: of the steps since the last row of metrics.csv.
-        seconds: spent in steps and validations, over all sessions of the run.
+        seconds: spent in the loop, over all sessions of the run.
     """
 
     step: int = 0
@@ -124,7 +124,8 @@ def train(
             that is not finite.
     """
     settings = config.train
-    model.to(memory_format=torch.channels_last)
+    # On its device before the optimiser is restored, whose state then follows the parameters there.
+    model.to(fabric.device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, settings)
     progress = Progress()
     if resume:
@@ -141,7 +142,7 @@ class _Loop:
         self.config, self.run = config, run
         self.train_split, self.val_split = splits
         self.stop = False
-        self.saved = time.monotonic()
+        self.saved = self.counted = time.monotonic()
         self.metrics = MetricsFile(run / "metrics.csv", progress.step, progress.validated)
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=progress.step + 1)
 
@@ -160,7 +161,11 @@ class _Loop:
             self.config.data.workers,
         )
         scores = None
-        with TrainingBar(settings.max_steps, progress.step, len(self.val_split)) as self.bar:
+        self.counted = time.monotonic()
+        with (
+            closing(self.board),
+            TrainingBar(settings.max_steps, progress.step, len(self.val_split)) as self.bar,
+        ):
             if self.progress.step == 0:
                 self._save_last()  # from here on there is always something to go on from
             scores = self._validate_if_due()
@@ -171,12 +176,10 @@ class _Loop:
                     self._save_last()
                 if self.stop:
                     raise Stopped
-        self.board.close()
         return scores
 
     def _step(self, batch: dict[str, Tensor], fabric: Fabric) -> None:
         settings, progress = self.config.train, self.progress
-        started = time.monotonic()
         torch.manual_seed(_mix(settings.seed, progress.step))  # for dropout
         factor = poly(progress.step, settings)
         for group in self.optimizer.param_groups:
@@ -195,12 +198,17 @@ class _Loop:
         progress.step += 1
         progress.loss_sum += value
         progress.loss_count += 1
-        progress.seconds += time.monotonic() - started
+        self._count_time()
         if progress.step % LOG_INTERVAL == 0 or self._due():
             mean = progress.loss_sum / progress.loss_count
             progress.loss_sum, progress.loss_count = 0.0, 0
             self._log(loss=mean, lr=settings.lr * factor)
         self.bar.step(progress.step, value, settings.lr * factor)
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self.counted
+        self.counted = now
 
     def _due(self) -> bool:
         step, settings = self.progress.step, self.config.train
@@ -212,12 +220,11 @@ class _Loop:
             return None
         progress = self.progress
         self._save_last()
-        started = time.monotonic()
         scores = evaluate(
             self.model.module, self.val_split, self.config.data.workers, self._validated_one
         )
         progress.validated = progress.step
-        progress.seconds += time.monotonic() - started
+        self._count_time()
         if scores.miou > progress.best_miou:
             progress.best_miou = scores.miou
             # Without the optimiser's state: a result, not something to go on from.

@@ -68,9 +68,10 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
     "no images": (lambda t: shutil.rmtree(t.images), "no such folder"),
     "no image": (lambda t: t.image.unlink(), "no image "),
     "no mask": (lambda t: t.mask.unlink(), "1 of 16 images have no mask"),
-    "no masks at all": (lambda t: shutil.rmtree(t.masks), "has no masks to train on"),
+    "no masks at all": (lambda t: shutil.rmtree(t.masks), "has no masks, to train on"),
     "mask of another size": (lambda t: t.write_ids(t.ids()[:-1]), "the mask is 128x95"),
     "mask turned": (lambda t: t.write_ids(t.ids().T), "rotated by its EXIF tag"),
+    "only void": (lambda t: t.every_mask(lambda ids: ids * 0 + 255), "has only void in its masks"),
     "RGB mask": (
         lambda t: Image.open(t.mask).convert("RGB").save(t.mask),
         "Write the class ids instead of their colours",

@@ -149,6 +149,22 @@ def test_dummy_labels_are_not_scored(
     ]
     assert run(evaluate, "evaluate.py", arguments) == 1
     assert "dummies" in capsys.readouterr().err
+    assert run(evaluate, "evaluate.py", [*arguments, f"--masks={tmp_path / 'masks'}"]) == 0
+    assert "mIoU" not in capsys.readouterr().out
+    assert len(list((tmp_path / "masks").iterdir())) == 8
+
+
+def test_exports_never_replace_the_dataset_or_each_other(tiny_run, sample_voc, tmp_path, capsys):
+    truth = sample_voc / "VOCdevkit" / "VOC2012" / "SegmentationClass"
+    before = {p: p.read_bytes() for p in truth.iterdir()}
+    for folders in ([f"--masks={truth}"], [f"--masks={tmp_path}", f"--overlays={tmp_path}"]):
+        checkpoint = f"--checkpoint={tiny_run / 'best.ckpt'}"
+        assert run(evaluate, "evaluate.py", [checkpoint, *folders]) == 1
+        assert (
+            "expected two folders" in (error := capsys.readouterr().err)
+            or "of the dataset" in error
+        )
+    assert {p: p.read_bytes() for p in truth.iterdir()} == before
 
 
 @pytest.mark.parametrize("name", ["missing.ckpt", "foreign.ckpt", "text.ckpt"])

@@ -68,7 +68,7 @@ def find_split(data: DataConfig, name: str) -> Split:
         UserError: a missing root, split, image or mask; an empty split; a stem that occurs twice;
             a name in a list that leaves the root.
     """
-    root = Path(data.root)
+    root = Path(data.root).expanduser()
     if not root.is_dir():
         raise UserError(f"{root}: no such folder (data.root). See data/README.md for the trees.")
     if name in {"", ".", ".."} or any(c in name for c in "/\\\0"):
