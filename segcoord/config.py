@@ -160,6 +160,7 @@ class TrainConfig:
             _require(getattr(self, key) > 0, f"train.{key}", getattr(self, key), "above 0")
         for key in ("encoder_lr_factor", "weight_decay", "poly_power", "seed"):
             _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "0 or more")
+        _require(self.seed < 2**63, "train.seed", self.seed, "below 2**63")
         _require(
             self.batch_size >= 2,
             "train.batch_size",

@@ -233,6 +233,10 @@ def read_checkpoint(path: str | Path) -> dict:
             f"{path}: not a checkpoint of segcoord (it holds {keys}). "
             "Weights from elsewhere can start a training: train.py --init-from FILE."
         )
+    missing = {"spec", "labels", "mean", "std"} - described.keys()
+    if missing or not isinstance(checkpoint.get("state_dict"), dict):
+        lacking = ", ".join(sorted(missing)) or "weights"
+        raise UserError(f"{path}: a damaged checkpoint of segcoord, which lacks {lacking}")
     return checkpoint
 
 

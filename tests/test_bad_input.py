@@ -92,6 +92,14 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
     "truncated JPEG": (lambda t: cut(t.image, 0.6), "truncated or damaged"),
     "truncated PNG": (lambda t: cut(t.mask, 0.6), "truncated or damaged"),
     "not an image": (lambda t: t.image.write_text("hello"), "can't be read as an image"),
+    "an image too small to scale": (
+        lambda t: (
+            Image.new("RGB", (1, 1)).save(t.image),
+            t.write_ids(np.zeros((1, 1))),
+            t.train.write_text(t.stems[3]),
+        ),
+        "1x1 pixels can't be scaled by",
+    ),
     "16-bit image": (
         lambda t: (
             t.image.unlink(),
@@ -126,7 +134,8 @@ def test_broken_data_is_told_before_training(case: str, tree: Tree, capsys) -> N
     output = capsys.readouterr()
     assert message in output.err
     assert "Traceback" not in output.err + output.out
-    assert not (tree.base.parents[2] / "run").exists()
+    # Only that an image is too small for the scale is found by the loader.
+    assert (tree.base.parents[2] / "run").exists() == (case == "an image too small to scale")
 
 
 def test_what_is_no_mistake_trains(tree: Tree) -> None:
@@ -145,6 +154,7 @@ SETTINGS = {
     "--model.encoder=mobilenetv2_ca": "the nearest are mobilenetv2_ca_",
     "--model.output_stride=32": "found 32, expected 16 or 8",
     "--data.train_spilt=x": "did you mean --data.train_split?",
+    "--train.seed=99999999999999999999": "below 2**63",
     "--train.lr=fast": 'Parser key "train.lr"',
     "--init-from=none.ckpt": "no such file to start from",
     "--resume=none": "no run there",

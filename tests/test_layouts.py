@@ -535,3 +535,11 @@ def test_check_counts_a_mask_of_many_pixels_exactly(tmp_path: Path) -> None:
     put_mask(tmp_path / "masks" / "train" / "x.png", np.ones((height, width), np.uint8))
     check = check_split(find_split(folder(tmp_path), "train"))
     assert check.pixels.tolist() == [0, width * height]
+
+
+def test_cityscapes_stems_must_differ_between_cities(tmp_path: Path) -> None:
+    """Their exports would overwrite each other."""
+    for city in ("a", "b"):
+        put_image(tmp_path / "leftImg8bit" / "val" / city / "x_000000_000019_leftImg8bit.png")
+    with pytest.raises(UserError, match="has the same stem as"):
+        find_split(DataConfig("cityscapes", str(tmp_path)), "val")

@@ -165,6 +165,18 @@ def test_files_from_elsewhere_are_refused_and_never_run(tmp_path: Path, monkeypa
             segcoord.load(missing)
 
 
+@pytest.mark.parametrize("lost", ["spec", "state_dict"])
+def test_a_checkpoint_that_lacks_something_is_refused(lost: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    segcoord.save(segcoord.create_model(**TINY), path)
+    content = torch.load(path, weights_only=True)
+    content.pop(lost, None)
+    content["model"].pop(lost, None)
+    torch.save(content, path)
+    with pytest.raises(UserError, match="lacks"):
+        segcoord.load(path)
+
+
 def test_a_cut_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     segcoord.save(segcoord.create_model(**TINY), path)

@@ -160,7 +160,15 @@ def _cityscapes(data: DataConfig, root: Path, name: str, labels: LabelSet) -> li
         raise UserError(f"{folder}: no such folder{hint}. See data/README.md for the tree.")
     suffix = "_leftImg8bit.png"
     samples = []
+    seen: dict[str, Path] = {}
     for image in sorted(folder.glob(f"*/*{suffix}")):
+        if image.name.startswith("."):
+            continue
+        if image.stem in seen:
+            raise UserError(
+                f"{image}: has the same stem as {seen[image.stem]}; exports would clash"
+            )
+        seen[image.stem] = image
         frame = image.name.removesuffix(suffix)
         truth = root / "gtFine" / name / image.parent.name
         # Whichever file there is says how its values are numbered.

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from segcoord.data.layouts import Split
 from segcoord.data.reading import read_image, read_mask
 from segcoord.data.transforms import TrainTransform
+from segcoord.errors import UserError
 
 
 class TrainSet(Dataset):
@@ -34,6 +35,11 @@ class TrainSet(Dataset):
         epoch, index = key
         sample = self.split.samples[index]
         image = read_image(sample.image)
+        if min(image.shape[:2]) * self.transform.smallest_scale < 1:
+            raise UserError(
+                f"{sample.image}: {image.shape[1]}x{image.shape[0]} pixels can't be scaled by "
+                f"{self.transform.smallest_scale}; take it out of the split or raise data.scale"
+            )
         mask = read_mask(sample.mask, sample.labels, image.shape[:2])
         image, mask = self.transform(image, mask, (self.seed, epoch, index))
         return {"image": image, "mask": mask}

@@ -30,6 +30,7 @@ class TrainTransform:
     def __init__(self, data: DataConfig, mean: tuple[float, ...]) -> None:
         height, width = data.crop_size
         low, high = data.scale
+        self.smallest_scale = low
         jitter = data.color_jitter
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a misspelt argument is only a warning there
