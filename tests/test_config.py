@@ -323,10 +323,7 @@ def test_missing_settings_are_named(tmp_path: Path, text: str, missing: list[str
 
 def test_value_that_yaml_takes_for_a_date(tmp_path: Path) -> None:
     path = write(tmp_path, "data: {layout: voc, root: 2026-11-22}\ntrain: {max_steps: 5}\n")
-    try:
-        assert config_of("--config", path).data.root == "2026-11-22"
-    except UserError as error:
-        assert "data.root" in str(error)  # either is right
+    assert config_of("--config", path).data.root == "2026-11-22"
 
 
 @pytest.mark.parametrize("text", ["resume: there", "config: other.yaml", "run: x", "data_: {}"])
