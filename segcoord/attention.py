@@ -13,6 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def squeezed_width(channels: int, reduction: int) -> int:
+    """max(8, C // reduction), the authors' rule; ValueError for what can't be."""
+    if channels < 1 or reduction < 1:
+        raise ValueError(f"channels={channels}, reduction={reduction}: both must be at least 1")
+    return max(8, channels // reduction)
+
+
 class CoordAtt(nn.Module):
     """`x * a_h * a_w`, with gates in (0, 1) pooled along each row (a_h) and each column (a_w).
 
@@ -27,9 +34,7 @@ class CoordAtt(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 32) -> None:
         super().__init__()
-        if channels < 1 or reduction < 1:
-            raise ValueError(f"channels={channels}, reduction={reduction}: both must be at least 1")
-        mid = max(8, channels // reduction)
+        mid = squeezed_width(channels, reduction)
         self.conv1 = nn.Conv2d(channels, mid, 1)
         self.bn1 = nn.BatchNorm2d(mid)
         self.act = nn.Hardswish()
@@ -65,3 +70,49 @@ class CoordAtt(nn.Module):
         a_w = F.linear(columns, self.conv3.weight.flatten(1), self.conv3.bias).sigmoid()
         x = x * a_w.unsqueeze(1) * a_h.unsqueeze(2)  # (N, H, W, C)
         return x.permute(0, 3, 1, 2)
+
+
+class _AxisAtt(nn.Module):
+    """Coordinate attention along one axis: one of the two pools, and so one of the two gates."""
+
+    def __init__(self, channels: int, reduction: int = 24) -> None:
+        super().__init__()
+        mid = squeezed_width(channels, reduction)
+        self.conv1 = nn.Conv2d(channels, mid, 1)
+        self.bn1 = nn.BatchNorm2d(mid)
+        self.act = nn.Hardswish()
+        self.conv2 = nn.Conv2d(mid, channels, 1)
+
+    def _gate(self, x: Tensor, pooled: int) -> Tensor:
+        # As in CoordAtt: the mean over the tensor as it lies in memory, whatever its format.
+        if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+            strip = x.mean(pooled, keepdim=True)
+        else:
+            strip = x.permute(0, 2, 3, 1).mean(pooled - 1, keepdim=True).permute(0, 3, 1, 2)
+        return self.conv2(self.act(self.bn1(self.conv1(strip)))).sigmoid()
+
+
+class CoordAttX(_AxisAtt):
+    """`x * a_h`: the paper's "X attention", with the horizontal pool alone (table 1, figure 2c).
+
+    Args:
+        channels: C of the input.
+        reduction: the squeezed width is max(8, C // reduction).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gates `x`, (N, C, H, W), by (N, C, H, 1)."""
+        return x * self._gate(x, 3)
+
+
+class CoordAttY(_AxisAtt):
+    """`x * a_w`: the paper's "Y attention", with the vertical pool alone (table 1, figure 2c).
+
+    Args:
+        channels: C of the input.
+        reduction: the squeezed width is max(8, C // reduction).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gates `x`, (N, C, H, W), by (N, C, 1, W)."""
+        return x * self._gate(x, 2)

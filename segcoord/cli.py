@@ -16,6 +16,7 @@ USAGE = """usage: segcoord COMMAND ...
 
   train         train a model; also: python train.py
   evaluate      score a model on a split, export its masks; also: python evaluate.py
+  table         train every row of a table of encoders, write it as Markdown and CSV
   data sample   draw a small labelled dataset of street scenes
   data check    look for mistakes in a dataset before they cost a training
 
@@ -107,6 +108,29 @@ def train(program: str, argv: list[str]) -> int:
     return run_training(config, name, args.run, resumed, args.init_from, program)
 
 
+def table(program: str, argv: list[str]) -> int:
+    """Trains the rows of a table, each for several seeds."""
+    parser = _parser(program, "Train every row of a table; go on where it stopped.")
+    parser.add_argument("table", type=str, metavar="TABLE.yaml", help="see configs/tables")
+    parser.add_argument("--out", type=str, metavar="DIR", help="default runs/tables/TABLE")
+    add_settings(parser, "model", "data", "train")
+    path = Path(next((word for word in argv if not word.startswith("-")), ""))
+    if path.suffix != ".yaml" and not {"-h", "--help"} & {*argv}:
+        raise UserError("the first argument is the table's YAML file; see configs/tables")
+    from segcoord.table import read_table, run_table
+
+    def configure(settings: list[tuple[str, dict]]) -> Config:
+        given = parser.instantiate(parse(parser, argv, *settings))
+        config = Config(given.model, given.data, given.train)
+        config.check()
+        return config
+
+    if {"-h", "--help"} & {*argv}:
+        parse(parser, argv)
+    args = parse(parser, argv, *read_table(path).layers[:1])
+    return run_table(path, Path(args.out or Path("runs", "tables", path.stem)), configure)
+
+
 def evaluate(program: str, argv: list[str]) -> int:
     """Scores a checkpoint and exports its predictions."""
     parser = _parser(program, "Score a checkpoint on a split; export its predictions.")
@@ -178,6 +202,7 @@ def data_check(program: str, argv: list[str]) -> int:
 COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
+    "table": table,
     "data sample": data_sample,
     "data check": data_check,
 }

@@ -25,7 +25,7 @@ from segcoord.export.overlays import blend, overlay, sheet, write_picture
 from segcoord.files import atomic_write
 from segcoord.labels import CITYSCAPES, VOC
 from segcoord.model import SegmentationModel, create_model, init_from, load, read_checkpoint
-from segcoord.runs import new_run
+from segcoord.runs import new_run, write_origin
 from segcoord.training import Stopped, train
 
 SHEET_ROWS = 6
@@ -59,6 +59,7 @@ def run_training(
         config.model.output_stride,
         config.model.atrous_rates,
         config.model.aspp_dropout,
+        reduction=config.model.reduction,
         encoder_weights=None if resume else config.model.encoder_weights,
         labels=label_set(config.data),
     )
@@ -75,6 +76,7 @@ def run_training(
     if not resume:
         with atomic_write(folder / "config.yaml") as temporary:
             temporary.write_text(config.to_yaml())
+        write_origin(folder, init)
     console.print(f"run        {folder}\n")
     try:
         scores = train(model, config, splits, folder, fabric, bool(resume))
@@ -202,7 +204,7 @@ def _show_summary(
             ("model", f"DeepLabV3, {config.model.encoder}, stride {stride}, rates {rates}"),
             (
                 "size",
-                f"{parameters:.2f} M parameters, {_giga_macs(model, height, width):.2f} G "
+                f"{parameters:.2f} M parameters, {giga_macs(model, height, width):.2f} G "
                 f"multiply-adds at {width}x{height}",
             ),
             ("data", f"{data.layout} {data.root}, crops {width}x{height}"),
@@ -224,7 +226,8 @@ def _show_summary(
     )
 
 
-def _giga_macs(model: SegmentationModel, height: int, width: int) -> float:
+def giga_macs(model: SegmentationModel, height: int, width: int) -> float:
+    """Multiply-adds of convolutions and matrix products for one image, in 1e9."""
     model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, height, width))

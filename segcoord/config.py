@@ -26,6 +26,7 @@ class ModelConfig:
 
     Args:
         encoder: backbone by its timm name; ours are family_attention_width.
+        reduction: how many times the attention squeezes its channels; null for its own default.
         output_stride: 16 or 8: how many pixels one cell of the last feature covers.
         atrous_rates: three ASPP rates; null for (6, 12, 18) at stride 16 and (12, 24, 36) at 8.
         aspp_dropout: probability of dropping a value after the ASPP's projection.
@@ -33,6 +34,7 @@ class ModelConfig:
     """
 
     encoder: str = "mobilenetv2_ca_100"
+    reduction: int | None = None
     output_stride: int = 16
     atrous_rates: list[int] | None = None
     aspp_dropout: float = 0.1
@@ -43,6 +45,8 @@ class ModelConfig:
         _require(
             self.output_stride in (8, 16), "model.output_stride", self.output_stride, "16 or 8"
         )
+        squeeze = self.reduction
+        _require(squeeze is None or squeeze > 0, "model.reduction", squeeze, "at least 1, or null")
         dropout = self.aspp_dropout
         _require(0 <= dropout < 1, "model.aspp_dropout", dropout, "0 up to below 1")
 
@@ -239,13 +243,13 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
         groups = [group for group in GROUPS if group in options]
         for group in tree:
             if group not in GROUPS:
-                near = _nearest(str(group), list(GROUPS))
+                near = nearest(str(group), list(GROUPS))
                 raise UserError(f"{source}: unknown key {str(group)!r}{near}")
         # A command that needs the data settings alone takes a training's whole file.
         own = {group: settings or {} for group, settings in tree.items() if group in groups}
         for key, value in _flatten(own, options).items():
             if key not in options:
-                raise UserError(f"{source}: unknown key {key!r}{_nearest(key, options)}")
+                raise UserError(f"{source}: unknown key {key!r}{nearest(key, options)}")
             if isinstance(value, datetime.date):
                 value = str(value)  # a folder's name, say, that YAML takes for a date
             text = (
@@ -263,7 +267,7 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
                 message = f"{source}: {message}"
         for option in message.partition("unrecognized arguments: ")[2].split():
             if option.startswith("-"):
-                message = f"unknown option {option}{_nearest(option.lstrip('-'), options, '--')}"
+                message = f"unknown option {option}{nearest(option.lstrip('-'), options, '--')}"
                 break
         raise UserError(f"{message}\nSee: {parser.prog} --help") from error
 
@@ -317,6 +321,6 @@ def _flatten(tree: dict, options: list[str], prefix: str = "") -> dict[str, obje
     return flat
 
 
-def _nearest(key: str, options: list[str], dashes: str = "") -> str:
+def nearest(key: str, options: list[str], dashes: str = "") -> str:
     near = difflib.get_close_matches(key.partition("=")[0], options, n=1, cutoff=0.5)
     return f"; did you mean {dashes}{near[0]}?" if near else ""

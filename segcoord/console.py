@@ -85,7 +85,7 @@ class TrainingBar:
         if not console.is_terminal and now - self.last_line > PLAIN_INTERVAL:
             self.last_line = now
             left = (now - self.began) / (step - self.start) * (self.max_steps - step)
-            console.print(f"step {step}/{self.max_steps}  {info}  left {_clock(left)}")
+            console.print(f"step {step}/{self.max_steps}  {info}  left {clock(left)}")
 
     def advance_validation(self) -> None:
         self.progress.update(self.validation, visible=True, advance=1)
@@ -134,7 +134,7 @@ def _percent(value: float) -> str:
     return "-" if np.isnan(value) else f"{100 * value:.2f}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"

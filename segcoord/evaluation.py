@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from segcoord.inference import predict
 from segcoord.labels import LabelSet
 from segcoord.metrics import MeanIoU, Scores
 from segcoord.model import SegmentationModel
+from segcoord.runs import origin
 
 OnImage = Callable[[Sample, np.ndarray, np.ndarray, "np.ndarray | None"], None]
 
@@ -111,9 +110,7 @@ def protocol(model: SegmentationModel, split: Split, root: str, checkpoint: Path
         "checkpoint": str(checkpoint),
         "encoder": model.spec["encoder"],
         "output_stride": model.output_stride,
-        "versions": {name: version(name) for name in ("segcoord", "torch", "timm")},
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+    } | {key: value for key, value in origin().items() if key != "init_from"}
 
 
 def write_json(path: Path, scores: Scores, labels: LabelSet, how: dict) -> None:

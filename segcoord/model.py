@@ -6,6 +6,7 @@ Shapes: N batch, K classes, H and W of the image, s the output stride.
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def create_model(
     atrous_rates: Sequence[int] | None = None,
     aspp_dropout: float = 0.1,
     *,
+    reduction: int | None = None,
     encoder_weights: str | None = None,
     labels: LabelSet | None = None,
     mean: Sequence[float] | None = None,
@@ -123,6 +125,7 @@ def create_model(
         atrous_rates: three ASPP rates; (6, 12, 18) at stride 16 and (12, 24, 36) at 8 unless given.
         aspp_dropout: probability of dropping a channel's value after the ASPP's projection; 0.1 as
             in DeepLab's own code (tensorflow/models, deeplab/model.py: keep_prob=0.9).
+        reduction: of the encoder's attention; its own default unless given.
         encoder_weights: None to start at random, "imagenet" to fetch the weights that timm names.
         labels: names, colours and mask values of the classes; numbered ones unless given.
         mean, std: what `normalize` subtracts and divides by, for images in 0..1; unless given, what
@@ -145,7 +148,7 @@ def create_model(
     labels = labels or numbered(num_classes)
     if len(labels) != num_classes:
         raise UserError(f"num_classes is {num_classes}, but {len(labels)} labels were given")
-    _check_encoder(encoder, encoder_weights)
+    _check_encoder(encoder, encoder_weights, reduction)
     try:
         net = smp.DeepLabV3(
             f"tu-{encoder}",
@@ -156,6 +159,7 @@ def create_model(
             decoder_aspp_dropout=aspp_dropout,
             classes=num_classes,
             upsampling=1,  # one upsampling rule, ours
+            **({} if reduction is None else {"reduction": reduction}),
         )
     except Exception as error:
         if encoder_weights:
@@ -168,6 +172,7 @@ def create_model(
     net.initialize()  # smp initialises every decoder's weights but DeepLab's
     spec = {
         "encoder": encoder,
+        "reduction": reduction,
         "num_classes": num_classes,
         "output_stride": output_stride,
         "atrous_rates": rates,
@@ -179,7 +184,7 @@ def create_model(
     return SegmentationModel(net, spec, labels, mean, std)
 
 
-def _check_encoder(encoder: str, weights: str | None) -> None:
+def _check_encoder(encoder: str, weights: str | None, reduction: int | None) -> None:
     known = timm.list_models()
     if encoder not in known:
         near = difflib.get_close_matches(encoder, known, n=3, cutoff=0.5)
@@ -187,6 +192,13 @@ def _check_encoder(encoder: str, weights: str | None) -> None:
         raise UserError(
             f"encoder: found {encoder!r}, which neither segcoord nor timm knows; {hint}"
         )
+    takes = inspect.signature(timm.models.model_entrypoint(encoder)).parameters
+    if reduction is not None and "reduction" not in takes:
+        raise UserError(
+            f"reduction: found {reduction}, but {encoder} has no attention of ours that takes it"
+        )
+    if reduction is not None and reduction < 1:
+        raise UserError(f"reduction: found {reduction}, expected at least 1")
     if weights not in (None, "imagenet"):
         raise UserError(f"encoder_weights: found {weights!r}, expected imagenet or null")
     cfg = timm.models.get_pretrained_cfg(encoder)

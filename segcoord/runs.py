@@ -1,6 +1,7 @@
 """The folder of a run: where it lies, its metrics.csv, its checkpoints.
 
 config.yaml     every setting, resolved
+origin.json     code, versions, command and weights that it began with
 metrics.csv     a row every few steps and for each validation
 tensorboard/    the same numbers
 best.ckpt       the weights with the best validation mIoU
@@ -10,6 +11,12 @@ last.ckpt       the newest weights with all that is needed to go on
 from __future__ import annotations
 
 import csv
+import json
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 
 from segcoord.errors import UserError
@@ -40,6 +47,46 @@ def new_run(run: str | None, config_name: str) -> Path:
     except OSError as error:
         raise UserError(f"{folder}: can't be made ({error.strerror}); see --run") from error
     return folder
+
+
+def origin(init_from: str | None = None) -> dict:
+    """What a result came from: commit, versions, command, machine's time, weights it began with."""
+    return {
+        "commit": _commit(),
+        "versions": {name: version(name) for name in ("segcoord", "torch", "timm")},
+        "command": shlex.join(sys.argv),
+        "init_from": init_from,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def write_origin(folder: Path, init_from: str | None) -> None:
+    with atomic_write(folder / "origin.json") as temporary:
+        temporary.write_text(json.dumps(origin(init_from), indent=2) + "\n")
+
+
+def _commit() -> str | None:
+    """The commit of a source checkout, with "+" where files differ; None for an installed wheel."""
+    folder = Path(__file__).parent
+    if not (folder.parent / ".git").exists():
+        return None
+    git = ["git", "-C", str(folder)]
+    try:
+        commit = subprocess.check_output([*git, "rev-parse", "--short=10", "HEAD"], text=True)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.strip() + ("+" if changed else "")
+
+
+def last_validation(run: Path) -> dict[str, str] | None:
+    """The newest row of metrics.csv that has a score; None before the first validation."""
+    path = run / "metrics.csv"
+    if not path.is_file():
+        return None
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["miou"]]
+    return rows[-1] if rows else None
 
 
 class MetricsFile:

@@ -129,7 +129,10 @@ def test_killed_while_training_it_goes_on_from_the_last_validation(
 
 def test_a_run_leaves_what_it_promises(uninterrupted: Path) -> None:
     names = {p.name for p in uninterrupted.iterdir()}
-    assert names == {"best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "tensorboard"}
+    assert names == {
+        *("best.ckpt", "last.ckpt"),
+        *("config.yaml", "origin.json", "metrics.csv", "tensorboard"),
+    }
     assert list((uninterrupted / "tensorboard").iterdir())
     validations = [r for r in rows(uninterrupted) if r["miou"]]
     assert [int(r["step"]) for r in validations] == [3, 6, 8]

@@ -1,13 +1,13 @@
-"""MobileNetV2 with coordinate attention, on timm's own builder.
+"""MobileNetV2 with an attention block, on timm's own builder.
 
 The block stands in timm's `se` slot: after the depthwise 3x3 with its norm and activation, before
-the linear 1x1, in every inverted residual that expands. That is where figure 3(a) of the paper and
-the authors' mbv2_ca.py have it. With its classifier, width 1.0 has 3,950,648 parameters and 490
-state tensors in the authors' order.
+the linear 1x1, in every inverted residual that expands. That is where figure 3(a) of the coordinate
+attention paper and the authors' mbv2_ca.py have it. Without a block this is timm's mobilenetv2_100.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from timm.models import generate_default_cfgs, register_model
@@ -20,32 +20,29 @@ from timm.models._efficientnet_builder import (
 from timm.models.efficientnet import EfficientNet, _cfg, _create_effnet
 from torch import nn
 
-from segcoord.attention import CoordAtt
+from segcoord.encoders.slot import REDUCTION, timm_slot
+
+WIDTHS = {"100": 1.0, "075": 0.75, "050": 0.5}
 
 # MobileNetV2, table 2: (r)epeats, (k)ernel, (s)tride, (e)xpansion, (c)hannels. The se number only
-# switches the slot on; CoordAtt takes its width from `reduction`.
+# switches the slot on; the width of what stands in it follows from `reduction`.
 _ARCHITECTURE = [
     ["ds_r1_k3_s1_c16"],
-    ["ir_r2_k3_s2_e6_c24_se0.03125"],
-    ["ir_r3_k3_s2_e6_c32_se0.03125"],
-    ["ir_r4_k3_s2_e6_c64_se0.03125"],
-    ["ir_r3_k3_s1_e6_c96_se0.03125"],
-    ["ir_r3_k3_s2_e6_c160_se0.03125"],
-    ["ir_r1_k3_s1_e6_c320_se0.03125"],
+    ["ir_r2_k3_s2_e6_c24_se0.25"],
+    ["ir_r3_k3_s2_e6_c32_se0.25"],
+    ["ir_r4_k3_s2_e6_c64_se0.25"],
+    ["ir_r3_k3_s1_e6_c96_se0.25"],
+    ["ir_r3_k3_s2_e6_c160_se0.25"],
+    ["ir_r1_k3_s1_e6_c320_se0.25"],
 ]
 
 default_cfgs = generate_default_cfgs(
-    {f"mobilenetv2_ca_{width}.untrained": _cfg() for width in ("100", "075", "050")}
+    {f"mobilenetv2_{name}_{width}.untrained": _cfg() for name in REDUCTION for width in WIDTHS}
 )
 
 
-def _attention(channels: int, reduction: int, act_layer: object = None, **factory: object):
-    """CoordAtt with the arguments that timm's builder gives its slot; it has its own activation."""
-    return CoordAtt(channels, reduction).to(**{k: v for k, v in factory.items() if v is not None})
-
-
-def _mobilenetv2_ca(
-    variant: str, width: float, pretrained: bool, reduction: int = 32, **kwargs
+def _mobilenetv2(
+    variant: str, attention: str, width: float, pretrained: bool, reduction: int | None, **kwargs
 ) -> EfficientNet:
     round_channels_to_width = partial(round_channels, multiplier=width)
     return _create_effnet(
@@ -58,24 +55,25 @@ def _mobilenetv2_ca(
         norm_layer=kwargs.pop("norm_layer", None)
         or partial(nn.BatchNorm2d, **resolve_bn_args(kwargs)),
         act_layer=resolve_act_layer(kwargs, "relu6"),
-        se_layer=partial(_attention, reduction=reduction),
+        se_layer=timm_slot(attention, reduction),
         **kwargs,
     )
 
 
-@register_model
-def mobilenetv2_ca_100(pretrained: bool = False, **kwargs) -> EfficientNet:
-    """Width 1.0; `reduction` (default 32) sets the squeezed width of every block."""
-    return _mobilenetv2_ca("mobilenetv2_ca_100", 1.0, pretrained, **kwargs)
+def _entrypoint(attention: str, width: str) -> Callable[..., EfficientNet]:
+    variant = f"mobilenetv2_{attention}_{width}"
+
+    def create(pretrained: bool = False, reduction: int | None = None, **kwargs) -> EfficientNet:
+        return _mobilenetv2(variant, attention, WIDTHS[width], pretrained, reduction, **kwargs)
+
+    create.__name__ = variant  # what timm registers it as
+    create.__doc__ = (
+        f"MobileNetV2 of width {WIDTHS[width]} with {attention}; `reduction` "
+        f"(default {REDUCTION[attention]}) sets the squeezed width of every block."
+    )
+    return register_model(create)
 
 
-@register_model
-def mobilenetv2_ca_075(pretrained: bool = False, **kwargs) -> EfficientNet:
-    """Width 0.75; `reduction` (default 32) sets the squeezed width of every block."""
-    return _mobilenetv2_ca("mobilenetv2_ca_075", 0.75, pretrained, **kwargs)
-
-
-@register_model
-def mobilenetv2_ca_050(pretrained: bool = False, **kwargs) -> EfficientNet:
-    """Width 0.5; `reduction` (default 32) sets the squeezed width of every block."""
-    return _mobilenetv2_ca("mobilenetv2_ca_050", 0.5, pretrained, **kwargs)
+for _attention in REDUCTION:
+    for _width in WIDTHS:
+        _entrypoint(_attention, _width)
