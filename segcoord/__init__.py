@@ -13,21 +13,21 @@ import wrapt
 
 if TYPE_CHECKING:
     from segcoord.attention import CoordAtt as CoordAtt
+    from segcoord.checkpoints import load as load
+    from segcoord.checkpoints import save as save
     from segcoord.errors import UserError as UserError
     from segcoord.inference import predict as predict
     from segcoord.metrics import MeanIoU as MeanIoU
     from segcoord.model import create_model as create_model
-    from segcoord.model import load as load
-    from segcoord.model import save as save
 
 _HOMES = {
     "CoordAtt": "attention",
     "MeanIoU": "metrics",
     "UserError": "errors",
     "create_model": "model",
-    "load": "model",
+    "load": "checkpoints",
     "predict": "inference",
-    "save": "model",
+    "save": "checkpoints",
 }
 __all__ = sorted(_HOMES)
 

@@ -6,17 +6,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from segcoord.allocator import keep_freed_memory
-from segcoord.config import Config, add_settings, parse, read_yaml
+from segcoord.config import CONFIGS
 from segcoord.errors import UserError
+from segcoord.settings import add_settings, parse, read_yaml, task_of
 
 USAGE = """usage: segcoord COMMAND ...
 
   train         train a model; also: python train.py
   evaluate      score a model on a split, export its masks; also: python evaluate.py
+  models        list the encoders with their parameters and multiply-adds
   table         train every row of a table of encoders, write it as Markdown and CSV
+  attend        draw where a model looks, and its coordinate gates
   data sample   draw a small labelled dataset of street scenes
   data check    look for mistakes in a dataset before they cost a training
 
@@ -82,30 +85,42 @@ def _peek(argv: list[str], option: str) -> str | None:
 
 def train(program: str, argv: list[str]) -> int:
     """Trains a model from a configuration."""
-    parser = _parser(program, "Train a segmentation model.")
-    add_settings(parser, "model", "data", "train")
-    parser.add_argument("--run", type=str, help="folder of the run; default runs/CONFIG/NUMBER")
-    parser.add_argument("--resume", type=str, metavar="RUN", help="go on with this run")
-    parser.add_argument(
-        "--init-from", type=str, metavar="FILE", help="start from the weights of a checkpoint"
-    )
-    resumed = _peek(argv, "--resume")
+    parser = _parser(program, "Train a segmentation model, or a backbone to classify images.")
+    resumed, config_file = _peek(argv, "--resume"), _peek(argv, "--config")
     layers = []
     if resumed is not None:
         file = Path(resumed) / "config.yaml"
         if not file.is_file():
             raise UserError(f"--resume {resumed}: no run there, for it has no config.yaml")
         layers = [(str(file), read_yaml(file))]
+    named = [(config_file, read_yaml(Path(config_file)))] if config_file else []
+    task = next((task_of(*layer) for layer in layers + named), "segmentation")
+    add_settings(parser, "model", "data", "train", task=task)
+    parser.add_argument("--run", type=str, help="folder of the run; default runs/CONFIG/NUMBER")
+    parser.add_argument("--resume", type=str, metavar="RUN", help="go on with this run")
+    parser.add_argument(
+        "--init-from", type=str, metavar="FILE", help="start from the weights of a checkpoint"
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="take weights from the cache, never from the network"
+    )
     args = parse(parser, argv, *layers)
     if resumed and (args.run or args.init_from):
         raise UserError("--resume goes on with a run as it is; it takes no --run or --init-from")
     given = parser.instantiate(args)
-    config = Config(given.model, given.data, given.train)
+    config = CONFIGS[task](given.model, given.data, given.train)
     config.check()
-    from segcoord.commands import run_training
+    from segcoord.launch import run_training
 
-    name = Path(args.config).stem if args.config else "run"
-    return run_training(config, name, args.run, resumed, args.init_from, program)
+    return run_training(
+        config,
+        Path(args.config).stem if args.config else "run",
+        run=args.run,
+        resume=resumed,
+        init=args.init_from,
+        offline=args.offline,
+        again=f"python {program}" if program.endswith(".py") else program,
+    )
 
 
 def table(program: str, argv: list[str]) -> int:
@@ -113,22 +128,27 @@ def table(program: str, argv: list[str]) -> int:
     parser = _parser(program, "Train every row of a table; go on where it stopped.")
     parser.add_argument("table", type=str, metavar="TABLE.yaml", help="see configs/tables")
     parser.add_argument("--out", type=str, metavar="DIR", help="default runs/tables/TABLE")
-    add_settings(parser, "model", "data", "train")
-    path = Path(next((word for word in argv if not word.startswith("-")), ""))
-    if path.suffix != ".yaml" and not {"-h", "--help"} & {*argv}:
+    parser.add_argument(
+        "--offline", action="store_true", help="take weights from the cache, never from the network"
+    )
+    path = Path(argv[0]) if argv and argv[0].endswith(".yaml") else None
+    if path is None:
+        add_settings(parser, "model", "data", "train")
+        parse(parser, argv)  # for --help
         raise UserError("the first argument is the table's YAML file; see configs/tables")
     from segcoord.table import read_table, run_table
 
-    def configure(settings: list[tuple[str, dict]]) -> Config:
-        given = parser.instantiate(parse(parser, argv, *settings))
-        config = Config(given.model, given.data, given.train)
-        config.check()
-        return config
+    given = read_table(path)
+    add_settings(parser, "model", "data", "train", task=given.task)
 
-    if {"-h", "--help"} & {*argv}:
-        parse(parser, argv)
-    args = parse(parser, argv, *read_table(path).layers[:1])
-    return run_table(path, Path(args.out or Path("runs", "tables", path.stem)), configure)
+    def configure(layers: list[tuple[str, dict]]) -> tuple[Namespace, object]:
+        args = parse(parser, argv, *layers)
+        groups = parser.instantiate(args)
+        config = CONFIGS[given.task](groups.model, groups.data, groups.train)
+        config.check()
+        return args, config
+
+    return run_table(given, configure)
 
 
 def evaluate(program: str, argv: list[str]) -> int:
@@ -155,14 +175,50 @@ def evaluate(program: str, argv: list[str]) -> int:
     return run_evaluation(args, parser.instantiate(args).data)
 
 
+def models(program: str, argv: list[str]) -> int:
+    """Lists the encoders."""
+    parser = _parser(program, "List the encoders with their parameters and multiply-adds.")
+    parser.add_argument("pattern", type=str, nargs="?", default="*", help='"*_ca_*" say')
+    parser.add_argument("--output_stride", type=int, default=16, help="16 or 8 (default: 16)")
+    args = parse(parser, argv)
+    from segcoord.commands import list_models
+
+    list_models(args.pattern, args.output_stride)
+    return 0
+
+
+def attend(program: str, argv: list[str]) -> int:
+    """Draws Grad-CAM and the gates of one or several checkpoints for one image."""
+    parser = _parser(program, "Draw where models look: Grad-CAM and the gates of their attention.")
+    parser.add_argument(
+        "paths",
+        type=str,
+        nargs="+",
+        metavar="CHECKPOINT... IMAGE",
+        help="a row for each checkpoint",
+    )
+    parser.add_argument(
+        "--class", type=str, metavar="NAME", help="default: what the first model sees most of"
+    )
+    parser.add_argument(
+        "--block", type=str, help="blocks.5.2 say; default: each model's last one with attention"
+    )
+    parser.add_argument("--out", type=str, default="attend.png", metavar="FILE", help="a PNG")
+    args = parse(parser, argv)
+    from segcoord.commands import draw_attend
+
+    draw_attend(args.paths, args["class"], args.block, Path(args.out))
+    return 0
+
+
 def _data_settings(argv: list[str]) -> list[tuple[str, dict]]:
     """The data settings that a checkpoint carries, as the weakest layer."""
     path = _peek(argv, "--checkpoint")
     if path is None:
         raise UserError("--checkpoint: missing; give the path of a best.ckpt")
-    from segcoord.model import read_checkpoint
+    from segcoord.checkpoints import read_segmentation
 
-    return [(path, {"data": read_checkpoint(Path(path)).get("config", {}).get("data", {})})]
+    return [(path, {"data": read_segmentation(path).get("config", {}).get("data", {})})]
 
 
 def data_sample(program: str, argv: list[str]) -> int:
@@ -202,6 +258,8 @@ def data_check(program: str, argv: list[str]) -> int:
 COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
+    "models": models,
+    "attend": attend,
     "table": table,
     "data sample": data_sample,
     "data check": data_check,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -18,7 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from segcoord.metrics import Scores
+if TYPE_CHECKING:
+    from segcoord.metrics import Scores
 
 console = Console(highlight=False, soft_wrap=True, markup=False)  # names come from files
 
@@ -39,9 +41,11 @@ def counting_bar(**kwargs: object) -> Progress:
 class TrainingBar:
     """Step, loss, learning rate, mIoU and time left; plain lines where there is no terminal."""
 
-    def __init__(self, max_steps: int, start: int, val_images: int) -> None:
+    def __init__(
+        self, max_steps: int, start: int, val_images: int, headline: str, best: float
+    ) -> None:
         self.max_steps, self.start, self.val_images = max_steps, start, val_images
-        self.best: float | None = None
+        self.headline, self.best = headline, best  # best: below 0 before the first validation
         self.loss: float | None = None
         self.last_line = self.began = time.monotonic()
         self.progress = Progress(
@@ -78,8 +82,8 @@ class TrainingBar:
     def step(self, step: int, loss: float, lr: float) -> None:
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
         info = f"loss {self.loss:.3f}  lr {lr:.1e}"
-        if self.best is not None:
-            info += f"  mIoU {self.best:.4f}"
+        if self.best >= 0:
+            info += f"  {spelled(self.headline)} {self.best:.4f}"
         self.progress.update(self.steps, completed=step, info=info)
         now = time.monotonic()
         if not console.is_terminal and now - self.last_line > PLAIN_INTERVAL:
@@ -90,15 +94,18 @@ class TrainingBar:
     def advance_validation(self) -> None:
         self.progress.update(self.validation, visible=True, advance=1)
 
-    def validated(self, step: int, scores: Scores, best: float) -> None:
+    def validated(self, step: int, scores: dict[str, float], best: float) -> None:
+        """Prints the scores of a validation, the headline first."""
         self.best = best
         self.progress.update(self.validation, visible=False, completed=0)
-        mark = "  (best)" if scores.miou >= best else ""
-        console.print(
-            f"step {step}: mIoU {scores.miou:.4f}{mark}, "
-            f"pixel accuracy {scores.pixel_accuracy:.4f}, "
-            f"{scores.classes_counted} classes counted"
-        )
+        told = [f"{spelled(name)} {value:.4f}" for name, value in scores.items()]
+        told[0] += "  (best)" if scores[self.headline] >= best else ""
+        console.print(f"step {step}: {', '.join(told)}")
+
+
+def spelled(score: str) -> str:
+    """A score's column as one reads it."""
+    return {"miou": "mIoU", "top1": "top-1", "top5": "top-5"}.get(score, score.replace("_", " "))
 
 
 def show_pairs(title: str, pairs: list[tuple[str, str]]) -> None:

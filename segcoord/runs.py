@@ -15,14 +15,13 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
-
-COLUMNS = ["step", "epoch", "loss", "lr", "miou", "pixel_accuracy", "mean_accuracy", "seconds"]
 
 
 def new_run(run: str | None, config_name: str) -> Path:
@@ -79,13 +78,13 @@ def _commit() -> str | None:
     return commit.strip() + ("+" if changed else "")
 
 
-def last_validation(run: Path) -> dict[str, str] | None:
-    """The newest row of metrics.csv that has a score; None before the first validation."""
+def last_validation(run: Path, score: str) -> dict[str, str] | None:
+    """The newest row of metrics.csv that has this score; None before the first validation."""
     path = run / "metrics.csv"
     if not path.is_file():
         return None
     with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["miou"]]
+        rows = [row for row in csv.DictReader(file) if row[score]]
     return rows[-1] if rows else None
 
 
@@ -94,25 +93,27 @@ class MetricsFile:
 
     Args:
         path: of the file.
+        scores: the columns of a validation.
         step: the state's step.
         validated: the state's last validation.
     """
 
-    def __init__(self, path: Path, step: int, validated: int) -> None:
+    def __init__(self, path: Path, scores: Sequence[str], step: int, validated: int) -> None:
         self.path = path
+        self.columns = ["step", "epoch", "loss", "lr", *scores, "seconds"]
         kept = []
         if path.exists():
             with path.open(newline="") as file:
                 for row in csv.DictReader(file):
-                    last = validated if row["miou"] else step
+                    last = validated if row[scores[0]] else step
                     # A machine that died can leave a line cut short; it came after the state.
                     if row["step"].isdigit() and int(row["step"]) <= last:
                         kept.append(row)
         with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(kept)
 
     def add(self, row: dict[str, float]) -> None:
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+            csv.DictWriter(file, self.columns).writerow(row)

@@ -1,4 +1,6 @@
-"""Training: loss, optimiser, schedule, and the loop that goes on exactly where it stopped.
+"""Training: optimiser, schedule, and the loop that goes on exactly where it stopped.
+
+What is trained is a Task, segmentation or classification; nothing here knows which.
 
 Lightning's Fabric does the devices; the loop is ours. The Trainer stands in the way of exact
 resume: it draws random numbers between restoring their state and the first batch, a sampler has to
@@ -9,64 +11,69 @@ its optimiser and a few numbers.
 
 from __future__ import annotations
 
+import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from segcoord.config import Config, TrainConfig
+from segcoord.checkpoints import read_checkpoint, save
+from segcoord.config import ClassificationConfig, Config, OptimConfig
 from segcoord.console import TrainingBar
-from segcoord.data.layouts import Split
-from segcoord.data.loader import TrainSet, train_loader
-from segcoord.data.transforms import TrainTransform
+from segcoord.data.loader import train_loader
 from segcoord.errors import UserError
-from segcoord.evaluation import evaluate
-from segcoord.labels import VOID
-from segcoord.metrics import Scores
-from segcoord.model import SegmentationModel, read_checkpoint, save
+from segcoord.model import ImageModel
 from segcoord.runs import MetricsFile
 
 LOG_INTERVAL = 10  # steps whose mean loss makes a row of metrics.csv
 SAVE_INTERVAL = 600.0  # seconds after which last.ckpt is renewed between validations
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy over the pixels that count; 0, not NaN, where none does.
+class Task(Protocol):
+    """What is trained: a model, its data, its loss and its score."""
 
-    Args:
-        logits: (N, K, H, W) float.
-        target: (N, H, W) uint8 class indices, 255 for void.
+    config: Config | ClassificationConfig
+    model: ImageModel
+    train_set: Dataset
+    """Samples by (epoch, index), which alone decide about every random draw."""
+    columns: Sequence[str]
+    """What `validate` returns, the number that decides about best.ckpt first."""
+    val_images: int
+
+    def parameter_groups(self) -> list[dict]:
+        """Groups for the optimiser, each with its learning rate's "factor"."""
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of a collated batch; `model` is the task's, wrapped for its devices."""
+
+    def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
+        """Scores the whole validation split, fractions of 1; calls on_image after each image."""
+
+
+def rate(step: int, config: OptimConfig) -> float:
+    """The learning rate's factor at a step.
+
+    poly: (1 - step / max_steps) ** poly_power (DeepLab, Chen et al. 2016, section 4.1.1);
+    cosine: (1 + cos(pi * step / max_steps)) / 2 (Loshchilov and Hutter 2017, without restarts).
     """
-    target = target.long()
-    total = F.cross_entropy(logits, target, ignore_index=VOID, reduction="sum")
-    return total / (target != VOID).sum().clamp(min=1)
+    done = step / config.max_steps
+    if config.schedule == "cosine":
+        return (1 + math.cos(math.pi * done)) / 2
+    return (1 - done) ** config.poly_power
 
 
-def poly(step: int, config: TrainConfig) -> float:
-    """The learning rate's factor at a step: (1 - step / max_steps) ** poly_power.
-
-    Source: DeepLab (Chen et al. 2016), section 4.1.1.
-    """
-    return (1 - step / config.max_steps) ** config.poly_power
-
-
-def make_optimizer(model: SegmentationModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over two groups: the encoder, at its own factor, and the rest."""
-    encoder = list(model.net.encoder.parameters())
-    rest = [p for n, p in model.named_parameters() if not n.startswith("net.encoder.")]
-    groups = [
-        {"params": encoder, "factor": config.encoder_lr_factor},
-        {"params": rest, "factor": 1.0},
-    ]
+def make_optimizer(groups: list[dict], config: OptimConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over a task's parameter groups."""
     common = {"lr": config.lr, "weight_decay": config.weight_decay, "foreach": True}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, **common)
@@ -80,14 +87,14 @@ class Progress:
     Args:
         step: optimiser steps done.
         validated: the step of the last validation; -1 before the first.
-        best_miou: the best of all validations; -1 before the first.
+        best: the best headline score of all validations; -1 before the first.
         loss_sum, loss_count: of the steps since the last row of metrics.csv.
         seconds: spent in the loop, over all sessions of the run.
     """
 
     step: int = 0
     validated: int = -1
-    best_miou: float = -1.0
+    best: float = -1.0
     loss_sum: float = 0.0
     loss_count: int = 0
     seconds: float = 0.0
@@ -97,20 +104,11 @@ class Stopped(Exception):
     """The user asked for a stop, and the run is saved."""
 
 
-def train(
-    model: SegmentationModel,
-    config: Config,
-    splits: tuple[Split, Split],
-    run: Path,
-    fabric: Fabric,
-    resume: bool,
-) -> Scores | None:
-    """Trains until max_steps, validates at full size, leaves best.ckpt and last.ckpt in the run.
+def train(task: Task, run: Path, fabric: Fabric, resume: bool) -> dict[str, float] | None:
+    """Trains until max_steps, validates, leaves best.ckpt and last.ckpt in the run's folder.
 
     Args:
-        model: at its start; its weights are replaced where the run goes on.
-        config: of the run.
-        splits: for training and for validation.
+        task: with its model at the start; the weights are replaced where the run goes on.
         run: the run's folder.
         fabric: launched; says the device.
         resume: go on from the run's last.ckpt.
@@ -123,48 +121,49 @@ def train(
         UserError: no last.ckpt to go on from, a file of the dataset that can't be used, a loss
             that is not finite.
     """
-    settings = config.train
     # On its device before the optimiser is restored, whose state then follows the parameters there.
-    model.to(fabric.device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, settings)
+    task.model.to(fabric.device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(task.parameter_groups(), task.config.train)
     progress = Progress()
     if resume:
-        progress = _restore(run / "last.ckpt", model, optimizer)
-    wrapped, optimizer = fabric.setup(model, optimizer)
-    loop = _Loop(wrapped, optimizer, progress, config, splits, run)
+        progress = _restore(run / "last.ckpt", task.model, optimizer)
+    wrapped, optimizer = fabric.setup(task.model, optimizer)
+    loop = _Loop(task, wrapped, optimizer, progress, run)
     with _stop_on_interrupt(loop):
         return loop.run_to_end(fabric)
 
 
 class _Loop:
-    def __init__(self, model, optimizer, progress: Progress, config: Config, splits, run: Path):
-        self.model, self.optimizer, self.progress = model, optimizer, progress
-        self.config, self.run = config, run
-        self.train_split, self.val_split = splits
+    def __init__(self, task: Task, wrapped, optimizer, progress: Progress, run: Path) -> None:
+        self.task, self.wrapped, self.optimizer, self.progress = task, wrapped, optimizer, progress
+        self.settings, self.run = task.config.train, run
         self.stop = False
         self.saved = self.counted = time.monotonic()
-        self.metrics = MetricsFile(run / "metrics.csv", progress.step, progress.validated)
+        self.metrics = MetricsFile(
+            run / "metrics.csv", task.columns, progress.step, progress.validated
+        )
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=progress.step + 1)
 
-    def run_to_end(self, fabric: Fabric) -> Scores | None:
-        settings, progress = self.config.train, self.progress
-        dataset = TrainSet(
-            self.train_split,
-            TrainTransform(self.config.data, tuple(self.model.mean.flatten().tolist())),
-            settings.seed,
-        )
+    def run_to_end(self, fabric: Fabric) -> dict[str, float] | None:
+        settings, progress = self.settings, self.progress
         loader = train_loader(
-            dataset,
+            self.task.train_set,
             settings.batch_size,
-            progress.step,
-            settings.max_steps,
-            self.config.data.workers,
+            (progress.step, settings.max_steps),
+            settings.seed,
+            self.task.config.data.workers,
         )
         scores = None
         self.counted = time.monotonic()
         with (
             closing(self.board),
-            TrainingBar(settings.max_steps, progress.step, len(self.val_split)) as self.bar,
+            TrainingBar(
+                settings.max_steps,
+                progress.step,
+                self.task.val_images,
+                self.task.columns[0],
+                progress.best,
+            ) as self.bar,
         ):
             if self.progress.step == 0:
                 self._save_last()  # from here on there is always something to go on from
@@ -179,15 +178,15 @@ class _Loop:
         return scores
 
     def _step(self, batch: dict[str, Tensor], fabric: Fabric) -> None:
-        settings, progress = self.config.train, self.progress
+        settings, progress = self.settings, self.progress
         torch.manual_seed(_mix(settings.seed, progress.step))  # for dropout
-        factor = poly(progress.step, settings)
+        factor = rate(progress.step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * factor * group["factor"]
-        self.model.train()
-        loss = cross_entropy(self.model(self.model.normalize(batch["image"])), batch["mask"])
+        self.wrapped.train()
+        loss = self.task.loss(self.wrapped, batch)
         value = loss.item()
-        if not np.isfinite(value):
+        if not math.isfinite(value):
             raise UserError(
                 f"step {progress.step}: the loss is {value}. Lower train.lr (now {settings.lr}); "
                 f"{self.run / 'last.ckpt'} holds the last state that was saved."
@@ -211,46 +210,36 @@ class _Loop:
         self.counted = now
 
     def _due(self) -> bool:
-        step, settings = self.progress.step, self.config.train
+        step, settings = self.progress.step, self.settings
         at_interval = step > 0 and step % settings.val_interval == 0
         return (at_interval or step == settings.max_steps) and step != self.progress.validated
 
-    def _validate_if_due(self) -> Scores | None:
+    def _validate_if_due(self) -> dict[str, float] | None:
         if not self._due():
             return None
         progress = self.progress
         self._save_last()
-        scores = evaluate(
-            self.model.module, self.val_split, self.config.data.workers, self._validated_one
-        )
+        scores = self.task.validate(self._validated_one)
         progress.validated = progress.step
         self._count_time()
-        if scores.miou > progress.best_miou:
-            progress.best_miou = scores.miou
+        score = scores[self.task.columns[0]]
+        if score > progress.best:
+            progress.best = score
             # Without the optimiser's state: a result, not something to go on from.
-            save(
-                self.model.module,
-                self.run / "best.ckpt",
-                config=asdict(self.config),
-                progress=asdict(progress),
-            )
-        self._log(
-            miou=scores.miou,
-            pixel_accuracy=scores.pixel_accuracy,
-            mean_accuracy=scores.mean_accuracy,
-        )
+            self._save("best.ckpt")
+        self._log(**scores)
         self._save_last()
-        self.bar.validated(progress.step, scores, progress.best_miou)
+        self.bar.validated(progress.step, scores, progress.best)
         return scores
 
-    def _validated_one(self, *_: object) -> None:
+    def _validated_one(self) -> None:
         if self.stop:
             raise Stopped  # last.ckpt was written just before; the validation is done again
         self.bar.advance_validation()
 
     def _log(self, **values: float) -> None:
         progress = self.progress
-        epoch = progress.step * self.config.train.batch_size / len(self.train_split)
+        epoch = progress.step * self.settings.batch_size / len(self.task.train_set)
         self.metrics.add(
             {"step": progress.step, "epoch": f"{epoch:.3f}", "seconds": f"{progress.seconds:.1f}"}
             | {name: f"{value:.6g}" for name, value in values.items()}
@@ -259,24 +248,24 @@ class _Loop:
             self.board.add_scalar(name, value, progress.step)
 
     def _save_last(self) -> None:
-        save(
-            self.model.module,
-            self.run / "last.ckpt",
-            config=asdict(self.config),
-            progress=asdict(self.progress),
-            optimizer=self.optimizer.state_dict(),
-        )
+        self._save("last.ckpt", optimizer=self.optimizer.state_dict())
         self.saved = time.monotonic()
 
+    def _save(self, name: str, **extra: object) -> None:
+        config, progress = asdict(self.task.config), asdict(self.progress)
+        save(self.task.model, self.run / name, config=config, progress=progress, **extra)
 
-def _restore(path: Path, model: SegmentationModel, optimizer: torch.optim.Optimizer) -> Progress:
+
+def _restore(path: Path, model: ImageModel, optimizer: torch.optim.Optimizer) -> Progress:
     checkpoint = read_checkpoint(path)
     if checkpoint["model"] != model.to_plain():
-        raise UserError(
-            f"{path}: its model is {checkpoint['model']['spec']} with "
-            f"{len(checkpoint['model']['labels']['classes'])} classes, the settings ask for "
-            f"{model.to_plain()['spec']} with {len(model.labels)}; a run can't change its model"
+        then = checkpoint["model"]
+        told = "; ".join(
+            f"{key} was {then.get(key)}, is {value}"
+            for key, value in model.to_plain().items()
+            if then.get(key) != value
         )
+        raise UserError(f"{path}: a run can't change its model or classes, but {told}")
     model.load_state_dict(checkpoint["state_dict"])
     try:
         optimizer.load_state_dict(checkpoint["optimizer"])

@@ -173,7 +173,7 @@ def test_a_wrong_setting_is_told_before_training(argument: str, tree: Tree, caps
 
 def test_a_file_that_breaks_during_training_is_named(tree: Tree, capsys, monkeypatch) -> None:
     """Also where it is read in a loader's process, whose traceback must not show."""
-    from segcoord.commands import check_split
+    from segcoord.data.check import check_split
 
     def check_then_break(*arguments):
         result = check_split(*arguments)
@@ -181,7 +181,7 @@ def test_a_file_that_breaks_during_training_is_named(tree: Tree, capsys, monkeyp
             cut(path, 0.5)
         return result
 
-    monkeypatch.setattr("segcoord.commands.check_split", check_then_break)
+    monkeypatch.setattr("segcoord.data.report.check_split", check_then_break)
     assert train_on(tree, "--data.workers=2") == 1
     error = capsys.readouterr().err
     assert "truncated or damaged" in error

@@ -84,7 +84,7 @@ def test_exported_voc_masks_score_what_was_reported(
 def test_the_score_in_the_checkpoint_is_what_evaluation_finds(tiny_run, tmp_path) -> None:
     arguments = [f"--checkpoint={tiny_run / 'best.ckpt'}", f"--json={tmp_path / 's.json'}"]
     assert run(evaluate, "evaluate.py", arguments) == 0
-    stored = torch.load(tiny_run / "best.ckpt", weights_only=True)["progress"]["best_miou"]
+    stored = torch.load(tiny_run / "best.ckpt", weights_only=True)["progress"]["best"]
     assert json.loads((tmp_path / "s.json").read_text())["miou"] == stored
 
 

@@ -30,7 +30,7 @@ def dataset(root: Path, seed: int = 0) -> TrainSet:
 
 
 def batches(root: Path, start: int, stop: int, workers: int, seed: int = 0) -> list[dict]:
-    return list(train_loader(dataset(root, seed), 5, start, stop, workers))
+    return list(train_loader(dataset(root, seed), 5, (start, stop), seed, workers))
 
 
 def equal(a: list[dict], b: list[dict]) -> bool:

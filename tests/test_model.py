@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import segcoord
+from segcoord.checkpoints import init_from, read_checkpoint
 from segcoord.errors import UserError
 from segcoord.labels import VOC, LabelClass, LabelSet
-from segcoord.model import init_from, read_checkpoint
 
 TINY = {"encoder": "mobilenetv2_ca_050", "num_classes": 3}
 
@@ -96,8 +96,11 @@ def test_every_parameter_gets_a_gradient() -> None:
         ({"num_classes": 0}, "num_classes"),
         ({"encoder": "mobilnetv2_ca_100"}, "nearest are mobilenetv2_ca_100"),
         ({"encoder": "mobilenet_v2"}, "nearest are"),
-        ({"encoder_weights": "imagenet"}, "no ImageNet weights for 'mobilenetv2_ca_100'"),
-        ({"encoder_weights": "coco"}, "expected imagenet or null"),
+        (
+            {"encoder": "mobilenext_100", "encoder_weights": "imagenet"},
+            "no ImageNet weights for mobilenext",
+        ),
+        ({"encoder_weights": "coco"}, "no file here; expected imagenet"),
         ({"num_classes": 5, "labels": VOC}, "21 labels"),
         ({"encoder": "vit_tiny_patch16_224"}, "can't be built at output stride 16"),
     ],

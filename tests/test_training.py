@@ -15,10 +15,14 @@ import torch.nn.functional as F
 from conftest import ROOT, SMALL
 
 import segcoord
+from segcoord.checkpoints import read_checkpoint
 from segcoord.cli import run, train
-from segcoord.config import TrainConfig
-from segcoord.model import read_checkpoint
-from segcoord.training import cross_entropy, make_optimizer, poly
+from segcoord.config import ClassConfig, Config, DataConfig, ModelConfig, TrainConfig
+from segcoord.data.layouts import find_split
+from segcoord.segmentation import Segmentation, cross_entropy
+from segcoord.training import make_optimizer, rate
+
+SAMPLE_CLASSES = [ClassConfig(str(n), [n, n, n]) for n in range(8)]
 
 
 def test_loss_is_the_mean_over_pixels_that_count() -> None:
@@ -38,12 +42,26 @@ def test_loss_survives_a_batch_without_a_pixel_that_counts() -> None:
     assert not logits.grad.any()
 
 
-def test_schedule_and_groups() -> None:
-    config = TrainConfig(max_steps=100, lr=0.1, encoder_lr_factor=0.5, poly_power=0.9)
-    assert poly(0, config) == 1
-    assert poly(50, config) == pytest.approx(0.5**0.9)
-    model = segcoord.create_model("mobilenetv2_ca_050", 3)
-    optimizer = make_optimizer(model, config)
+def test_schedules() -> None:
+    poly = TrainConfig(max_steps=100, poly_power=0.9)
+    assert [rate(step, poly) for step in (0, 50)] == [1, pytest.approx(0.5**0.9)]
+    cosine = TrainConfig(max_steps=100, schedule="cosine", poly_power=None)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0), T_max=100
+    )
+    for step in range(100):
+        assert rate(step, cosine) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
+        theirs.optimizer.step()
+        theirs.step()
+
+
+def test_groups(sample_voc: Path) -> None:
+    train = TrainConfig(max_steps=100, lr=0.1, encoder_lr_factor=0.5)
+    data = DataConfig("voc", str(sample_voc), classes=SAMPLE_CLASSES)
+    config = Config(ModelConfig("mobilenetv2_ca_050"), data, train)
+    model = segcoord.create_model("mobilenetv2_ca_050", len(SAMPLE_CLASSES))
+    splits = (find_split(data, "train"), find_split(data, "val"))
+    optimizer = make_optimizer(Segmentation(config, model, splits).parameter_groups(), train)
     encoder, rest = optimizer.param_groups
     assert (encoder["factor"], rest["factor"]) == (0.5, 1.0)
     both = {id(p) for group in (encoder, rest) for p in group["params"]}
@@ -136,7 +154,7 @@ def test_a_run_leaves_what_it_promises(uninterrupted: Path) -> None:
     assert list((uninterrupted / "tensorboard").iterdir())
     validations = [r for r in rows(uninterrupted) if r["miou"]]
     assert [int(r["step"]) for r in validations] == [3, 6, 8]
-    best = read_checkpoint(uninterrupted / "best.ckpt")["progress"]["best_miou"]
+    best = read_checkpoint(uninterrupted / "best.ckpt")["progress"]["best"]
     assert best == pytest.approx(max(float(r["miou"]) for r in validations), rel=1e-5)
 
 

@@ -73,12 +73,12 @@ class Batches(Sampler):
 
 
 def train_loader(
-    dataset: TrainSet, batch_size: int, start: int, stop: int, workers: int
+    dataset: Dataset, batch_size: int, steps: tuple[int, int], seed: int, workers: int
 ) -> DataLoader:
-    """Yields {"image": (N, h, w, 3) uint8, "mask": (N, h, w) uint8} for the steps start..stop-1."""
+    """Collated batches of a dataset that is keyed by (epoch, index), for the steps from..to-1."""
     return DataLoader(
         dataset,
-        batch_sampler=Batches(len(dataset), batch_size, start, stop, dataset.seed),
+        batch_sampler=Batches(len(dataset), batch_size, *steps, seed),
         num_workers=workers,
         worker_init_fn=set_up_worker,
         pin_memory=torch.cuda.is_available(),

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from segcoord.config import DataConfig
+from segcoord.config import DataConfig, ImageFolderConfig
 from segcoord.labels import VOID
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks a server for its version otherwise
@@ -75,6 +75,48 @@ class TrainTransform:
         Returns:
             image (h, w, 3) uint8 and mask (h, w) uint8 of the crop's size.
         """
-        self.compose.set_random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        _seed(self.compose, key)
         out = self.compose(image=image, mask=mask)
         return out["image"], out["mask"]
+
+
+class ClassTransform:
+    """A random part of the image at the network's size, mirrored half of the time; nothing else.
+
+    The recipe of Szegedy et al. 2015, section 6, that "random crop" stands for on ImageNet.
+    """
+
+    def __init__(self, data: ImageFolderConfig) -> None:
+        self.compose = A.Compose(
+            [
+                A.RandomResizedCrop(
+                    (data.crop_size, data.crop_size), scale=data.scale, ratio=data.ratio, p=1
+                ),
+                A.HorizontalFlip(p=0.5 if data.flip else 0),
+            ]
+        )
+
+    def __call__(self, image: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+        """(H, W, 3) uint8 -> (h, w, 3) uint8; the draw depends on the key alone."""
+        _seed(self.compose, key)
+        return self.compose(image=image)["image"]
+
+
+class CenterTransform:
+    """The centre of the image, after its shorter side was scaled to `resize`."""
+
+    def __init__(self, data: ImageFolderConfig) -> None:
+        self.compose = A.Compose(
+            [
+                A.SmallestMaxSize(data.resize, interpolation=cv2.INTER_LINEAR, p=1),
+                A.CenterCrop(data.crop_size, data.crop_size, p=1),
+            ]
+        )
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> (h, w, 3) uint8."""
+        return self.compose(image=image)["image"]
+
+
+def _seed(compose: A.Compose, key: tuple[int, ...]) -> None:
+    compose.set_random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

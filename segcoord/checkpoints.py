@@ -1,0 +1,129 @@
+"""Checkpoints: what is saved, what is read, and what a training starts from.
+
+A checkpoint is tensors and plain types; no code of a file is ever run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segcoord.encoders.weights import load_file, unpickle
+from segcoord.errors import UserError
+from segcoord.files import atomic_write
+from segcoord.model import FORMAT, ImageModel, SegmentationModel
+
+
+def save(model: ImageModel, path: str | Path, **extra: object) -> None:
+    """Writes weights, architecture, labels and normalisation to one file, atomically.
+
+    Args:
+        model: its weights are written as they are.
+        path: by custom `*.ckpt`.
+        extra: further entries of tensors and plain types, a training run's state say.
+    """
+    with atomic_write(path) as temporary:
+        content = {"model": model.to_plain(), "state_dict": model.state_dict(), **extra}
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # how PyTorch's writer tells of a full disk
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """What `save` wrote: tensors and plain types; no code of the file is ever run.
+
+    Raises:
+        UserError: no such file, or not a checkpoint of segcoord.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = ", ".join(sorted(p.name for p in path.glob("*.ckpt"))) or "no *.ckpt"
+        raise UserError(f"{path}: a folder, expected a checkpoint file; it holds {inside}")
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint. Give the path of a best.ckpt or last.ckpt.")
+    checkpoint = unpickle(path)
+    described = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        keys = list(checkpoint)[:4] if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise UserError(
+            f"{path}: not a checkpoint of segcoord (it holds {keys}). "
+            "Weights from elsewhere can start a training: train.py --init-from FILE."
+        )
+    names = "classes" if described.get("task") == "classification" else "labels"
+    missing = {"spec", names, "mean", "std"} - described.keys()
+    if missing or not isinstance(checkpoint.get("state_dict"), dict):
+        lacking = ", ".join(sorted(missing)) or "weights"
+        raise UserError(f"{path}: a damaged checkpoint of segcoord, which lacks {lacking}")
+    return checkpoint
+
+
+def read_segmentation(path: str | Path) -> dict:
+    """As `read_checkpoint`, and refuses a classifier's."""
+    checkpoint = read_checkpoint(path)
+    if checkpoint["model"].get("task") == "classification":
+        raise UserError(
+            f"{path}: a classifier of {len(checkpoint['model']['classes'])} classes, expected a "
+            f"segmentation model. Train one from it: train.py --init-from {path}"
+        )
+    return checkpoint
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> SegmentationModel:
+    """The model of a checkpoint, rebuilt from the file alone, in eval mode, channels_last.
+
+    Raises:
+        UserError: no such file, not a checkpoint of segcoord, or weights that don't fit.
+    """
+    checkpoint = read_segmentation(path)
+    model = SegmentationModel.from_plain(checkpoint["model"])
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: its weights don't fit its own architecture: {error}") from error
+    return model.to(device, memory_format=torch.channels_last).eval()
+
+
+def init_from(model: ImageModel, path: str | Path) -> list[str]:
+    """Copies the weights of a file that fit, as a start for training.
+
+    A checkpoint of a segmentation model gives every tensor whose name and shape fit. One of a
+    classifier that `train.py` trained, and a file of an encoder's weights (the authors', timm's),
+    give the encoder, which must then fit wholly.
+
+    Returns:
+        One line for each tensor that the file does not give, or that has no place; empty if all
+        fitted.
+
+    Raises:
+        UserError: no such file, no tensors in it, or not one that fits.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file to start from")
+    loaded = unpickle(path)
+    described = loaded.get("model") if isinstance(loaded, dict) else None
+    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)}
+    own = model.state_dict()
+    same = {k: v for k, v in tensors.items() if k in own and v.shape == own[k].shape}
+    from_classifier = isinstance(described, dict) and described.get("task") == "classification"
+    if isinstance(model, SegmentationModel) and (from_classifier or not same):
+        report = load_file(model.net.encoder, path)
+        return [f"{name}: absent in the file, random in the model" for name in report.new] + [
+            f"{name}: in the file, absent in the model" for name in report.unused
+        ]
+    if not same:
+        raise UserError(
+            f"{path}: none of its {len(tensors)} tensors fits the model; "
+            f"the file has {list(tensors)[:2]}, the model {list(own)[:2]}"
+        )
+    model.load_state_dict(same, strict=False)
+    lines = []
+    for name in sorted({*own, *tensors} - {*same}):
+        there = tuple(tensors[name].shape) if name in tensors else "absent"
+        here = tuple(own[name].shape) if name in own else "absent"
+        lines.append(f"{name}: {there} in the file, {here} in the model")
+    return lines

@@ -1,0 +1,116 @@
+"""Classification as a task to train: what a backbone learns before it is used for segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy
+
+from segcoord.config import ClassificationConfig
+from segcoord.data.imagefolder import ClassTrainSet, ClassValSet, Folders
+from segcoord.data.loader import set_up_worker
+from segcoord.data.transforms import CenterTransform, ClassTransform
+from segcoord.model import ImageModel, check_encoder, normalisation
+
+VAL_BATCH = 64
+
+
+class Classifier(ImageModel):
+    """A timm model with the names of its classes.
+
+    Args:
+        net: (N, 3, H, W) -> (N, K).
+        spec: the arguments of `create_classifier` that rebuild `net`.
+        classes: the K names, in the order of the logits.
+        mean, std: per channel, of images in 0..1.
+    """
+
+    def __init__(self, net: nn.Module, spec: dict, classes: list[str], mean, std) -> None:
+        super().__init__(net, spec, mean, std)
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) float32, normalised -> (N, K) float32 logits."""
+        return self.net(x)
+
+    def to_plain(self) -> dict:
+        """Architecture, class names and normalisation in plain types."""
+        return super().to_plain() | {"task": "classification", "classes": self.classes}
+
+
+def create_classifier(
+    encoder: str, classes: list[str], reduction: int | None = None, drop_rate: float = 0.1
+) -> Classifier:
+    """A backbone with its classifier, at random weights.
+
+    Args:
+        encoder: a timm name; ours are family_attention_width.
+        classes: names of the K classes.
+        reduction: of the encoder's attention; its own default unless given.
+        drop_rate: probability of dropping a feature before the classifier; 0.1 as in the authors'
+            mbv2_ca.py.
+
+    Raises:
+        UserError: unknown encoder, or one that takes no reduction.
+    """
+    squeeze = check_encoder(encoder, reduction)
+    net = timm.create_model(encoder, num_classes=len(classes), drop_rate=drop_rate, **squeeze)
+    spec = {"encoder": encoder, "reduction": reduction, "drop_rate": drop_rate}
+    return Classifier(net, spec, classes, *normalisation(encoder))
+
+
+class Classification:
+    """A Task of segcoord.training.
+
+    Args:
+        config: of the run.
+        model: at its start.
+        folders: of the training and the validation images.
+    """
+
+    columns = ("top1", "top5")
+
+    def __init__(
+        self, config: ClassificationConfig, model: Classifier, folders: tuple[Folders, Folders]
+    ) -> None:
+        self.config, self.model = config, model
+        transform = ClassTransform(config.data)
+        self.train_set = ClassTrainSet(folders[0], transform, config.train.seed)
+        self.val_set = ClassValSet(folders[1], CenterTransform(config.data))
+        self.val_images = len(self.val_set)
+
+    def parameter_groups(self) -> list[dict]:
+        """All parameters alike."""
+        return [{"params": list(self.model.parameters()), "factor": 1.0}]
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Cross-entropy of {"image": (N, h, w, 3) uint8, "label": (N,) int64}."""
+        return F.cross_entropy(model(self.model.normalize(batch["image"])), batch["label"])
+
+    def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
+        """Share of the images whose class is the first, or among the first five, by logit."""
+        self.model.eval()
+        device = self.model.mean.device
+        k = len(self.model.classes)
+        metrics = [
+            MulticlassAccuracy(k, top_k=min(top, k), average="micro").to(device) for top in (1, 5)
+        ]
+        loader = DataLoader(
+            self.val_set,
+            batch_size=VAL_BATCH,
+            num_workers=self.config.data.workers,
+            worker_init_fn=set_up_worker,
+        )
+        for batch in loader:
+            with torch.inference_mode():
+                logits = self.model(self.model.normalize(batch["image"].to(device)))
+                for metric in metrics:
+                    metric.update(logits, batch["label"].to(device))
+            for _ in batch["label"]:
+                on_image()
+        return dict(zip(self.columns, (metric.compute().item() for metric in metrics)))

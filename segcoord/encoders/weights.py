@@ -1,0 +1,398 @@
+"""Weights from elsewhere, for an encoder to start from: fetched, read, renamed, copied.
+
+Two sources: the MobileNetV2 with coordinate attention that the paper's authors publish, and what
+timm has for encoders without it. A file is data: no code in it is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+import shutil
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import rich.progress
+import timm
+import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from safetensors.torch import load_file as load_safetensors
+from torch import Tensor, nn
+
+from segcoord.errors import UserError
+from segcoord.files import atomic_write
+
+TIMEOUT = 30.0  # seconds without a byte from the server
+GIVE_BY_HAND = "give a file of your own by --model.encoder_weights FILE"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file in a git repository, with the id that git gives its content."""
+
+    url: str
+    blob: str
+    file: str
+
+
+PUBLISHED = {
+    "mobilenetv2_ca_100": Published(
+        "https://raw.githubusercontent.com/houqb/CoordAttention/"
+        "7619bea9acbe260b3793833cc78cef3f124c8112/mbv2_ca.pth",
+        "07b6640600b7d767acfaebcf5ddb801b675073df",
+        "mbv2_ca-07b66406.pth",
+    )
+}
+"""Encoder -> its ImageNet weights, for those that timm has none for."""
+
+# The authors' mbv2_ca.py against timm's builder, module by module. In a block of theirs the layers
+# are numbered, activations too; 6 is the attention, whose own names are the same in both.
+_OUTSIDE = {"features.0.0": "conv_stem", "features.0.1": "bn1"}
+_OUTSIDE |= {"conv.0": "conv_head", "conv.1": "bn2", "classifier.1": "classifier"}
+_FIRST_BLOCK = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}  # does not expand
+_BLOCK = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "7": "conv_pwl", "8": "bn3"}
+_BLOCK |= {f"6.{part}": f"se.{part}" for part in ("conv1", "bn1", "conv2", "conv3")}
+_REPEATS = (1, 2, 3, 4, 3, 3, 1)  # blocks in each stage: MobileNetV2, table 2
+
+
+def _leaves(module: str) -> tuple[str, ...]:
+    """The tensors of one of our modules."""
+    if module.rpartition(".")[2].startswith("bn"):
+        return ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    return ("weight", "bias") if "se." in module or module == "classifier" else ("weight",)
+
+
+def authors_names() -> dict[str, str]:
+    """The name of each tensor in the authors' file -> its name in mobilenetv2_ca_*."""
+    modules = dict(_OUTSIDE)
+    blocks = [f"blocks.{s}.{b}" for s, repeats in enumerate(_REPEATS) for b in range(repeats)]
+    for k, block in enumerate(blocks, start=1):  # features.0 is the stem
+        layers = _FIRST_BLOCK if k == 1 else _BLOCK
+        modules |= {f"features.{k}.conv.{i}": f"{block}.{module}" for i, module in layers.items()}
+    return {f"{a}.{leaf}": f"{b}.{leaf}" for a, b in modules.items() for leaf in _leaves(b)}
+
+
+def git_blob_id(path: Path) -> str:
+    """The id that `git hash-object` prints for a file."""
+    content = _read(path)
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where PyTorch and timm keep what they download; TORCH_HOME moves it."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def fetch(published: Published, *, offline: bool = False) -> Path:
+    """A published file in `cache_folder()`, fetched unless it is there, its content verified.
+
+    Args:
+        published: an entry of PUBLISHED.
+        offline: never touch the network.
+
+    Raises:
+        UserError: not in the cache while offline; not to be had, or not what was published.
+    """
+    path = cache_folder() / published.file
+    by_hand = f"Download {published.url} by hand to {path}, or {GIVE_BY_HAND}."
+    state = "no such file"
+    if path.is_file():
+        found = git_blob_id(path)
+        if found == published.blob:
+            return path
+        state = f"damaged (its git blob id is {found}, expected {published.blob})"
+    if offline:
+        raise UserError(f"{path}: {state}, and --offline forbids to fetch it. {by_hand}")
+    with atomic_write(path) as temporary:
+        try:
+            _download(published.url, temporary, f"{path}: {state}; fetching {published.url}")
+        except (OSError, http.client.HTTPException) as error:  # HTTP and URL errors are OSErrors
+            raise UserError(
+                f"{published.url}: could not be fetched ({_first_sentence(error)}). "
+                f"Check the network and the free space. {by_hand}"
+            ) from error
+        found = git_blob_id(temporary)
+        if found != published.blob:
+            what = _known_as(temporary) or f"a file of {temporary.stat().st_size:,} bytes"
+            raise UserError(
+                f"{published.url}: gave {what} with git blob id {found}, expected "
+                f"{published.blob}; not kept. Is a proxy answering in its place? {by_hand}"
+            )
+    return path
+
+
+def _download(url: str, path: Path, why: str) -> None:
+    from segcoord.console import console  # slow to import, and a cached file goes without
+
+    console.print(why)
+    request = urllib.request.Request(url, headers={"User-Agent": "segcoord"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response, path.open("wb") as file:
+        size = response.length or 0  # 0: the server doesn't tell
+        bar = {"description": "fetch", "console": console, "transient": True}
+        with rich.progress.wrap_file(response, size, **bar) as reader:
+            shutil.copyfileobj(reader, file)
+        if size and file.tell() != size:
+            raise OSError(f"the connection ended after {file.tell():,} of {size:,} bytes")
+
+
+def plain_tensors(name: str, *, offline: bool = False) -> dict[str, Tensor]:
+    """The ImageNet weights of one of timm's own encoders, classifier included.
+
+    timm knows where they are, and keeps them in the Hugging Face cache or in PyTorch's.
+
+    Args:
+        name: a timm name that has weights, "mobilenetv2_100" say.
+        offline: never touch the network.
+
+    Raises:
+        UserError: no weights of that name, not in the cache while offline, or not to be had.
+    """
+    cfg = timm.models.get_pretrained_cfg(name)
+    if cfg is None or not cfg.has_weights:
+        raise UserError(f"encoder_weights: timm has no weights for {name!r}; {GIVE_BY_HAND}")
+    home = f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url
+    by_hand = f"or download them from {home} by hand and {GIVE_BY_HAND}"
+    hub, place = (cfg.hf_hub_id, "model.safetensors"), {}
+    if offline:
+        # Not hf_hub_download(local_files_only=True), which still asks the hub for other things.
+        cached = try_to_load_from_cache(*hub) if cfg.hf_hub_id else None
+        if not isinstance(cached, str):  # None, or a mark that the repository lacks it
+            raise UserError(
+                f"the weights of {name!r} are not in the Hugging Face cache, and --offline forbids "
+                f"to fetch them. Run once without it, {by_hand}."
+            )
+        place = {"file": cached}
+    try:
+        if cfg.hf_hub_id and not offline:
+            place = {"file": hf_hub_download(*hub)}
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=place)
+    except Exception as error:  # the hub's, its HTTP library's, PyTorch's: of any type
+        raise UserError(
+            f"the weights of {name!r} could not be fetched or loaded ({_first_sentence(error)}). "
+            f"Check the network, {by_hand}."
+        ) from error
+    return model.state_dict()
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch or safetensors file, on the CPU, under the names of its network.
+
+    A level `state_dict_ema`, `state_dict` or `model` above the tensors is gone through, the first
+    of these that is there (timm's order: the averaged weights are the ones it scores), and
+    `module.`, `_orig_mod.` and `net.`, which wrappers put before all names, are taken off.
+
+    Raises:
+        UserError: no such file, damaged, foreign, unsafe to load, or without tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {found}, expected a file of weights (.pth or .safetensors)")
+    if foreign := _known_as(path):
+        raise UserError(f"{path}: {foreign}, expected weights. Download the file itself.")
+    loaded = unpickle(path)
+    loaded = loaded if isinstance(loaded, dict) else {}
+    levels = [loaded.get(level) for level in ("state_dict_ema", "state_dict", "model")]
+    loaded = next((level for level in levels if isinstance(level, dict)), loaded)
+    tensors = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
+        held = _some(map(str, loaded)) or "no dictionary"
+        raise UserError(f"{path}: found no tensors by name ({held}), expected a state dict")
+    for prefix in ("module.", "_orig_mod.", "module.", "net."):
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
+    if any(name.startswith("encoder.") for name in tensors):
+        raise UserError(f"{path}: a whole network, not an encoder. Start from it by --init-from.")
+    return tensors
+
+
+def unpickle(path: Path) -> object:
+    """Tensors and plain types of a file, on the CPU; whatever else is in it is refused, not run.
+
+    Raises:
+        UserError: damaged, foreign, or with more in it than data.
+    """
+    head = _read(path, 9)
+    try:
+        if head.endswith(b"{"):  # safetensors: a header in JSON, after its size in eight bytes
+            return load_safetensors(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or foreign file fails in the unpickler in any way
+        if code := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(
+                f"{path}: refused, for more is in it than tensors and plain types ({code[1]}), and "
+                "would run as code. Save it anew by torch.save(model.state_dict(), FILE)."
+            ) from error
+        raise UserError(
+            f"{path}: damaged, cut short or not a PyTorch or safetensors file "
+            f"({_first_sentence(error)}). Fetch it again."
+        ) from error
+
+
+def _read(path: Path, size: int = -1) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror})") from error
+
+
+def _known_as(path: Path) -> str | None:
+    """What a file is in words, if it is one of the things that come in a weights' file's place."""
+    head = _read(path, 512)
+    if not head:
+        return "an empty file"
+    if head.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer, which only stands for the file"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "an HTML page, saved in the file's place"
+    return None
+
+
+def _first_sentence(error: Exception) -> str:
+    """Of PyTorch's message never more: the rest advises to run the code."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].partition('. ')[0]}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of each tensor, but for batch counters that the file lacks.
+
+    matched: copied; new: left at its random start; unused: in the file only, by the file's name.
+    """
+
+    source: str
+    matched: list[str]
+    new: list[str]
+    unused: list[str]
+
+    def __str__(self) -> str:
+        text = f"{self.source}: {len(self.matched)} tensors loaded"
+        if self.new:
+            text += f"; {len(self.new)} start at random ({_some(self.new)})"
+        if self.unused:
+            text += f"; {len(self.unused)} in the file are not used ({_some(self.unused)})"
+        return text
+
+
+def load_encoder(
+    model: nn.Module, tensors: dict[str, Tensor], source: str | Path = "the weights"
+) -> Report:
+    """Copies weights of the same architecture into an encoder, all of them or none.
+
+    Each tensor of the encoder must be there in its shape, but for a classifier that is absent
+    altogether, and norms' batch counters, which old files lack. What the file has beyond must be
+    of the whole architecture, as the head is that an encoder for segmentation goes without.
+
+    Args:
+        model: a timm model, with its classifier or `features_only`, or smp's encoder around one.
+        tensors: by timm's names, or by those of the authors' mbv2_ca.pth.
+        source: where they come from, for messages.
+
+    Raises:
+        UserError: tensors that are missing, unknown or of another shape.
+    """
+    return _copy(_network(model), tensors, str(source), slots=())
+
+
+def load_plain(
+    model: nn.Module, tensors: dict[str, Tensor], source: str | Path = "the weights"
+) -> Report:
+    """Copies the weights of the plain architecture into one with attention, which stays random.
+
+    As `load_encoder`, but for what is in the attention's slots: there the encoder keeps its own
+    (`new`), and what the file has is left (`unused`), as EfficientNet's squeeze-and-excitation is.
+
+    Raises:
+        UserError: as `load_encoder`.
+    """
+    net = _network(model)
+    return _copy(net, tensors, str(source), slots=_slots(net))
+
+
+def load_file(model: nn.Module, path: str | Path) -> Report:
+    """Copies a file's weights into an encoder: its attention's too if the file has any of them.
+
+    Raises:
+        UserError: as `read_tensors`, `load_encoder` and `load_plain`.
+    """
+    tensors = read_tensors(path)
+    net = _network(model)
+    slots = _slots(net)
+    names = _file_names(net, tensors)
+    attends = any(n.startswith(slots) and names.get(n) in tensors for n in net.state_dict())
+    return _copy(net, tensors, str(path), () if attends else slots)
+
+
+def _copy(
+    net: nn.Module, tensors: dict[str, Tensor], source: str, slots: tuple[str, ...]
+) -> Report:
+    architecture = net.pretrained_cfg["architecture"]
+    own, names = net.state_dict(), _file_names(net, tensors)
+    given = {n: tensors[name] for n, name in names.items() if name in tensors}
+    fits = {n: given[n] for n in own if n in given and not n.startswith(slots)}
+    new = [n for n in own if n not in fits and not n.endswith("num_batches_tracked")]
+    unused = {*tensors} - {names[n] for n in fits}
+
+    may_be_new = slots + _absent_classifier(net, given)
+    with torch.device("meta"):  # for its names: no memory is taken, no random number drawn
+        complete = timm.create_model(architecture).state_dict()
+    may_be_unused = {names[n] for n in given if n in complete or n.startswith(slots)}
+    wrong = {
+        "missing": [names.get(n, n) for n in new if not n.startswith(may_be_new)],
+        "unknown": sorted(unused - may_be_unused),
+        "of another shape": [
+            f"{names[n]}: {tuple(t.shape)}, not {tuple(own[n].shape)}"
+            for n, t in fits.items()
+            if t.shape != own[n].shape
+        ],
+    }
+    if any(wrong.values()):
+        found = "; ".join(f"{len(n)} {kind} ({_some(n)})" for kind, n in wrong.items() if n)
+        raise UserError(
+            f"{source}: the tensors are not those of {architecture}: {found}. "
+            "Nothing was loaded. Choose the encoder that the weights are of, or other weights."
+        )
+    net.load_state_dict(fits, strict=False)
+    return Report(source, [*fits], new, [name for name in tensors if name in unused])
+
+
+def _file_names(net: nn.Module, tensors: Iterable[str]) -> dict[str, str]:
+    """Our name -> the name in a file like this one."""
+    theirs = authors_names()
+    if 2 * sum(name in theirs for name in tensors) > len(tensors):  # with a few wrong ones, still
+        return {ours: name for name, ours in theirs.items()}
+    # timm's features_only may flatten one level: stages.0 is stages_0 then.
+    flat = {name: name.replace(".", "_", 1) for name in tensors}
+    parts = {part for part, _ in net.named_children()}
+    return {f if f.partition(".")[0] in parts else name: name for name, f in flat.items()}
+
+
+def _network(model: nn.Module) -> nn.Module:
+    """timm's network, which smp's encoders hold as `model`, as some of timm's wrappers do."""
+    while isinstance(inner := getattr(model, "model", None), nn.Module):
+        model = inner
+    return model
+
+
+def _slots(net: nn.Module) -> tuple[str, ...]:
+    """The attention slot of each block, "blocks.1.0.se." say: `se` in timm, `att` in MobileNeXt."""
+    paths = [path for path, _ in net.named_modules()]
+    slots = tuple(f"{path}." for path in paths if path.endswith((".se", ".att")))
+    return slots if any(name.startswith(slots) for name in net.state_dict()) else ()
+
+
+def _absent_classifier(net: nn.Module, given: Iterable[str]) -> tuple[str, ...]:
+    """The classifier that `net` has and the file has nothing of, as prefixes of names."""
+    paths = net.pretrained_cfg.get("classifier") or ()
+    prefixes = tuple(f"{path}." for path in ((paths,) if isinstance(paths, str) else paths))
+    return () if any(name.startswith(prefixes) for name in given) else prefixes
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

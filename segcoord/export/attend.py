@@ -1,0 +1,398 @@
+"""Where a model looks: Grad-CAM and the gates of its attention, as one picture.
+
+After figure 4 of Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design",
+CVPR 2021. Grad-CAM is Selvaraju et al., ICCV 2017, as the package grad-cam computes it; that is an
+optional dependency and imported late.
+
+Shapes: H and W of the image, h and w of a block's grid, C its channels.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import groupby
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from timm.layers import SEModule
+from timm.layers.cbam import CbamModule
+from timm.models._efficientnet_blocks import SqueezeExcite
+from torch import Tensor, nn
+
+from segcoord.attention import CoordAtt, CoordAttX, CoordAttY
+from segcoord.errors import UserError
+from segcoord.export.overlays import _INK, _PAPER, blend, legend
+from segcoord.inference import predict
+from segcoord.model import SegmentationModel
+
+KINDS = {
+    CoordAtt: ("coordinate attention", {"a_h": "conv2", "a_w": "conv3"}),
+    CoordAttX: ("X attention", {"a_h": "conv2"}),
+    CoordAttY: ("Y attention", {"a_w": "conv2"}),
+    SEModule: ("SE", {"channel": "gate"}),
+    SqueezeExcite: ("SE", {"channel": "gate"}),
+    CbamModule: ("CBAM", {"channel": "channel.gate", "spatial": "spatial.gate"}),
+}
+"""Attention that `gates` knows: what the picture calls it, and which of its parts makes a gate."""
+
+_POOLED = {"a_h": 3, "a_w": 2}  # the axis whose mean a gate is made from
+_SLOTS = ("se", "att")  # a block's attention: timm's name for it, and our MobileNeXt's
+_LONGEST, _SHORTEST = 480, 280  # a picture's longer side in its cell; captions need the latter
+_TITLES = ("image", "prediction", "Grad-CAM: {}", "a_h, by row", "a_w, by column", "both, by place")
+_GREY, _BLANK = (112, 112, 112), (244, 244, 244)
+_FLAT = 1e-6  # what differs by less is float32's rounding, and a colour scale would magnify it
+
+
+def blocks(model: SegmentationModel) -> dict[str, nn.Module]:
+    """The encoder's blocks under timm's names, `blocks.5.2` or `layer4.1` say, first to last.
+
+    A block is the outermost module that has a number, has parts, and isn't itself a mere list.
+    """
+    found: dict[str, nn.Module] = {}
+    for path, module in model.net.encoder.model.named_modules():
+        numbered = path.rpartition(".")[2].isdigit()
+        a_list = isinstance(module, (nn.Sequential, nn.ModuleList))
+        inside = any(path.startswith(f"{block}.") for block in found)
+        if numbered and not a_list and not inside and any(module.children()):
+            found[path] = module
+    return found
+
+
+def attention_of(block: nn.Module) -> nn.Module | None:
+    """What stands in a block's attention slot, None if it has no slot or an empty one."""
+    filled = (getattr(block, slot, None) for slot in _SLOTS)
+    return next((m for m in filled if m is not None and not isinstance(m, nn.Identity)), None)
+
+
+@torch.no_grad()
+def gates(attention: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """The factors that an attention module multiplies `x` by, in evaluation.
+
+    Args:
+        attention: one of KINDS; left as it is.
+        x: (N, C, h, w) float, its input.
+
+    Returns:
+        Gates whose product with `x` is the module's output, by name: a_h (N, C, h, 1) and a_w
+        (N, C, 1, w) of coordinate attention, channel (N, C, 1, 1) of SE and CBAM, spatial
+        (N, 1, h, w) of CBAM. Empty for a module of another kind.
+    """
+    attention = copy.deepcopy(attention).eval()
+    found: dict[str, Tensor] = {}
+    _, parts = KINDS.get(type(attention), ("", {}))
+    for key, path in parts.items():
+        part = attention.get_submodule(path)
+        if key in _POOLED:
+            # Each gate for itself: a 1x1 convolution, and batch norm in evaluation, treat every
+            # place of the module's concatenated strip alone. Its channels_last form calls no parts.
+            strip = attention.conv1(x.mean(_POOLED[key], keepdim=True))
+            found[key] = part(attention.act(attention.bn1(strip))).sigmoid()
+        else:
+            part.register_forward_hook(lambda _module, _x, y, key=key: found.update({key: y}))
+    if parts.keys() - found.keys():
+        attention(x)
+    return found
+
+
+def grad_cam(
+    model: SegmentationModel, image: np.ndarray, index: int, block: str, pixels: np.ndarray
+) -> np.ndarray:
+    """Grad-CAM at a block's output for the sum of a class's logits over some pixels.
+
+    Args:
+        model: left as it is, whatever its mode; a copy is differentiated.
+        image: (H, W, 3) uint8 RGB.
+        index: of the class.
+        block: a name of `blocks`.
+        pixels: (H, W) bool, those whose logits count.
+
+    Returns:
+        (H, W) float32 in 0..1, 1 where the block speaks most for the class; all 0 if nowhere.
+
+    Raises:
+        UserError: the package grad-cam is not installed.
+    """
+    grad_cam_class, target_class = _package()
+    with torch.inference_mode(False), torch.enable_grad():
+        model = copy.deepcopy(model).eval().requires_grad_(False)
+        layer = blocks(model)[block]
+        # The graph begins at the block's output: nothing before it needs a gradient, nor memory.
+        layer.register_forward_hook(lambda _module, _input, output: output.requires_grad_())
+        # Padded here as the model would pad inside: the package stretches the block's grid over the
+        # input that it is given, and the grid covers the padding too.
+        (height, width), s = image.shape[:2], model.output_stride
+        padding = (0, -width % s, 0, -height % s)
+        batch = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0)  # (1, H, W, 3)
+        x = F.pad(model.normalize(batch.to(model.mean.device)), padding)  # (1, 3, H', W')
+        target = target_class(index, np.pad(pixels, ((0, -height % s), (0, -width % s))))
+        cam = grad_cam_class(model=model, target_layers=[layer])(x, [target])  # (1, H', W')
+    return cam[0, :height, :width]
+
+
+def _package() -> tuple[type, type]:
+    """GradCAM and its target for segmentation, of the package grad-cam."""
+    try:
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
+    except ImportError as error:
+        raise UserError(
+            f"Grad-CAM needs the package grad-cam, which can't be imported here ({error}). "
+            "Install it: pip install 'segcoord[attend]'"
+        ) from error
+    return GradCAM, SemanticSegmentationTarget
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One model of the picture and what it makes of the image."""
+
+    name: str
+    model: SegmentationModel
+    block: str
+    kind: str  # of attention; "" for none
+    prediction: np.ndarray  # (H, W) uint8
+    gates: dict[str, np.ndarray]  # (C or 1, h or 1, w or 1) float32
+    grid: tuple[int, int, int]  # C, h, w where the attention stands, else of the block's output
+
+    @property
+    def details(self) -> str:
+        channels, high, wide = self.grid
+        where = f"{self.model.spec['encoder']}, {self.block}"
+        return f"{where}: {self.kind or 'no attention'}, {channels} channels of {wide}x{high}"
+
+
+_Scale = tuple[float, float, int]  # the values at a colormap's ends, and which it is
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A picture with a caption, or the caption in its place."""
+
+    caption: str
+    picture: np.ndarray | None = None  # (H, W, 3) uint8 RGB
+    scale: _Scale | None = None
+
+
+def draw_attention(
+    models: Sequence[tuple[str, SegmentationModel]],
+    image: np.ndarray,
+    class_name: str | None = None,
+    block: str | None = None,
+) -> np.ndarray:
+    """A row for each model: image, prediction, Grad-CAM, and the gates of its attention.
+
+    The maps of gates are means over the channels, each with its own colour scale, whose ends are
+    written below it. The models are left as they are.
+
+    Args:
+        models: what to call each, and the model.
+        image: (H, W, 3) uint8 RGB of any size, shown with its longer side in 280..480 pixels.
+        class_name: for Grad-CAM; unless given, what the first model predicts for most pixels.
+        block: a name of `blocks` that every encoder has; unless given, each model's last block with
+            attention, and of one without any its last block.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+
+    Raises:
+        UserError: a class or a block that a model doesn't have, grad-cam not installed.
+        ValueError: no model, or an image of another shape or dtype.
+    """
+    if not models:
+        raise ValueError("expected one model or more, found none")
+    _package()
+    if class_name is not None:
+        for name, model in models:
+            _class_index(name, model, class_name)
+    rows = [_run(name, model, image, block) for name, model in models]
+    if class_name is None:
+        most = int(np.bincount(rows[0].prediction.ravel()).argmax())
+        class_name = rows[0].model.labels.names[most]
+    page = _Page(*image.shape[:2])
+    strips = [page.titles([title.format(class_name) for title in _TITLES])]
+    for labels, alike in groupby(rows, key=lambda row: row.model.labels):
+        shown: set[int] = set()
+        for row in alike:
+            strips.append(page.header(row.name, row.details))
+            strips.append(page.cells(_cells(row, image, class_name)))
+            shown.update(np.unique(row.prediction).tolist())
+        strips.append(legend(labels, sorted(shown), page.width, page.size))
+    return np.concatenate(strips)
+
+
+def _class_index(name: str, model: SegmentationModel, class_name: str) -> int:
+    known = model.labels.names
+    if class_name not in known:
+        near = difflib.get_close_matches(class_name, known, n=3, cutoff=0.5)
+        hint = f"the nearest are {', '.join(near)}" if near else f"it has {', '.join(known)}"
+        raise UserError(f"class: found {class_name!r}, which {name} doesn't have; {hint}")
+    return known.index(class_name)
+
+
+def _run(name: str, model: SegmentationModel, image: np.ndarray, block: str | None) -> _Row:
+    known = blocks(model)
+    encoder = model.spec["encoder"]
+    if not known:
+        raise UserError(f"{name}: its encoder {encoder} has no numbered blocks to look into")
+    if block is None:
+        block = next((b for b in reversed(known) if attention_of(known[b])), [*known][-1])
+    if block not in known:
+        raise UserError(
+            f"block: found {block!r}, which the encoder {encoder} of {name} doesn't have; "
+            f"it has {', '.join(known)}"
+        )
+    attention = attention_of(known[block])
+    place = known[block] if attention is None else attention
+    seen: list[tuple[Tensor, Tensor]] = []
+    with place.register_forward_hook(lambda _module, x, y: seen.append((x[0], y))):
+        prediction = predict(model, image)
+    x, y = seen[0]
+    kind, factors = "", {}
+    if attention is not None:
+        kind, _ = KINDS.get(type(attention), (type(attention).__name__, {}))
+        factors = {key: g[0].float().cpu().numpy() for key, g in gates(attention, x).items()}
+    return _Row(name, model, block, kind, prediction, factors, tuple(y.shape[1:]))
+
+
+def _cells(row: _Row, image: np.ndarray, class_name: str) -> list[_Cell]:
+    """The cells of a row, in the order of the titles."""
+    index = _class_index(row.name, row.model, class_name)
+    height, width = image.shape[:2]
+    pixels = row.prediction == index
+    share = f"{class_name}: {100 * pixels.mean():.3g} % of the pixels"
+    of = "for its logits where predicted"
+    if not pixels.any():
+        of = "not predicted: for its mean logit"
+        pixels[:] = True  # the sum, for Grad-CAM's scaling makes one picture of sum and mean
+    cam = grad_cam(row.model, image, index, row.block, pixels)
+    turbo = (0.0, 1.0, cv2.COLORMAP_TURBO)
+    heat = cv2.addWeighted(_colored(cam, *turbo), 0.5, image, 0.5, 0)
+    return [
+        _Cell(f"{width}x{height}", image),
+        _Cell(share, blend(image, row.prediction, row.model.labels)),
+        _Cell(of, heat, turbo) if cam.any() else _Cell(f"{of}\nzero everywhere"),
+        *_gate_cells(row, height, width),
+    ]
+
+
+def _gate_cells(row: _Row, height: int, width: int) -> list[_Cell]:
+    """Three cells: a_h, a_w, and what gates each place of the image."""
+    places = {key: gate for key, gate in row.gates.items() if key != "channel"}
+    mean, s = f"mean of {row.grid[0]} channels", row.model.output_stride
+
+    def cell(gate: np.ndarray, caption: str) -> _Cell:
+        grid = np.broadcast_to(gate.mean(0), row.grid[1:])  # it covers the model's padding too
+        padded = (width + -width % s, height + -height % s)
+        values = cv2.resize(grid, padded, interpolation=cv2.INTER_NEAREST_EXACT)[:height, :width]
+        scale = (float(values.min()), float(values.max()), cv2.COLORMAP_VIRIDIS)
+        return _Cell(caption, _colored(values, *scale), scale)
+
+    none = _Cell("no gate")
+    both = none
+    if places:
+        how = "one for all channels" if "spatial" in places else mean
+        both = cell(reduce(np.multiply, places.values()), f"{' x '.join(places)}, {how}")
+    elif "channel" in row.gates:
+        ends = _ends(row.gates["channel"].min(), row.gates["channel"].max())
+        both = _Cell(f"{row.kind}: one value per channel,\n{' to '.join(ends)}")
+    elif row.kind:
+        both = _Cell(f"{row.kind}:\nits gates are not known")
+    return [*(cell(places[k], mean) if k in places else none for k in ("a_h", "a_w")), both]
+
+
+def _ends(low: float, high: float) -> tuple[str, str]:
+    """Both ends of a range, with the digits that tell them apart."""
+    digits = max(2, 1 - math.floor(math.log10(max(high - low, _FLAT))))
+    return f"{low:.{digits}f}", f"{high:.{digits}f}"
+
+
+def _colored(values: np.ndarray, low: float, high: float, colormap: int) -> np.ndarray:
+    """(H, W) float32 -> (H, W, 3) uint8 RGB; a flat map is all the scale's middle."""
+    share = (values - low) / (high - low) if high - low > _FLAT else np.full_like(values, 0.5)
+    codes = (255 * share.clip(0, 1)).round().astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(codes, colormap), cv2.COLOR_BGR2RGB)
+
+
+def _fitted(text: str, width: float, pen: ImageDraw.ImageDraw) -> str:
+    """The text, or as much of its end as fits: a path's end tells more than its beginning."""
+    if pen.textlength(text) <= width:
+        return text
+    while text and pen.textlength(f"...{text}") > width:
+        text = text[1:]
+    return f"...{text}"
+
+
+class _Page:
+    """The layout for images of a size. A strip is as wide as the page, (h, width, 3) uint8."""
+
+    def __init__(self, height: int, width: int) -> None:
+        longest = max(height, width)
+        factor = min(max(_SHORTEST, longest), _LONGEST) / longest
+        self.picture = (max(1, round(width * factor)), max(1, round(height * factor)))
+        across = max(_SHORTEST, self.picture[0])
+        self.size = across // 20  # of the letters: some 38 fit into a cell
+        self.cell = (across, max(4 * self.size, self.picture[1]))
+        self.width = len(_TITLES) * (across + self.size)
+        self.lefts = range(self.size // 2, self.width, across + self.size)  # legend begins so too
+
+    def _strip(self, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+        strip = Image.new("RGB", (self.width, height), _PAPER)
+        pen = ImageDraw.Draw(strip)
+        pen.font = ImageFont.load_default(self.size)
+        return strip, pen
+
+    def titles(self, titles: Sequence[str]) -> np.ndarray:
+        strip, pen = self._strip(2 * self.size)
+        for left, title in zip(self.lefts, titles):
+            title = _fitted(title, self.cell[0], pen)
+            pen.text((left, 1.2 * self.size), title, _INK, anchor="lm")
+        return np.asarray(strip)
+
+    def header(self, name: str, details: str) -> np.ndarray:
+        strip, pen = self._strip(2 * self.size)
+        name = _fitted(name, self.width - 2 * self.size - pen.textlength(details), pen)
+        pen.text((self.lefts[0], self.size), name, _INK, anchor="lm")
+        after = self.lefts[0] + pen.textlength(name) + self.size
+        pen.text((after, self.size), details, _GREY, anchor="lm")
+        return np.asarray(strip)
+
+    def cells(self, cells: Sequence[_Cell]) -> np.ndarray:
+        wide, high = self.cell
+        strip, pen = self._strip(high + 4 * self.size)
+        for left, cell in zip(self.lefts, cells):
+            if cell.picture is None:
+                pen.rectangle((left, 0, left + wide - 1, high - 1), fill=_BLANK)
+                middle = (left + wide / 2, high / 2)
+                pen.text(middle, cell.caption, _GREY, anchor="mm", align="center")
+                continue
+            shown = cv2.resize(cell.picture, self.picture, interpolation=cv2.INTER_AREA)
+            strip.paste(Image.fromarray(shown), (left, 0))
+            y = high + self.size
+            if cell.scale:
+                self._bar(strip, pen, left, y, cell.scale)
+                y += round(1.4 * self.size)
+            pen.text((left, y), _fitted(cell.caption, wide, pen), _INK, anchor="lm")
+        return np.asarray(strip)
+
+    def _bar(
+        self, strip: Image.Image, pen: ImageDraw.ImageDraw, left: int, y: int, scale: _Scale
+    ) -> None:
+        """The colours of a scale between the values at its ends."""
+        low, high, colormap = scale
+        least, most = _ends(low, high)
+        flat = high - low <= _FLAT
+        pen.text((left, y), f"{least} everywhere" if flat else least, _INK, anchor="lm")
+        if flat:
+            return
+        ramp = np.tile(np.linspace(0, 1, self.cell[0] // 3), (round(0.7 * self.size), 1))
+        x = left + round(pen.textlength(least) + self.size / 2)
+        strip.paste(Image.fromarray(_colored(ramp, 0, 1, colormap)), (x, y - len(ramp) // 2))
+        pen.text((x + ramp.shape[1] + self.size / 2, y), most, _INK, anchor="lm")

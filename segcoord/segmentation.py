@@ -1,0 +1,71 @@
+"""Segmentation as a task to train: model, data, loss and score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segcoord.config import Config
+from segcoord.data.layouts import Split
+from segcoord.data.loader import TrainSet
+from segcoord.data.transforms import TrainTransform
+from segcoord.evaluation import evaluate
+from segcoord.labels import VOID
+from segcoord.metrics import Scores
+from segcoord.model import SegmentationModel
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy over the pixels that count; 0, not NaN, where none does.
+
+    Args:
+        logits: (N, K, H, W) float.
+        target: (N, H, W) uint8 class indices, 255 for void.
+    """
+    target = target.long()
+    total = F.cross_entropy(logits, target, ignore_index=VOID, reduction="sum")
+    return total / (target != VOID).sum().clamp(min=1)
+
+
+class Segmentation:
+    """A Task of segcoord.training.
+
+    Args:
+        config: of the run.
+        model: at its start.
+        splits: for training and for validation.
+    """
+
+    columns = ("miou", "pixel_accuracy", "mean_accuracy")
+
+    def __init__(
+        self, config: Config, model: SegmentationModel, splits: tuple[Split, Split]
+    ) -> None:
+        self.config, self.model = config, model
+        train_split, self.val_split = splits
+        transform = TrainTransform(config.data, tuple(model.mean.flatten().tolist()))
+        self.train_set = TrainSet(train_split, transform, config.train.seed)
+        self.val_images = len(self.val_split)
+        self.scores: Scores | None = None  # of the last validation
+
+    def parameter_groups(self) -> list[dict]:
+        """The encoder, at its own learning rate factor, and the rest."""
+        encoder = list(self.model.net.encoder.parameters())
+        rest = [p for n, p in self.model.named_parameters() if not n.startswith("net.encoder.")]
+        return [
+            {"params": encoder, "factor": self.config.train.encoder_lr_factor},
+            {"params": rest, "factor": 1.0},
+        ]
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Of {"image": (N, h, w, 3) uint8, "mask": (N, h, w) uint8}."""
+        return cross_entropy(model(self.model.normalize(batch["image"])), batch["mask"])
+
+    def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
+        """The scores over the whole validation split at full size."""
+        self.scores = evaluate(
+            self.model, self.val_split, self.config.data.workers, lambda *_: on_image()
+        )
+        return {name: getattr(self.scores, name) for name in self.columns}
