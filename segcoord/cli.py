@@ -13,6 +13,7 @@ from segcoord.config import CONFIGS
 from segcoord.errors import UserError
 from segcoord.settings import add_settings, parse, read_yaml, task_of
 
+OFFLINE = "take weights from the cache, never from the network"
 USAGE = """usage: segcoord COMMAND ...
 
   train         train a model; also: python train.py
@@ -101,12 +102,14 @@ def train(program: str, argv: list[str]) -> int:
     parser.add_argument(
         "--init-from", type=str, metavar="FILE", help="start from the weights of a checkpoint"
     )
-    parser.add_argument(
-        "--offline", action="store_true", help="take weights from the cache, never from the network"
-    )
+    parser.add_argument("--offline", action="store_true", help=OFFLINE)
     args = parse(parser, argv, *layers)
-    if resumed and (args.run or args.init_from):
-        raise UserError("--resume goes on with a run as it is; it takes no --run or --init-from")
+    if resumed and (args.run or args.init_from or args.offline):
+        raise UserError(
+            "--resume goes on with a run as it is; it takes no --run, --init-from or --offline"
+        )
+    if args.offline and task == "classification":
+        raise UserError("--offline: a classifier starts at random and fetches nothing")
     given = parser.instantiate(args)
     config = CONFIGS[task](given.model, given.data, given.train)
     config.check()
@@ -128,9 +131,7 @@ def table(program: str, argv: list[str]) -> int:
     parser = _parser(program, "Train every row of a table; go on where it stopped.")
     parser.add_argument("table", type=str, metavar="TABLE.yaml", help="see configs/tables")
     parser.add_argument("--out", type=str, metavar="DIR", help="default runs/tables/TABLE")
-    parser.add_argument(
-        "--offline", action="store_true", help="take weights from the cache, never from the network"
-    )
+    parser.add_argument("--offline", action="store_true", help=OFFLINE)
     path = Path(argv[0]) if argv and argv[0].endswith(".yaml") else None
     if path is None:
         add_settings(parser, "model", "data", "train")

@@ -109,6 +109,7 @@ def protocol(model: SegmentationModel, split: Split, root: str, checkpoint: Path
         "ignore_index": 255,
         "checkpoint": str(checkpoint),
         "encoder": model.spec["encoder"],
+        "decoder": model.spec["decoder"],
         "output_stride": model.output_stride,
     } | {key: value for key, value in origin().items() if key != "init_from"}
 

@@ -90,10 +90,13 @@ def fabric_on(accelerator: str) -> Fabric:
 
 
 def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation:
-    settings = config.model
-    labels = label_set(config.data)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", UserWarning)
+    settings, labels = config.model, label_set(config.data)
+    splits = (
+        find_split(config.data, config.data.train_split),
+        find_split(config.data, config.data.val_split),
+    )
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda told, *_: console.print(f"{told}\n", style="yellow")
         model = create_model(
             settings.encoder,
             len(labels),
@@ -106,15 +109,9 @@ def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation
             offline=offline,
             labels=labels,
         )
-    splits = (
-        find_split(config.data, config.data.train_split),
-        find_split(config.data, config.data.val_split),
-    )
     checks = [check(split) for split in splits]
     require_labels(splits, checks, config.data)
     show_data(splits, checks)
-    for warning in told:
-        console.print(f"\n{warning.message}", style="yellow")
     return Segmentation(config, model, splits)
 
 

@@ -206,6 +206,7 @@ class _Result:
 
     def __init__(self, table: Table, out: Path, configs: dict[tuple[Row, int], AnyConfig]) -> None:
         self.table, self.out, self.configs = table, out, configs
+        self.sizes = {row: _size(configs[row, table.seeds[0]]) for row in table.rows}
 
     def folder(self, row: Row, seed: int) -> Path:
         return self.out / f"{row.name}_seed{seed}"
@@ -239,13 +240,12 @@ class _Result:
             temporary.write_text(self._markdown(lines))
 
     def _line(self, row: Row) -> dict[str, object]:
-        config = self.configs[row, self.table.seeds[0]]
         results = {seed: self.of(row, seed) for seed in self.table.seeds}
         done = {seed: result for seed, result in results.items() if result}
         scores = [100 * float(result[self.table.score]) for result in done.values()]
         origins = [json.loads((self.folder(row, s) / "origin.json").read_text()) for s in done]
         minutes = [float(result["seconds"]) / 60 for result in done.values()]
-        size, macs = _size(config)
+        size, macs = self.sizes[row]
         return {
             "encoder": row.encoder,
             "reduction": row.reduction or "",

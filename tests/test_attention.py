@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segcoord import CoordAtt
+from segcoord.attention import CoordAtt, CoordAttX, CoordAttY
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -35,12 +35,37 @@ class AuthorsCoordAtt(nn.Module):
         return x * a_w * a_h
 
 
-def pair(channels: int, reduction: int, training: bool) -> tuple[CoordAtt, AuthorsCoordAtt]:
+class OneDirection(nn.Module):
+    """The same block with one of its two pools: X keeps the rows, Y the columns."""
+
+    def __init__(self, channels: int, reduction: int, pool: tuple) -> None:
+        super().__init__()
+        mid = max(8, channels // reduction)
+        self.pool = nn.AdaptiveAvgPool2d(pool)
+        self.conv1 = nn.Conv2d(channels, mid, 1)
+        self.bn1 = nn.BatchNorm2d(mid)
+        self.conv2 = nn.Conv2d(mid, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(self.pool(x)))
+        y = y * (nn.functional.relu6(y + 3) / 6)
+        return x * self.conv2(y).sigmoid()
+
+
+FORMS = {
+    "ca": (CoordAtt, AuthorsCoordAtt),
+    "ca_x": (CoordAttX, lambda c, r: OneDirection(c, r, (None, 1))),
+    "ca_y": (CoordAttY, lambda c, r: OneDirection(c, r, (1, None))),
+}
+
+
+def pair(form: str, channels: int, reduction: int, training: bool) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
-    theirs = AuthorsCoordAtt(channels, reduction)
+    mine, written_out = FORMS[form]
+    theirs = written_out(channels, reduction)
     nn.init.normal_(theirs.bn1.running_mean)
     nn.init.uniform_(theirs.bn1.running_var, 0.5, 2)
-    ours = CoordAtt(channels, reduction)
+    ours = mine(channels, reduction)
     ours.load_state_dict(theirs.state_dict())
     # In double precision, so that only the arithmetic differs and not its rounding.
     return ours.double().train(training), theirs.double().train(training)
@@ -52,10 +77,11 @@ def pair(channels: int, reduction: int, training: bool) -> tuple[CoordAtt, Autho
     ("channels", "reduction", "size"),
     [(16, 32, (7, 11)), (96, 32, (5, 5)), (576, 32, (9, 4)), (64, 16, (1, 13)), (64, 24, (6, 1))],
 )
+@pytest.mark.parametrize("form", FORMS)
 def test_equals_the_authors_form_forward_and_backward(
-    channels: int, reduction: int, size: tuple[int, int], training: bool, memory_format
+    form: str, channels: int, reduction: int, size: tuple[int, int], training: bool, memory_format
 ) -> None:
-    ours, theirs = pair(channels, reduction, training)
+    ours, theirs = pair(form, channels, reduction, training)
     x = torch.randn(3, channels, *size, dtype=torch.float64)
     mine = x.clone(memory_format=memory_format).requires_grad_()
     other = x.clone().requires_grad_()
@@ -71,9 +97,10 @@ def test_equals_the_authors_form_forward_and_backward(
         torch.testing.assert_close(buffer, theirs.get_buffer(name))
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_keeps_shape_and_memory_format(memory_format) -> None:
-    block = CoordAtt(32).eval()
+def test_keeps_shape_and_memory_format(memory_format, form: str) -> None:
+    block = FORMS[form][0](32).eval()
     for size in ((1, 1), (1, 9), (8, 8), (33, 17)):
         x = torch.randn(2, 32, *size).contiguous(memory_format=memory_format)
         y = block(x)
@@ -101,9 +128,10 @@ def test_gate_knows_the_place() -> None:
     assert (block(x) / x).std(3).mean() > 1e-3
 
 
-def test_pools_export_at_other_sizes() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_pools_export_at_other_sizes(form: str) -> None:
     """A pool frozen at the traced size is right there and wrong everywhere else."""
-    block = CoordAtt(16).eval()
+    block = FORMS[form][0](16).eval()
     size = {2: torch.export.Dim("h", min=2, max=64), 3: torch.export.Dim("w", min=2, max=64)}
     exported = torch.export.export(block, (torch.randn(1, 16, 24, 40),), dynamic_shapes=(size,))
     for height, width in ((25, 41), (31, 17), (48, 60)):

@@ -19,6 +19,7 @@ from segcoord.config import CONFIGS as TASKS
 from segcoord.config import (
     GROUPS,
     ClassConfig,
+    ClassificationConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -29,7 +30,7 @@ from segcoord.errors import UserError
 from segcoord.settings import add_settings, parse, read_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SHIPPED = sorted(p.stem for p in CONFIGS.glob("*.yaml") if p.stem != "base")
+SHIPPED = sorted(p.stem for p in CONFIGS.glob("*.yaml") if p.stem not in ("base", "imagenet"))
 MINIMAL = "data: {layout: voc, root: here}\ntrain: {max_steps: 5}\n"
 
 
@@ -516,6 +517,34 @@ def test_shipped_configuration_is_valid_and_survives_being_written(
     assert config_of("--config", write(tmp_path, config.to_yaml())) == config
 
 
+def test_the_papers_recipe_for_imagenet() -> None:
+    """arXiv 2103.02907, section 4.1: 200 epochs of 1281167 images in batches of 256."""
+    tree = read_yaml(CONFIGS / "imagenet.yaml")
+    assert tree["task"] == "classification"
+    parser = make_parser("classification")
+    groups = parser.instantiate(parse(parser, ["--config", str(CONFIGS / "imagenet.yaml")]))
+    config = ClassificationConfig(groups.model, groups.data, groups.train)
+    config.check()
+    train = config.train
+    assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 4e-5)
+    assert (train.lr, train.schedule, train.batch_size) == (0.05, "cosine", 256)
+    assert train.max_steps == 200 * (1281167 // 256)
+    assert (config.data.crop_size, config.data.resize, config.data.flip) == (224, 256, True)
+
+
+@pytest.mark.parametrize("task", ["clasification", 7])
+def test_an_unknown_task_is_an_error(tmp_path: Path, task: object) -> None:
+    assert "expected segmentation or classification" in error_of(
+        "--config", write(tmp_path, MINIMAL + f"task: {task}\n")
+    )
+
+
+def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
+    assert "the key 'train' stands there twice" in error_of(
+        "--config", write(tmp_path, MINIMAL + "train: {max_steps: 6}\n")
+    )
+
+
 def test_base_is_no_run_by_itself() -> None:
     assert "base" not in SHIPPED
     assert "required: data.layout, data.root, train.max_steps" in error_of(
@@ -532,7 +561,7 @@ def test_published_settings_of_both_datasets(name: str) -> None:
         output_stride=int(name.rpartition("os")[2]),
         atrous_rates=None,
         aspp_dropout=0.1,
-        encoder_weights=None,
+        encoder_weights="imagenet",
     )
     assert (config.data.scale, config.data.flip, config.data.color_jitter) == ((0.5, 2), True, 0)
     assert (config.data.classes, config.data.val_split) == (None, "val")

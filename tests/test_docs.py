@@ -41,7 +41,7 @@ def commands() -> list[tuple[str, list[str]]]:
     """Every line of a document that calls one of our commands: (its verb, its words)."""
     found = []
     for _, text in blocks("bash"):
-        for line in text.splitlines():
+        for line in text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["python"] and words[1] in ("train.py", "evaluate.py"):
                 found.append((words[1].removesuffix(".py"), words[2:]))

@@ -9,11 +9,39 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from conftest import ROOT
+from timm.layers import SEModule
+from timm.layers.cbam import CbamModule
 
-import segcoord.encoders  # noqa: F401
-from segcoord import CoordAtt
+import segcoord
+from segcoord.attention import CoordAtt, CoordAttX, CoordAttY
+from segcoord.counts import count, encoder_names, giga_macs
+from segcoord.encoders.slot import REDUCTION
 
-NAMES = ["mobilenetv2_ca_100", "mobilenetv2_ca_075", "mobilenetv2_ca_050"]
+WIDTHS = ("100", "075", "050")
+NAMES = [f"mobilenetv2_{name}_{width}" for name in REDUCTION for width in WIDTHS]
+
+# Parameters with a classifier of 1000 classes; the paper has 3.89 M for se, cbam, ca_x and ca_y,
+# 3.95 M for ca (table 1 and the authors' README), each at the reduction that is the default here.
+PARAMETERS = {
+    "mobilenetv2_100": 3_504_872,
+    "mobilenetv2_se_100": 3_890_136,
+    "mobilenetv2_cbam_100": 3_891_736,
+    "mobilenetv2_ca_100": 3_950_648,
+    "mobilenetv2_ca_x_100": 3_890_744,
+    "mobilenetv2_ca_y_100": 3_890_744,
+    "mobilenetv2_ca_075": 2_891_631,
+    "mobilenetv2_ca_050": 2_095_568,
+    "efficientnet_b0": 5_288_548,
+    "efficientnet_b0_ca": 5_381_804,
+}
+MODULES = {
+    "se": SEModule,
+    "cbam": CbamModule,
+    "ca": CoordAtt,
+    "ca_x": CoordAttX,
+    "ca_y": CoordAttY,
+}
 
 # (stride, dilation) of the depthwise convolution of every block, by output stride. The block that
 # loses its stride (3.0 at stride 8, 5.0 at both) keeps the dilation from before it.
@@ -25,27 +53,57 @@ DEPTHWISE = {
 }  # fmt: skip
 
 
-def test_counts_are_the_papers() -> None:
-    model = timm.create_model("mobilenetv2_ca_100")
-    assert sum(p.numel() for p in model.parameters()) == 3_950_648
-    assert len(model.state_dict()) == 490
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_the_published_ones(name: str) -> None:
+    model = timm.create_model(name)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
-def test_attention_stands_after_the_depthwise_convolution_of_every_expanding_block() -> None:
-    model = timm.create_model("mobilenetv2_ca_100")
+@pytest.mark.parametrize(
+    ("name", "mega"),
+    [("mobilenetv2_100", 300), ("mobilenetv2_se_100", 300), ("mobilenetv2_ca_100", 310)],
+)
+def test_multiply_adds_are_the_published_ones(name: str, mega: int) -> None:
+    """As the authors round them, to tens of millions."""
+    assert round(giga_macs(timm.create_model(name), 224, 224) * 100) * 10 == mega
+
+
+def test_state_tensors_are_the_authors() -> None:
+    assert len(timm.create_model("mobilenetv2_ca_100").state_dict()) == 490
+
+
+@pytest.mark.parametrize("name", [*NAMES, "efficientnet_b0_ca"])
+def test_attention_stands_after_the_depthwise_convolution(name: str) -> None:
+    """Of every block that expands, and in EfficientNet of the first one too."""
+    model = timm.create_model(name)
+    attention = "ca" if name == "efficientnet_b0_ca" else name.split("_", 1)[1].rpartition("_")[0]
     blocks = [block for stage in model.blocks for block in stage]
-    assert not any(isinstance(m, CoordAtt) for m in blocks[0].modules())
-    assert len(blocks) == 17
-    for block in blocks[1:]:
-        order = [name for name, _ in block.named_children()]
-        assert order.index("bn2") < order.index("se") < order.index("conv_pwl")
-        assert isinstance(block.se, CoordAtt)
-        assert block.se.conv1.in_channels == block.conv_dw.out_channels
+    first = 0 if name.startswith("efficientnet") else 1
+    assert len(blocks) == 16 + first
+    assert not any(isinstance(m, MODULES[attention]) for b in blocks[:first] for m in b.modules())
+    for block in blocks[first:]:
+        order = [child for child, _ in block.named_children()]
+        norm, project = ("bn2", "conv_pwl") if "conv_pwl" in order else ("bn1", "conv_pw")
+        assert order.index("conv_dw") < order.index(norm) < order.index("se")
+        assert order.index("se") < order.index(project)
+        assert type(block.se) is MODULES[attention]
+        x = torch.zeros(1, block.conv_dw.out_channels, 4, 5)
+        assert block.se.eval()(x).shape == x.shape
 
 
-def test_reduction_is_a_keyword() -> None:
-    model = timm.create_model("mobilenetv2_ca_100", reduction=16)
-    assert model.blocks[6][0].se.conv1.out_channels == 960 // 16
+@pytest.mark.parametrize("name", ["se", "cbam", "ca", "ca_x", "ca_y"])
+def test_reduction_is_a_keyword(name: str) -> None:
+    def width(model) -> int:
+        block = model.blocks[6][0].se
+        first = {"se": "fc1", "cbam": "channel.fc1"}.get(name, "conv1")
+        return block.get_submodule(first).out_channels
+
+    for reduction in (16, 24, 32):
+        model = timm.create_model(f"mobilenetv2_{name}_100", reduction=reduction)
+        assert width(model) == 960 // reduction
+        narrow = segcoord.create_model(f"mobilenetv2_{name}_050", 3, reduction=reduction)
+        assert narrow.spec["reduction"] == reduction
+    assert width(timm.create_model(f"mobilenetv2_{name}_100")) == 960 // REDUCTION[name]
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
@@ -63,7 +121,7 @@ def test_strides_dilations_and_features(name: str, output_stride: int) -> None:
         assert encoder.out_channels == [3, 16, 24, 32, 96, 320]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "efficientnet_b0_ca"])
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=5)
@@ -91,3 +149,27 @@ def test_importing_segcoord_is_quick_and_quiet() -> None:
         [sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True
     )
     assert done.stdout == done.stderr == ""
+
+
+def test_the_list_is_whole_and_its_patterns_work() -> None:
+    assert len(encoder_names()) == 4 + 15 + 9 + 1
+    assert encoder_names("*_ca_*_050") == ["mobilenetv2_ca_x_050", "mobilenetv2_ca_y_050"]
+    with pytest.raises(segcoord.UserError, match="no encoder matches 'resnet'"):
+        encoder_names("resnet")
+    counts = count("mobilenetv2_ca_100", 8)
+    assert (counts.weights, counts.parameters) == ("authors", 3_950_648)
+    assert counts.segmentation_parameters == 3_602_213
+
+
+def test_the_table_of_the_docs_is_of_these_counts() -> None:
+    """Parameters exactly, multiply-adds as printed."""
+    rows = {}
+    for line in (ROOT / "docs" / "models.md").read_text().splitlines():
+        if line.startswith("| `") and line.count("|") == 9:
+            cells = [cell.strip(" `") for cell in line.split("|")[1:-1]]
+            rows[cells[0]] = cells
+    assert list(rows) == encoder_names()
+    for name, cells in rows.items():
+        model = timm.create_model(name)
+        assert cells[1] == f"{sum(p.numel() for p in model.parameters()):,}"
+        assert cells[3] == f"{1000 * giga_macs(model, 224, 224):.1f}"

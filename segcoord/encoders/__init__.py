@@ -1,3 +1,3 @@
 """Backbones, registered in timm by importing this package."""
 
-from segcoord.encoders import efficientnet, mobilenetv2  # noqa: F401
+from segcoord.encoders import efficientnet, mobilenetv2, mobilenext  # noqa: F401

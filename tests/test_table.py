@@ -1,0 +1,160 @@
+"""Tables by command: the matrix, going on, running nothing twice, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, SMALL
+
+from segcoord.cli import run, table
+from segcoord.errors import UserError
+from segcoord.table import read_table
+
+TABLES = sorted((ROOT / "configs" / "tables").glob("*.yaml"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Two encoders, two seeds, two steps each."""
+    path = tmp_path / "tiny.yaml"
+    tree = {
+        "title": "Tiny",
+        "config": str(ROOT / "configs" / "sample.yaml"),
+        "settings": {"train": {"max_steps": 2, "val_interval": 2}},
+        "encoders": [{"encoder": "mobilenetv2_050", "published": 50.5}, "mobilenetv2_ca_050"],
+        "seeds": [0, 1],
+    }
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def options(root: Path, out: Path) -> list[str]:
+    # SMALL sets the encoder, which is what a table varies.
+    small = [option for option in SMALL if not option.startswith("--model.encoder")]
+    return [f"--out={out}", f"--data.root={root}", *small]
+
+
+def lines(out: Path) -> list[dict[str, str]]:
+    with (out / "table.csv").open(newline="") as csv_file:
+        return list(csv.DictReader(csv_file))
+
+
+def test_every_cell_is_run_once_and_written_down(
+    file: Path, sample_voc: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    command = [str(file), *options(sample_voc, out)]
+    assert run(table, "segcoord table", command) == 0
+    assert "4 runs, 0 done already" in capsys.readouterr().out
+    plain, coord = lines(out)
+    assert (plain["encoder"], plain["runs"], plain["published"]) == ("mobilenetv2_050", "2", "50.5")
+    assert int(coord["parameters"]) > int(plain["parameters"])
+    assert float(coord["giga_macs"]) > float(plain["giga_macs"])
+    for line in (plain, coord):
+        scores = []
+        for seed in (0, 1):
+            with (out / f"{line['encoder']}_os16_seed{seed}" / "metrics.csv").open() as metrics:
+                scores += [100 * float(r["miou"]) for r in csv.DictReader(metrics) if r["miou"]]
+        assert float(line["miou"]) == pytest.approx(statistics.mean(scores), abs=0.006)
+        assert float(line["spread"]) == pytest.approx(statistics.stdev(scores), abs=0.006)
+    text = (out / "table.md").read_text()
+    assert text.count("\n| mobilenetv2") == 2
+    assert "2 steps of" in text
+    assert "commit" in text
+
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/last.ckpt")}
+    assert len(stamps) == 4
+    assert run(table, "segcoord table", command) == 0
+    assert "4 runs, 4 done already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_it_goes_on_where_it_was_stopped(
+    file: Path, sample_voc: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """Stopped within the second run: the first isn't run again, the second goes on."""
+    import signal
+
+    from segcoord.console import TrainingBar
+
+    steps: list[int] = []
+
+    def count(self, step: int, loss: float, lr: float) -> None:
+        steps.append(step)
+        if len(steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    out = tmp_path / "out"
+    command = [str(file), *options(sample_voc, out)]
+    monkeypatch.setattr(TrainingBar, "step", count)
+    assert run(table, "segcoord table", command) == 130
+    assert [line["runs"] for line in lines(out)] == ["1", "0"]
+    assert run(table, "segcoord table", command) == 0
+    assert "4 runs, 1 done already" in capsys.readouterr().out
+    assert steps == [1, 2, 1, 2, 1, 2, 1, 2]
+    assert [line["runs"] for line in lines(out)] == ["2", "2"]
+
+
+def test_runs_of_other_settings_are_not_taken_for_its_own(
+    file: Path, sample_voc: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    file.write_text(file.read_text().replace("- 0\n- 1", "- 0"))
+    assert run(table, "segcoord table", [str(file), *options(sample_voc, out)]) == 0
+    changed = [str(file), *options(sample_voc, out), "--train.lr=0.5"]
+    assert run(table, "segcoord table", changed) == 1
+    assert "trained with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": []}, "seeds: found .., expected a list of integers"),
+        ({"seeds": [1, 1]}, "same one twice"),
+        ({"seed": [1]}, "unknown key 'seed'; did you mean seeds?"),
+        ({"encoders": None}, "lacks the key 'encoders'"),
+        ({"encoders": ["mobilenetv2_100", "mobilenetv2_100"]}, "is in it 2 times"),
+        ({"encoders": [{"reduction": 3}]}, "expected a name"),
+        ({"encoders": [{"encoder": "a", "reductions": 3}]}, "did you mean reduction?"),
+        ({"config": "nowhere.yaml"}, "nowhere.yaml: no such configuration file"),
+    ],
+)
+def test_mistakes_in_the_file_are_told(file: Path, change: dict, message: str) -> None:
+    tree = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(tree | change))
+    with pytest.raises(UserError, match=message):
+        read_table(file)
+
+
+def test_what_it_varies_can_not_be_set(
+    file: Path, sample_voc: Path, tmp_path: Path, capsys
+) -> None:
+    command = [str(file), *options(sample_voc, tmp_path / "out"), "--train.seed=7"]
+    assert run(table, "segcoord table", command) == 1
+    assert "--train.seed 7: that is what the table varies" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_shipped_tables_are_of_settings_and_encoders_that_exist(path: Path) -> None:
+    from segcoord.cli import _parser
+    from segcoord.config import CONFIGS
+    from segcoord.model import check_encoder
+    from segcoord.settings import add_settings, parse
+
+    shipped = read_table(path)
+    for row in shipped.rows:
+        check_encoder(row.encoder, row.reduction)
+        for seed in shipped.seeds:
+            parser = _parser("table", "")
+            add_settings(parser, "model", "data", "train", task=shipped.task)
+            groups = parser.instantiate(
+                parse(parser, [], *shipped.layers, (row.name, row.settings(seed)))
+            )
+            config = CONFIGS[shipped.task](groups.model, groups.data, groups.train)
+            config.check()
+            assert config.model.encoder == row.encoder
+            assert config.train.seed == seed
