@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 
@@ -79,22 +80,37 @@ def test_attention_without_weights_starts_random_and_says_so(hub, encoder, plain
     assert sum(line.startswith("  blocks.") for line in text.splitlines()) == slots
 
 
-def test_the_authors_file_by_one_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real entry's file can't be had here; one with its names and another id can."""
+@pytest.fixture
+def authors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """The real file can't be had here; in the cache lies one with its names and another id."""
     torch.manual_seed(0)
     source = timm.create_model("mobilenetv2_ca_100").state_dict()
-    names = authors_names()
     file = tmp_path / "hub" / "checkpoints" / "theirs.pth"
     file.parent.mkdir(parents=True)
-    torch.save({theirs: source[ours] for theirs, ours in names.items()}, file)
+    torch.save({theirs: source[ours] for theirs, ours in authors_names().items()}, file)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     entry = Published("http://127.0.0.1:9/theirs.pth", git_blob_id(file), file.name)
     monkeypatch.setitem(module.PUBLISHED, "mobilenetv2_ca_100", entry)
+    return source
+
+
+def test_the_authors_file_by_one_word(authors) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = segcoord.create_model(encoder_weights="imagenet", offline=True)
     own = model.net.encoder.model.state_dict()
-    assert all(torch.equal(own[name], source[name]) for name in own)
+    assert all(torch.equal(own[name], authors[name]) for name in own)
+
+
+def test_timm_and_smp_take_the_authors_file_too(authors) -> None:
+    whole = timm.create_model("mobilenetv2_ca_100", pretrained=True).state_dict()
+    assert all(torch.equal(whole[name], authors[name]) for name in whole)
+    ten = timm.create_model("mobilenetv2_ca_100", pretrained=True, num_classes=10)
+    assert torch.equal(ten.conv_head.weight, authors["conv_head.weight"])
+    unet = smp.Unet("tu-mobilenetv2_ca_100", encoder_weights=True, classes=2)
+    assert torch.equal(unet.encoder.model.conv_stem.weight, authors["conv_stem.weight"])
+    with pytest.raises(RuntimeError, match="No pretrained weights"):
+        timm.create_model("mobilenetv2_se_100", pretrained=True)
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from timm.models.efficientnet import EfficientNet, _cfg, _create_effnet
 from torch import nn
 
 from segcoord.encoders.slot import REDUCTION, timm_slot
+from segcoord.encoders.weights import PUBLISHED, fetch, load_encoder, read_tensors
 
 WIDTHS = {"100": 1.0, "075": 0.75, "050": 0.5}
 
@@ -45,9 +46,10 @@ def _mobilenetv2(
     variant: str, attention: str, width: float, pretrained: bool, reduction: int | None, **kwargs
 ) -> EfficientNet:
     round_channels_to_width = partial(round_channels, multiplier=width)
-    return _create_effnet(
+    published = PUBLISHED.get(variant) if pretrained else None
+    model = _create_effnet(
         variant,
-        pretrained,
+        pretrained and published is None,  # for timm to tell that it has none
         block_args=decode_arch_def(_ARCHITECTURE),
         num_features=max(1280, round_channels_to_width(1280)),
         stem_size=32,
@@ -58,6 +60,12 @@ def _mobilenetv2(
         se_layer=timm_slot(attention, reduction),
         **kwargs,
     )
+    if published is not None:
+        tensors = read_tensors(fetch(published))
+        if kwargs.get("num_classes", 1000) != 1000:  # timm's rule: another classifier is new
+            tensors = {n: t for n, t in tensors.items() if not n.startswith("classifier.")}
+        load_encoder(model, tensors, published.url)
+    return model
 
 
 def _entrypoint(attention: str, width: str) -> Callable[..., EfficientNet]:
