@@ -197,3 +197,24 @@ def test_a_loss_that_explodes_stops_the_run(sample_voc: Path, tmp_path: Path, ca
 def test_a_run_folder_that_holds_something_is_left_alone(uninterrupted, sample_voc, capsys) -> None:
     assert run(train, "train.py", command(sample_voc, uninterrupted)) == 1
     assert "exists and is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_goes_on_where_it_stopped_on_a_gpu(
+    sample_voc: Path, tmp_path: Path, monkeypatch
+) -> None:
+    from segcoord.console import TrainingBar
+
+    def interrupt(self, step: int, loss: float, lr: float) -> None:
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    folder = tmp_path / "run"
+    on_gpu = "--train.accelerator=cuda"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingBar, "step", interrupt)
+        assert run(train, "train.py", command(sample_voc, folder, on_gpu)) == 130
+    assert run(train, "train.py", [f"--resume={folder}"]) == 0
+    assert [int(r["step"]) for r in rows(folder) if r["miou"]] == [3, 6, 8]
+    assert all(t.isfinite().all() for t in weights(folder).values())
