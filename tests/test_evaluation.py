@@ -39,6 +39,7 @@ def cityscapes_run(tmp_path_factory: pytest.TempPathFactory, sample_cityscapes: 
         f"--data.root={sample_cityscapes}",
         f"--run={folder}",
         "--train.max_steps=3",
+        "--model.encoder_weights=null",
         *SMALL,
     ]
     assert run(train, "train.py", arguments) == 0

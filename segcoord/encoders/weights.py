@@ -97,7 +97,10 @@ def fetch(published: Published, *, offline: bool = False) -> Path:
         UserError: not in the cache while offline; not to be had, or not what was published.
     """
     path = cache_folder() / published.file
-    by_hand = f"Download {published.url} by hand to {path}, or {GIVE_BY_HAND}."
+    by_hand = (
+        f"Download {published.url} by hand to {path}, {GIVE_BY_HAND}, or start at random with "
+        "--model.encoder_weights null."
+    )
     state = "no such file"
     if path.is_file():
         found = git_blob_id(path)
