@@ -566,7 +566,7 @@ def test_a_failed_fetch_leaves_nothing_and_the_next_may_succeed(
         fetch(published)
     text = str(caught.value)
     assert text.startswith(published.url)
-    assert f"Download {published.url} by hand to {cache / published.file}, or give" in text
+    assert f"Download {published.url} by hand to {cache / published.file}, give" in text
     assert "--model.encoder_weights FILE" in text
     assert list(cache.iterdir()) == []
     assert fetch(published).read_bytes() == GOOD
