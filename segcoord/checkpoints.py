@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segcoord.encoders.weights import load_file, unpickle
+from segcoord.encoders.tensors import described_in, unpickle
+from segcoord.encoders.weights import Report, load_file
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
 from segcoord.model import FORMAT, ImageModel, SegmentationModel
@@ -86,44 +87,64 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> SegmentationMo
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
-def init_from(model: ImageModel, path: str | Path) -> list[str]:
-    """Copies the weights of a file that fit, as a start for training.
+def init_from(model: ImageModel, path: str | Path) -> Report:
+    """Copies the weights of a file that fit, as a start for training, and its normalisation.
 
-    A checkpoint of a segmentation model gives every tensor whose name and shape fit. One of a
-    classifier that `train.py` trained, and a file of an encoder's weights (the authors', timm's),
-    give the encoder, which must then fit wholly.
+    A checkpoint of a segmentation model, or the state dict of one, gives every tensor whose name
+    and shape fit; of another encoder's attention it gives none. One of a classifier that `train.py`
+    trained, and a file of an encoder's weights (the authors', timm's), give the encoder, as
+    `encoders.weights.load_file` does.
 
     Returns:
-        One line for each tensor that the file does not give, or that has no place; empty if all
-        fitted.
+        What was copied, what is new, what has no place.
 
     Raises:
         UserError: no such file, no tensors in it, or not one that fits.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file to start from")
     loaded = unpickle(path)
-    described = loaded.get("model") if isinstance(loaded, dict) else None
-    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)}
+    described = described_in(loaded)
     own = model.state_dict()
-    same = {k: v for k, v in tensors.items() if k in own and v.shape == own[k].shape}
-    from_classifier = isinstance(described, dict) and described.get("task") == "classification"
+    tensors = _renamed(loaded, own)
+    theirs = described.get("spec", {}).get("encoder", model.spec["encoder"])
+    foreign = (".se.", ".att.") if theirs != model.spec["encoder"] else ()
+    same = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in own
+        and tensor.shape == own[name].shape
+        and not any(slot in name for slot in foreign)
+    }
+    from_classifier = described.get("task") == "classification"
     if isinstance(model, SegmentationModel) and (from_classifier or not same):
         report = load_file(model.net.encoder, path)
-        return [f"{name}: absent in the file, random in the model" for name in report.new] + [
-            f"{name}: in the file, absent in the model" for name in report.unused
-        ]
-    if not same:
+    elif same:
+        model.load_state_dict(same, strict=False)
+        new = [n for n in own if n not in same and not n.endswith("num_batches_tracked")]
+        unused = [name for name in tensors if name not in same]
+        normalisation = (described["mean"], described["std"]) if described else None
+        report = Report(str(path), [*same], new, unused, normalisation)
+    else:
         raise UserError(
             f"{path}: none of its {len(tensors)} tensors fits the model; "
             f"the file has {list(tensors)[:2]}, the model {list(own)[:2]}"
         )
-    model.load_state_dict(same, strict=False)
-    lines = []
-    for name in sorted({*own, *tensors} - {*same}):
-        there = tuple(tensors[name].shape) if name in tensors else "absent"
-        here = tuple(own[name].shape) if name in own else "absent"
-        lines.append(f"{name}: {there} in the file, {here} in the model")
-    return lines
+    if report.normalisation:
+        for buffer, values in zip((model.mean, model.std), report.normalisation):
+            buffer.copy_(torch.tensor(values).view(1, 3, 1, 1))
+    return report
+
+
+def _renamed(loaded: object, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file under our names: wrappers' prefixes off, smp's network in `net`."""
+    loaded = loaded if isinstance(loaded, dict) else {}
+    level = loaded.get("state_dict", loaded)
+    level = level if isinstance(level, dict) else {}
+    tensors = {k: v for k, v in level.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    if not own.keys() & tensors.keys():
+        within = {f"net.{name}": tensor for name, tensor in tensors.items()}
+        return within if own.keys() & within.keys() else tensors
+    return tensors

@@ -15,6 +15,7 @@ from segcoord.config import ClassificationConfig
 from segcoord.data.imagefolder import ClassTrainSet, ClassValSet, Folders
 from segcoord.data.loader import set_up_worker
 from segcoord.data.transforms import CenterTransform, ClassTransform
+from segcoord.encoders.weights import Report
 from segcoord.model import ImageModel, check_encoder, normalisation
 
 VAL_BATCH = 64
@@ -33,6 +34,7 @@ class Classifier(ImageModel):
     def __init__(self, net: nn.Module, spec: dict, classes: list[str], mean, std) -> None:
         super().__init__(net, spec, mean, std)
         self.classes = classes
+        self.started: Report | None = None  # what became of the weights that it began with
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) float32, normalised -> (N, K) float32 logits."""

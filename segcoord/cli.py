@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -100,11 +101,14 @@ def train(program: str, argv: list[str]) -> int:
     parser.add_argument("--run", type=str, help="folder of the run; default runs/CONFIG/NUMBER")
     parser.add_argument("--resume", type=str, metavar="RUN", help="go on with this run")
     parser.add_argument(
-        "--init-from", type=str, metavar="FILE", help="start from the weights of a checkpoint"
+        "--init-from",
+        type=str,
+        metavar="FILE",
+        help="start from the weights of a checkpoint; takes the place of model.encoder_weights",
     )
     parser.add_argument("--offline", action="store_true", help=OFFLINE)
     args = parse(parser, argv, *layers)
-    if resumed and (args.run or args.init_from or args.offline):
+    if resumed and (args.run or args.init_from is not None or args.offline):
         raise UserError(
             "--resume goes on with a run as it is; it takes no --run, --init-from or --offline"
         )
@@ -112,6 +116,8 @@ def train(program: str, argv: list[str]) -> int:
         raise UserError("--offline: a classifier starts at random and fetches nothing")
     given = parser.instantiate(args)
     config = CONFIGS[task](given.model, given.data, given.train)
+    if args.init_from is not None and task == "segmentation":
+        config.model.encoder_weights = None  # --init-from takes its place
     config.check()
     from segcoord.launch import run_training
 
@@ -132,12 +138,16 @@ def table(program: str, argv: list[str]) -> int:
     parser.add_argument("table", type=str, metavar="TABLE.yaml", help="see configs/tables")
     parser.add_argument("--out", type=str, metavar="DIR", help="default runs/tables/TABLE")
     parser.add_argument("--offline", action="store_true", help=OFFLINE)
-    path = Path(argv[0]) if argv and argv[0].endswith(".yaml") else None
-    if path is None:
+    path = next((Path(w) for w in argv if w.endswith((".yaml", ".yml"))), None)
+    if path is None or {"-h", "--help"} & {*argv}:
         add_settings(parser, "model", "data", "train")
-        parse(parser, argv)  # for --help
-        raise UserError("the first argument is the table's YAML file; see configs/tables")
-    from segcoord.table import read_table, run_table
+        if {"-h", "--help"} & {*argv}:
+            parse(parser, argv)
+        raise UserError("expected a table's YAML file, configs/tables/sample.yaml say")
+    if any(word.partition("=")[0] == "--config" for word in argv):
+        raise UserError("--config: a table's file names its own configuration")
+    from segcoord.table import run_table
+    from segcoord.table_file import read_table
 
     given = read_table(path)
     add_settings(parser, "model", "data", "train", task=given.task)
@@ -149,7 +159,7 @@ def table(program: str, argv: list[str]) -> int:
         config.check()
         return args, config
 
-    return run_table(given, configure)
+    return run_table(given, configure, shlex.join([*program.split(), *argv]))
 
 
 def evaluate(program: str, argv: list[str]) -> int:
@@ -180,7 +190,7 @@ def models(program: str, argv: list[str]) -> int:
     """Lists the encoders."""
     parser = _parser(program, "List the encoders with their parameters and multiply-adds.")
     parser.add_argument("pattern", type=str, nargs="?", default="*", help='"*_ca_*" say')
-    parser.add_argument("--output_stride", type=int, default=16, help="16 or 8 (default: 16)")
+    parser.add_argument("--output-stride", type=int, default=16, help="16 or 8 (default: 16)")
     args = parse(parser, argv)
     from segcoord.commands import list_models
 

@@ -277,7 +277,8 @@ class ImageFolderConfig:
         low, high = self.scale
         _require(0 < low <= high <= 1, "data.scale", [low, high], "0 < the smaller <= larger <= 1")
         low, high = self.ratio
-        _require(0 < low <= high, "data.ratio", [low, high], "the smaller above 0, then the larger")
+        fine = 0 < low <= high < float("inf")
+        _require(fine, "data.ratio", [low, high], "the smaller above 0, then the larger")
         _require(self.crop_size >= 32, "data.crop_size", self.crop_size, "at least 32")
         expected = f"at least data.crop_size, {self.crop_size}"
         _require(self.resize >= self.crop_size, "data.resize", self.resize, expected)

@@ -47,6 +47,7 @@ class TrainingBar:
         self.max_steps, self.start, self.val_images = max_steps, start, val_images
         self.headline, self.best = headline, best  # best: below 0 before the first validation
         self.loss: float | None = None
+        self.lr = 0.0
         self.last_line = self.began = time.monotonic()
         self.progress = Progress(
             SpinnerColumn(),
@@ -81,15 +82,18 @@ class TrainingBar:
 
     def step(self, step: int, loss: float, lr: float) -> None:
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
-        info = f"loss {self.loss:.3f}  lr {lr:.1e}"
-        if self.best >= 0:
-            info += f"  {spelled(self.headline)} {self.best:.4f}"
+        self.lr = lr
+        info = self._info()
         self.progress.update(self.steps, completed=step, info=info)
         now = time.monotonic()
         if not console.is_terminal and now - self.last_line > PLAIN_INTERVAL:
             self.last_line = now
             left = (now - self.began) / (step - self.start) * (self.max_steps - step)
             console.print(f"step {step}/{self.max_steps}  {info}  left {clock(left)}")
+
+    def _info(self) -> str:
+        info = "" if self.loss is None else f"loss {self.loss:.3f}  lr {self.lr:.1e}"
+        return info if self.best < 0 else f"{info}  {spelled(self.headline)} {self.best:.4f}"
 
     def advance_validation(self) -> None:
         self.progress.update(self.validation, visible=True, advance=1)
@@ -98,6 +102,7 @@ class TrainingBar:
         """Prints the scores of a validation, the headline first."""
         self.best = best
         self.progress.update(self.validation, visible=False, completed=0)
+        self.progress.update(self.steps, info=self._info())
         told = [f"{spelled(name)} {value:.4f}" for name, value in scores.items()]
         told[0] += "  (best)" if scores[self.headline] >= best else ""
         console.print(f"step {step}: {', '.join(told)}")

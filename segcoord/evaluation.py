@@ -110,8 +110,9 @@ def protocol(model: SegmentationModel, split: Split, root: str, checkpoint: Path
         "checkpoint": str(checkpoint),
         "encoder": model.spec["encoder"],
         "decoder": model.spec["decoder"],
+        "reduction": model.spec["reduction"],
         "output_stride": model.output_stride,
-    } | {key: value for key, value in origin().items() if key != "init_from"}
+    } | origin()
 
 
 def write_json(path: Path, scores: Scores, labels: LabelSet, how: dict) -> None:

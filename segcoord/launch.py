@@ -14,15 +14,15 @@ from lightning_fabric import Fabric
 from segcoord.checkpoints import init_from, read_checkpoint
 from segcoord.classification import Classification, create_classifier
 from segcoord.config import ClassificationConfig, Config
-from segcoord.console import console, show_pairs, show_scores
+from segcoord.console import console, counting_bar, show_pairs, show_scores
 from segcoord.counts import giga_macs, parameters
-from segcoord.data.imagefolder import find_folders
+from segcoord.data.imagefolder import check_folders, find_folders
 from segcoord.data.layouts import find_split, label_set
 from segcoord.data.report import check, require_labels, show_data
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
 from segcoord.model import create_model
-from segcoord.runs import new_run, write_origin
+from segcoord.runs import new_run, refuse_existing, write_origin
 from segcoord.segmentation import Segmentation
 from segcoord.training import Stopped, Task, train
 
@@ -53,19 +53,24 @@ def run_training(
     """
     if resume:
         _check_unchanged(config, Path(resume))
+    elif run:
+        refuse_existing(Path(run))
     fabric = fabric_on(config.train.accelerator)
     torch.manual_seed(config.train.seed)
-    build = _segmentation if isinstance(config, Config) else _classification
-    task = build(config, fresh=not resume, offline=offline)
+    if isinstance(config, Config):
+        task = _segmentation(config, fresh=not resume, offline=offline)
+    else:
+        task = _classification(config)
     _show_run(task, fabric.device)
-    missing = init_from(task.model, Path(init)) if init else []
-    if missing:
-        console.print(f"{init}: {len(missing)} tensors did not fit:", *missing, sep="\n  ")
+    if init is not None:
+        task.model.started = init_from(task.model, Path(init))
+    if task.model.started is not None:
+        console.print(f"\n{task.model.started}", style="yellow" if task.model.started.new else None)
     folder = Path(resume) if resume else new_run(run, name)
     if not resume:
         with atomic_write(folder / "config.yaml") as temporary:
             temporary.write_text(config.to_yaml())
-        write_origin(folder, init)
+        write_origin(folder, task.model.started)
     console.print(f"run        {folder}\n")
     try:
         scores = train(task, folder, fabric, bool(resume))
@@ -96,7 +101,7 @@ def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation
         find_split(config.data, config.data.val_split),
     )
     with warnings.catch_warnings():
-        warnings.showwarning = lambda told, *_: console.print(f"{told}\n", style="yellow")
+        warnings.simplefilter("ignore", UserWarning)  # of new tensors: `run_training` tells it all
         model = create_model(
             settings.encoder,
             len(labels),
@@ -115,12 +120,17 @@ def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation
     return Segmentation(config, model, splits)
 
 
-def _classification(config: ClassificationConfig, *, fresh: bool, offline: bool) -> Classification:
+def _classification(config: ClassificationConfig) -> Classification:
     folders = find_folders(config.data)
     settings = config.model
     model = create_classifier(
         settings.encoder, folders[0].classes, settings.reduction, settings.drop_rate
     )
+    with counting_bar() as bar:
+        task = bar.add_task("check", total=sum(len(split.samples) for split in folders))
+        check_folders(folders, lambda: bar.advance(task))
+    if config.data.train_split == config.data.val_split:
+        console.print("Trained and scored on the same images: no score.", style="bold red")
     for split in folders:
         console.print(f"{split.name}: {len(split.samples)} images of {len(split.classes)} classes")
     return Classification(config, model, folders)
@@ -132,7 +142,13 @@ def _show_run(task: Task, device: torch.device) -> None:
     height, width = (size, size) if isinstance(size, int) else size
     epochs = settings.max_steps * settings.batch_size / len(task.train_set)
     size = f"{parameters(task.model) / 1e6:.2f} M parameters"
-    macs = f"{giga_macs(task.model, height, width):.2f} G multiply-adds at {width}x{height}"
+    try:
+        macs = f"{giga_macs(task.model, height, width):.2f} G multiply-adds at {width}x{height}"
+    except Exception as error:  # an encoder of one image size says so in its own way
+        raise UserError(
+            f"{config.model.encoder} does not take crops of {width}x{height} ({error}); "
+            "choose an encoder for any size, mobilenetv2_* say, or its own data.crop_size"
+        ) from error
     threads = f"{device}, {torch.get_num_threads()} threads"
     on = f"{device}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
     momentum = "" if settings.momentum is None else f", momentum {settings.momentum:g}"

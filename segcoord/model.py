@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import segcoord.encoders  # noqa: F401  (registers our backbones in timm)
 from segcoord.decoders import build, decoder_settings
-from segcoord.encoders.start import start, told
+from segcoord.encoders.start import start
+from segcoord.encoders.weights import Report
 from segcoord.errors import UserError
 from segcoord.labels import LabelSet, numbered
 
@@ -78,10 +79,17 @@ class SegmentationModel(ImageModel):
     ) -> None:
         super().__init__(net, spec, mean, std)
         self.labels = labels
+        self.started: Report | None = None  # what became of the weights that it began with
 
     @property
     def output_stride(self) -> int:
         return self.spec["output_stride"]
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size that the network sees of an image."""
+        s = self.output_stride
+        least = 8 * s if self.spec["decoder"] == "pan" else s  # it pools its last feature thrice
+        return max(height + -height % s, least), max(width + -width % s, least)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of exactly the input's size.
@@ -94,9 +102,8 @@ class SegmentationModel(ImageModel):
             (N, K, H, W) float32 logits: the network's, upsampled with align_corners=False.
         """
         h, w = x.shape[-2:]
-        s = self.output_stride
-        least = 8 * s if self.spec["decoder"] == "pan" else s  # it pools its last feature thrice
-        x = F.pad(x, (0, _beyond(w, s, least), 0, _beyond(h, s, least)))  # (N, 3, H', W')
+        height, width = self.padded_size(h, w)
+        x = F.pad(x, (0, width - w, 0, height - h))  # (N, 3, H', W')
         logits = self.net(x)  # (N, K, H'/s, W'/s)
         logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
         return logits[..., :h, :w]
@@ -113,11 +120,6 @@ class SegmentationModel(ImageModel):
             mean=plain["mean"],
             std=plain["std"],
         )
-
-
-def _beyond(size: int, stride: int, least: int) -> int:
-    """What is lacking to a multiple of the stride that is at least `least`."""
-    return max(size + -size % stride, least) - size
 
 
 def create_model(
@@ -180,13 +182,18 @@ def create_model(
             f"({type(error).__name__}: {error}). Choose a backbone that gives features at several "
             "strides, mobilenetv2_* say."
         ) from error
+    report = None
+    usual = normalisation(encoder)
     if encoder_weights is not None:
         report = start(net.encoder, encoder, encoder_weights, offline=offline)
+        usual = report.normalisation or usual
         if report.new:
-            warnings.warn(told(report), stacklevel=2)
-    usual = normalisation(encoder)
+            warnings.warn(str(report), stacklevel=2)
+    mean, std = (own if given is None else given for given, own in zip((mean, std), usual))
     spec = {"encoder": encoder, "reduction": reduction, "num_classes": num_classes, **settings}
-    return SegmentationModel(net, spec, labels, mean or usual[0], std or usual[1])
+    model = SegmentationModel(net, spec, labels, mean, std)
+    model.started = report
+    return model
 
 
 def check_encoder(encoder: str, reduction: int | None) -> dict[str, int]:

@@ -20,6 +20,9 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
+from segcoord.encoders.weights import Report
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
 
@@ -36,11 +39,7 @@ def new_run(run: str | None, config_name: str) -> Path:
         folder = parent / f"{max(numbers, default=0) + 1:03d}"
     else:
         folder = Path(run)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"{folder}: exists and is not empty. Go on with it by --resume {folder}, "
-            "or name another folder with --run."
-        )
+    refuse_existing(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -48,20 +47,33 @@ def new_run(run: str | None, config_name: str) -> Path:
     return folder
 
 
-def origin(init_from: str | None = None) -> dict:
-    """What a result came from: commit, versions, command, machine's time, weights it began with."""
+def refuse_existing(folder: Path) -> None:
+    """Raises UserError where a new run would find something in its folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"{folder}: exists and is not empty. Go on with it by --resume {folder}, "
+            "or name another folder with --run."
+        )
+
+
+def origin() -> dict:
+    """What a result came from: commit, versions, command, date."""
     return {
         "commit": _commit(),
         "versions": {name: version(name) for name in ("segcoord", "torch", "timm")},
         "command": shlex.join(sys.argv),
-        "init_from": init_from,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
-def write_origin(folder: Path, init_from: str | None) -> None:
+def write_origin(folder: Path, started: Report | None) -> None:
+    """Writes origin.json: code, versions, threads, and the weights that the run began with."""
+    weights = None
+    if started is not None:
+        weights = {"from": started.source, "loaded": len(started.matched), "new": started.new}
+    content = origin() | {"threads": torch.get_num_threads(), "weights": weights}
     with atomic_write(folder / "origin.json") as temporary:
-        temporary.write_text(json.dumps(origin(init_from), indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _commit() -> str | None:
@@ -84,7 +96,7 @@ def last_validation(run: Path, score: str) -> dict[str, str] | None:
     if not path.is_file():
         return None
     with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row[score]]
+        rows = [row for row in csv.DictReader(file) if row.get(score)]
     return rows[-1] if rows else None
 
 

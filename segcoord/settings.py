@@ -24,6 +24,7 @@ from segcoord.errors import UserError
 def add_settings(parser: ArgumentParser, *groups: str, task: str = "segmentation") -> None:
     """Adds the options --config and, for each group of a task's settings, --GROUP.*."""
     parser.add_argument("--config", help="YAML file of settings; the options below override it")
+    parser.task = task
     types = get_type_hints(CONFIGS[task])
     for group in groups:
         parser.add_argument(f"--{group}", type=types[group])
@@ -32,7 +33,7 @@ def add_settings(parser: ArgumentParser, *groups: str, task: str = "segmentation
 def task_of(source: str, tree: dict) -> str:
     """The task that a file of settings is for; segmentation unless it says otherwise."""
     task = tree.get("task", "segmentation")
-    if task not in CONFIGS:
+    if not isinstance(task, str) or task not in CONFIGS:
         raise UserError(f"{source}: task: found {task!r}, expected {' or '.join(CONFIGS)}")
     return task
 
@@ -60,7 +61,11 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
     given = []
     for source, tree in (*layers, *((file, read_yaml(Path(file))) for file in files)):
         groups = [group for group in GROUPS if group in options]
-        task_of(source, tree)
+        task = getattr(parser, "task", None)
+        if "task" in tree and task not in (None, task_of(source, tree)):
+            raise UserError(
+                f"{source}: its task is {task_of(source, tree)}, expected settings for {task}"
+            )
         for group in tree:
             if group not in (*GROUPS, "task"):
                 near = nearest(str(group), list(GROUPS))
@@ -127,6 +132,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[Hashable] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "found a list or mapping as a key, expected a word", key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} stands there twice", key.start_mark

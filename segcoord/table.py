@@ -7,149 +7,43 @@ nothing twice, and each of its numbers can be looked at with the usual tools.
 from __future__ import annotations
 
 import csv
+import functools
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import yaml
 from jsonargparse import Namespace
+from torchvision.datasets.folder import find_classes
 
-from segcoord.classification import Classification, create_classifier
+from segcoord.classification import create_classifier
 from segcoord.config import ClassificationConfig, Config
 from segcoord.console import clock, console, spelled
 from segcoord.counts import giga_macs, parameters
-from segcoord.data.imagefolder import find_folders
 from segcoord.data.layouts import label_set
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
 from segcoord.launch import run_training
 from segcoord.model import create_model
 from segcoord.runs import last_validation
-from segcoord.segmentation import Segmentation
-from segcoord.settings import nearest, read_yaml, task_of
+from segcoord.settings import read_yaml
+from segcoord.table_file import Row, Table
 
 AnyConfig = Config | ClassificationConfig
 Configure = Callable[[list[tuple[str, dict]]], tuple[Namespace, AnyConfig]]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of a table.
-
-    Args:
-        encoder: by its timm name.
-        reduction: of its attention; None for its default.
-        output_stride: of the segmentation model; None where the encoder is a classifier.
-        published: the paper's score in percent, None where it gives none.
-    """
-
-    encoder: str
-    reduction: int | None
-    output_stride: int | None
-    published: float | None
-
-    @property
-    def name(self) -> str:
-        squeezed = f"_r{self.reduction}" if self.reduction else ""
-        stride = f"_os{self.output_stride}" if self.output_stride else ""
-        return f"{self.encoder}{squeezed}{stride}"
-
-    def settings(self, seed: int) -> dict:
-        """What the row sets, as a tree of settings."""
-        model = {"encoder": self.encoder, "reduction": self.reduction}
-        if self.output_stride:
-            model["output_stride"] = self.output_stride
-        return {"model": model, "train": {"seed": seed}}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table's YAML file: title, task, rows, seeds, and settings from the weakest on."""
-
-    path: Path
-    title: str
-    task: str
-    rows: list[Row]
-    seeds: list[int]
-    layers: list[tuple[str, dict]]
-
-    @property
-    def score(self) -> str:
-        """The column of metrics.csv that the table is about."""
-        task = Segmentation if self.task == "segmentation" else Classification
-        return task.columns[0]
-
-
-def read_table(path: Path) -> Table:
-    """Reads a table's file.
-
-    Its keys: title; config, a training's YAML file relative to it; settings, what differs from
-    that for every row; encoders, names or {encoder, reduction, published}; output_strides, [16]
-    unless given; seeds, [0] unless given. `published` is a score in percent, or one for each
-    output stride.
-
-    Raises:
-        UserError: no such file, an unknown or missing key, an empty or repeated row.
-    """
-    tree = read_yaml(path)
-    known = ["title", "config", "settings", "encoders", "output_strides", "seeds"]
-    for key in tree:
-        if key not in known:
-            raise UserError(f"{path}: unknown key {key!r}{nearest(str(key), known)}")
-    for key in ("title", "config", "encoders"):
-        if not tree.get(key):
-            raise UserError(f"{path}: lacks the key {key!r}; a table has {', '.join(known)}")
-    config = Path(path.parent, tree["config"])
-    layers = [(str(config), read_yaml(config)), (str(path), tree.get("settings") or {})]
-    task = task_of(*layers[0])
-    if task == "segmentation":
-        strides = _integers(tree, "output_strides", [16], path)
-    elif "output_strides" in tree:
-        raise UserError(f"{path}: output_strides: a classifier has none; take the key out")
-    else:
-        strides = [None]
-    rows = [_row(given, stride, path) for given in tree["encoders"] for stride in strides]
-    names = [row.name for row in rows]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{path}: {name} is in it {names.count(name)} times")
-    return Table(path, tree["title"], task, rows, _integers(tree, "seeds", [0], path), layers)
-
-
-def _integers(tree: dict, key: str, default: list[int], path: Path) -> list[int]:
-    values = tree.get(key, default)
-    if not isinstance(values, list) or not values or not all(type(v) is int for v in values):
-        raise UserError(f"{path}: {key}: found {values!r}, expected a list of integers")
-    if len(set(values)) < len(values):
-        raise UserError(f"{path}: {key}: {values} has the same one twice")
-    return values
-
-
-def _row(given: object, stride: int | None, path: Path) -> Row:
-    given = {"encoder": given} if isinstance(given, str) else given
-    known = ["encoder", "reduction", "published"]
-    if not isinstance(given, dict) or not isinstance(given.get("encoder"), str):
-        raise UserError(f"{path}: encoders: found {given!r}, expected a name or {{encoder: name}}")
-    for key in given:
-        if key not in known:
-            raise UserError(f"{path}: encoders: unknown key {key!r}{nearest(str(key), known)}")
-    published = given.get("published")
-    if isinstance(published, dict):
-        published = published.get(stride)
-    return Row(given["encoder"], given.get("reduction"), stride, published)
-
-
-def run_table(table: Table, configure: Configure) -> int:
+def run_table(table: Table, configure: Configure, command: str) -> int:
     """Trains what is missing of a table and writes table.md and table.csv after every run.
 
     Args:
         table: from `read_table`.
         configure: turns layers of settings into arguments and a configuration, with the command
             line's on top.
+        command: as it was given, for the table's foot.
 
     Returns:
         0; 130 if it was interrupted.
@@ -160,7 +54,11 @@ def run_table(table: Table, configure: Configure) -> int:
         args, configs[row, seed] = configure([*table.layers, (row.name, row.settings(seed))])
         _check_not_overridden(row, seed, configs[row, seed])
     out = Path(args.out or Path("runs", "tables", table.path.stem))
-    result = _Result(table, out, configs)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: can't be made ({error.strerror}); see --out") from error
+    result = _Result(table, out, configs, command)
     to_do = [cell for cell in cells if result.of(*cell) is None]
     console.print(f"{table.title}: {len(cells)} runs, {len(cells) - len(to_do)} done already")
     began = time.monotonic()
@@ -172,6 +70,8 @@ def run_table(table: Table, configure: Configure) -> int:
         folder = result.folder(*cell)
         console.print(f"\nrun {count + 1} of {len(to_do)}{left}: {folder.name}", style="bold")
         started = (folder / "last.ckpt").exists()
+        if folder.is_dir() and not started:
+            shutil.rmtree(folder)  # killed before there was anything to go on from
         code = run_training(
             configs[cell],
             folder.name,
@@ -191,9 +91,10 @@ def run_table(table: Table, configure: Configure) -> int:
 def _check_not_overridden(row: Row, seed: int, config: AnyConfig) -> None:
     found = {
         "--model.encoder": (config.model.encoder, row.encoder),
-        "--model.reduction": (config.model.reduction, row.reduction),
         "--train.seed": (config.train.seed, seed),
     }
+    if row.reduction:
+        found["--model.reduction"] = (config.model.reduction, row.reduction)
     if row.output_stride:
         found["--model.output_stride"] = (config.model.output_stride, row.output_stride)
     for option, (now, expected) in found.items():
@@ -204,8 +105,10 @@ def _check_not_overridden(row: Row, seed: int, config: AnyConfig) -> None:
 class _Result:
     """What a table's runs have come to so far."""
 
-    def __init__(self, table: Table, out: Path, configs: dict[tuple[Row, int], AnyConfig]) -> None:
-        self.table, self.out, self.configs = table, out, configs
+    def __init__(
+        self, table: Table, out: Path, configs: dict[tuple[Row, int], AnyConfig], command: str
+    ) -> None:
+        self.table, self.out, self.configs, self.command = table, out, configs, command
         self.sizes = {row: _size(configs[row, table.seeds[0]]) for row in table.rows}
 
     def folder(self, row: Row, seed: int) -> Path:
@@ -216,11 +119,13 @@ class _Result:
         folder, config = self.folder(row, seed), self.configs[row, seed]
         if not (folder / "config.yaml").exists():
             return None
-        then = yaml.safe_load((folder / "config.yaml").read_text())
+        if not (folder / "last.ckpt").exists():
+            return None
+        then = read_yaml(folder / "config.yaml")
         now = yaml.safe_load(config.to_yaml())
         for place in (then, now):  # neither changes a result
-            place["data"].pop("workers")
-            place["data"].pop("root")
+            for key in ("workers", "root"):
+                place.get("data", {}).pop(key, None)
         if then != now:
             raise UserError(
                 f"{folder}: was trained with other settings than the table asks for now; "
@@ -240,6 +145,7 @@ class _Result:
             temporary.write_text(self._markdown(lines))
 
     def _line(self, row: Row) -> dict[str, object]:
+        config = self.configs[row, self.table.seeds[0]]
         results = {seed: self.of(row, seed) for seed in self.table.seeds}
         done = {seed: result for seed, result in results.items() if result}
         scores = [100 * float(result[self.table.score]) for result in done.values()]
@@ -248,7 +154,7 @@ class _Result:
         size, macs = self.sizes[row]
         return {
             "encoder": row.encoder,
-            "reduction": row.reduction or "",
+            "reduction": config.model.reduction or "",
             "output_stride": row.output_stride or "",
             "parameters": size,
             "giga_macs": f"{macs:.4f}",
@@ -259,6 +165,8 @@ class _Result:
             "published": row.published or "",
             "minutes": f"{statistics.mean(minutes):.1f}" if minutes else "",
             "commit": " ".join(sorted({str(origin["commit"]) for origin in origins})),
+            "threads": " ".join(sorted({str(origin.get("threads", "")) for origin in origins})),
+            "torch": " ".join(sorted({origin["versions"]["torch"] for origin in origins})),
         }
 
     def _markdown(self, lines: list[dict]) -> str:
@@ -278,16 +186,20 @@ class _Result:
             text.append(_bar(row + [line["published"]] * published + [line["minutes"]]))
         settings, size = config.train, config.data.crop_size
         crop = "x".join(str(n) for n in ((size, size) if isinstance(size, int) else size[::-1]))
-        started = getattr(config.model, "encoder_weights", None)
+        weights = getattr(config.model, "encoder_weights", None)
+        decoder = getattr(config.model, "decoder", "classifier")
+
+        def all_of(key: str) -> str:
+            return ", ".join(sorted({line[key] for line in lines} - {""})) or "unknown"
+
         text += [
             "",
-            f"`segcoord table {table.path}`: {settings.max_steps} steps of {settings.batch_size} "
+            f"`{self.command}`: {decoder}, {settings.max_steps} steps of {settings.batch_size} "
             f"crops of {crop}, {settings.optimizer}, lr {settings.lr:g}, from "
-            f"{f'{started} weights' if started else 'random weights'}; scored on "
+            f"{weights or 'random'} weights; scored on "
             f"{config.data.val_split} at the last step; ± is the standard deviation over seeds "
-            f"{', '.join(map(str, table.seeds))}; multiply-adds of one crop. "
-            f"{torch.get_num_threads()} threads, torch {torch.__version__}, commit "
-            f"{', '.join(sorted({line['commit'] for line in lines} - {''})) or 'unknown'}.",
+            f"{', '.join(map(str, table.seeds))}; multiply-adds of one crop. Threads: "
+            f"{all_of('threads')}; torch {all_of('torch')}; commit {all_of('commit')}.",
             "",
         ]
         return "\n".join(text)
@@ -297,7 +209,7 @@ def _size(config: AnyConfig) -> tuple[int, float]:
     """Parameters, and multiply-adds in 1e9 of one training crop."""
     model, size = config.model, config.data.crop_size
     if isinstance(config, ClassificationConfig):
-        names = [str(n) for n in range(len(find_folders(config.data)[0].classes))]
+        names = _classes(config.data.root, config.data.train_split)
         net = create_classifier(model.encoder, names, model.reduction)
         size = (size, size)
     else:
@@ -310,6 +222,11 @@ def _size(config: AnyConfig) -> tuple[int, float]:
             reduction=model.reduction,
         )
     return parameters(net), giga_macs(net, *size)
+
+
+@functools.cache  # of a large folder it takes long, and is the same for every row
+def _classes(root: str, split: str) -> list[str]:
+    return find_classes(Path(root, split))[0]
 
 
 def _bar(cells: list[object]) -> str:

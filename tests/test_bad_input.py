@@ -156,7 +156,7 @@ SETTINGS = {
     "--data.train_spilt=x": "did you mean --data.train_split?",
     "--train.seed=99999999999999999999": "below 2**63",
     "--train.lr=fast": 'Parser key "train.lr"',
-    "--init-from=none.ckpt": "no such file to start from",
+    "--init-from=none.ckpt": "none.ckpt: no such file, expected a file of weights",
     "--resume=none": "no run there",
     "--train.accelerator=mps": "can't be used here",
 }

@@ -109,18 +109,18 @@ def test_accuracies_are_the_shares_of_images(folders: Path) -> None:
 
 def test_its_weights_start_a_segmentation(trained: Path) -> None:
     model = segcoord.create_model("mobilenetv2_ca_050", 3)
-    lines = init_from(model, trained / "best.ckpt")
+    report = init_from(model, trained / "best.ckpt")
     theirs = read_checkpoint(trained / "best.ckpt")["state_dict"]
-    lines = [line.removeprefix("net.") for line in lines]
     own = model.net.encoder.model.state_dict()
     assert all(torch.equal(own[name], theirs[f"net.{name}"]) for name in own)
     # What has no place in an encoder, and nothing else: the head and the classifier.
-    assert {line.split(".")[0] for line in lines} == {"conv_head", "bn2", "classifier"}
+    assert {name.split(".")[0] for name in report.unused} == {"conv_head", "bn2", "classifier"}
+    assert report.new == []
 
 
 def test_another_encoder_does_not_take_them(trained: Path) -> None:
     model = segcoord.create_model("mobilenetv2_ca_075", 3)
-    with pytest.raises(UserError, match="Nothing was loaded"):
+    with pytest.raises(UserError, match="of mobilenetv2_ca_050, expected those of mobilenetv2_ca_"):
         init_from(model, trained / "best.ckpt")
 
 
@@ -159,6 +159,18 @@ def test_broken_folders_are_told(folders: Path, tmp_path: Path, broken, message:
     broken(root)
     with pytest.raises(UserError, match=message):
         find_folders(ImageFolderConfig(str(root)))
+
+
+def test_an_image_that_is_none_is_told_before_training(
+    folders: Path, tmp_path: Path, capsys
+) -> None:
+    import shutil
+
+    root = shutil.copytree(folders, tmp_path / "copy")
+    (root / "train" / CLASSES[1] / "x.JPEG").write_text("hello")
+    assert run(train, "train.py", command(root, tmp_path / "run")) == 1
+    assert "x.JPEG" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_reduction_is_a_keyword_of_those_with_attention() -> None:
     model = timm.create_model("mobilenext_ca_050", reduction=12)
     assert model.blocks[3][-1].att.conv1.out_channels == 480 // 12
     model = timm.models.model_entrypoint("mobilenext_ca_050")(reduction=None)
-    assert model.blocks[3][-1].att.conv1.out_channels == 480 // 32  # CoordAtt's own
+    assert model.blocks[3][-1].att.conv1.out_channels == 480 // 24  # as without it
     for name in COUNTS:
         parameters = inspect.signature(timm.models.model_entrypoint(name)).parameters
         assert ("reduction" in parameters) == ("se" in name or "ca" in name)

@@ -192,17 +192,51 @@ def test_init_from_lists_what_did_not_fit(tmp_path: Path) -> None:
     source = segcoord.create_model("mobilenetv2_ca_050", 7)
     segcoord.save(source, tmp_path / "seven.ckpt")
     model = segcoord.create_model(**TINY)
-    lines = init_from(model, tmp_path / "seven.ckpt")
-    assert [line.partition(":")[0] for line in lines] == [
-        "net.segmentation_head.0.bias",
-        "net.segmentation_head.0.weight",
-    ]
-    assert "(7,) in the file, (3,) in the model" in lines[0]
+    report = init_from(model, tmp_path / "seven.ckpt")
+    head = ["net.segmentation_head.0.weight", "net.segmentation_head.0.bias"]
+    assert report.new == report.unused == head
+    assert "2 START AT RANDOM" in str(report)
     same = model.net.encoder.state_dict(), source.net.encoder.state_dict()
     assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in same)))
-    wrapped = {"state_dict": model.state_dict()}
-    torch.save(wrapped, tmp_path / "wrapped.pth")
-    assert init_from(segcoord.create_model(**TINY), tmp_path / "wrapped.pth") == []
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_init_from_takes_state_dicts_under_their_wrappers_names(
+    prefix: str, tmp_path: Path
+) -> None:
+    source, model = (segcoord.create_model(**TINY) for _ in range(2))
+    for state in (source.state_dict(), source.net.state_dict()):  # ours, and smp's
+        torch.save({"state_dict": {prefix + k: v for k, v in state.items()}}, tmp_path / "w.pth")
+        report = init_from(model, tmp_path / "w.pth")
+        assert (report.new, report.unused) == ([], [])
+        assert all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_init_from_brings_the_normalisation(tmp_path: Path) -> None:
+    source = segcoord.create_model(**TINY, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    segcoord.save(source, tmp_path / "m.ckpt")
+    model = segcoord.create_model(**TINY)
+    init_from(model, tmp_path / "m.ckpt")
+    assert torch.equal(model.mean, source.mean)
+    assert torch.equal(model.std, source.std)
+
+
+def test_init_from_takes_no_attention_for_another(tmp_path: Path) -> None:
+    """X and Y attention have the same names and shapes, and mean other things by them."""
+    source = segcoord.create_model("mobilenetv2_ca_x_050", 3)
+    segcoord.save(source, tmp_path / "x.ckpt")
+    model = segcoord.create_model("mobilenetv2_ca_y_050", 3)
+    report = init_from(model, tmp_path / "x.ckpt")
+    attention = [n for n in model.state_dict() if ".se." in n and "num_batches" not in n]
+    assert report.new == attention
+    assert len(attention) == 16 * 8
+
+
+def test_init_from_nonsense_is_told(tmp_path: Path) -> None:
+    for content in ({"state_dict": [1, 2]}, {"state_dict": 5}, [1]):
+        torch.save(content, tmp_path / "odd.pth")
+        with pytest.raises(UserError, match=r"odd\.pth"):
+            init_from(segcoord.create_model(**TINY), tmp_path / "odd.pth")
 
 
 def test_predict_takes_arrays_and_files(tmp_path: Path) -> None:

@@ -73,8 +73,10 @@ def test_attention_without_weights_starts_random_and_says_so(hub, encoder, plain
         if ".se." in name:
             block, _, rest = name.partition(".se.")
             if not rest.endswith("num_batches_tracked"):
-                line = next(line for line in text.splitlines() if line.startswith(f"  {block}: "))
-                assert f"se.{rest}" in line.partition(": ")[2].split(", ")
+                line = next(
+                    line for line in text.splitlines() if line.startswith(f"  {block}.se: ")
+                )
+                assert rest in line.partition(": ")[2].split(", ")
         else:
             assert torch.equal(tensor, hub[plain][name]), name
     assert sum(line.startswith("  blocks.") for line in text.splitlines()) == slots

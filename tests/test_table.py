@@ -12,7 +12,7 @@ from conftest import ROOT, SMALL
 
 from segcoord.cli import run, table
 from segcoord.errors import UserError
-from segcoord.table import read_table
+from segcoord.table_file import read_table
 
 TABLES = sorted((ROOT / "configs" / "tables").glob("*.yaml"))
 
@@ -120,6 +120,12 @@ def test_runs_of_other_settings_are_not_taken_for_its_own(
         ({"encoders": ["mobilenetv2_100", "mobilenetv2_100"]}, "is in it 2 times"),
         ({"encoders": [{"reduction": 3}]}, "expected a name"),
         ({"encoders": [{"encoder": "a", "reductions": 3}]}, "did you mean reduction?"),
+        ({"encoders": 5}, "encoders: found 5, expected a list"),
+        ({"settings": {"model": {"reduction": 16}}}, "model.reduction is what encoders"),
+        ({"settings": {"train": {"seed": 16}}}, "train.seed is what seeds says"),
+        ({"settings": [1]}, "settings: found"),
+        ({"encoders": [{"encoder": "a", "published": {8: 7}}]}, "none for output stride"),
+        ({"encoders": [{"encoder": "a", "published": "high"}]}, "expected a number of percent"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml: no such configuration file"),
     ],
 )
@@ -158,3 +164,15 @@ def test_the_shipped_tables_are_of_settings_and_encoders_that_exist(path: Path) 
             config.check()
             assert config.model.encoder == row.encoder
             assert config.train.seed == seed
+
+
+def test_a_cell_that_was_killed_at_its_start_is_begun_anew(
+    file: Path, sample_voc: Path, tmp_path: Path
+) -> None:
+    file.write_text(file.read_text().replace("- 0\n- 1", "- 0"))
+    out = tmp_path / "out"
+    command = [str(file), *options(sample_voc, out)]
+    assert run(table, "segcoord table", command) == 0
+    (out / "mobilenetv2_050_os16_seed0" / "last.ckpt").unlink()
+    assert run(table, "segcoord table", command) == 0
+    assert [line["runs"] for line in lines(out)] == ["1", "1"]

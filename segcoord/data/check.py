@@ -77,7 +77,7 @@ def check_split(split: Split, advance: Callable[[], None] = lambda: None) -> Spl
 def _check_sample(sample: Sample) -> np.ndarray | str:
     """(256,) pixels by class index (zeros without a mask), or what is wrong."""
     try:
-        size = _check_image(sample.image)
+        size = check_image(sample.image)
         counts = np.zeros(256, np.int64)
         if sample.mask is None:
             return counts
@@ -98,7 +98,7 @@ def _check_sample(sample: Sample) -> np.ndarray | str:
         return str(error)
 
 
-def _check_image(path: Path) -> tuple[int, int]:
+def check_image(path: Path) -> tuple[int, int]:
     """(H, W); decodes nothing unless the file's end looks wrong."""
     try:
         with path.open("rb") as file, Image.open(path) as header:

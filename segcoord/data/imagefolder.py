@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import find_classes, make_dataset
 
 from segcoord.config import ImageFolderConfig
+from segcoord.data.check import SHOWN, check_image
 from segcoord.data.layouts import IMAGE_SUFFIXES
 from segcoord.data.reading import read_image
 from segcoord.data.transforms import ClassTransform
@@ -58,6 +61,29 @@ def _find(root: Path, name: str) -> Folders:
     except FileNotFoundError as error:
         raise UserError(f"{folder}: {error}") from error
     return Folders(name, classes, samples)
+
+
+def check_folders(folders: tuple[Folders, ...], advance: Callable[[], None]) -> None:
+    """Reads the header and the end of every image.
+
+    Raises:
+        UserError: names the first files that can't be used, and how many there are.
+    """
+
+    def problem(sample: tuple[str, int]) -> str | None:
+        advance()
+        try:
+            check_image(Path(sample[0]))
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        samples = [sample for split in folders for sample in split.samples]
+        problems = [told for told in pool.map(problem, samples) if told]
+    if problems:
+        shown = "\n".join(problems[:SHOWN])
+        raise UserError(f"{len(problems)} of {len(samples)} images can't be used, first\n{shown}")
 
 
 class ClassTrainSet(Dataset):

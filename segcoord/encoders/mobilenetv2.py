@@ -21,7 +21,8 @@ from timm.models.efficientnet import EfficientNet, _cfg, _create_effnet
 from torch import nn
 
 from segcoord.encoders.slot import REDUCTION, timm_slot
-from segcoord.encoders.weights import PUBLISHED, fetch, load_encoder, read_tensors
+from segcoord.encoders.tensors import read_tensors
+from segcoord.encoders.weights import PUBLISHED, fetch, load_encoder
 
 WIDTHS = {"100": 1.0, "075": 0.75, "050": 0.5}
 

@@ -264,9 +264,8 @@ def _entrypoint(attention: str | None, width: str) -> Callable[..., nn.Module]:
     else:
         variant = f"mobilenext_{attention}_{width}"
 
-        def create(
-            pretrained: bool = False, reduction: int | None = _REDUCTION, **kwargs
-        ) -> nn.Module:
+        def create(pretrained: bool = False, reduction: int | None = None, **kwargs) -> nn.Module:
+            reduction = _REDUCTION if reduction is None else reduction
             return _mobilenext(variant, pretrained, reduction=reduction, **fixed, **kwargs)
 
         create.__doc__ = (

@@ -9,6 +9,7 @@ import timm
 from torch import nn
 
 from segcoord.encoders.slot import REDUCTION
+from segcoord.encoders.tensors import read_tensors
 from segcoord.encoders.weights import (
     PUBLISHED,
     Report,
@@ -17,7 +18,6 @@ from segcoord.encoders.weights import (
     load_file,
     load_plain,
     plain_tensors,
-    read_tensors,
 )
 from segcoord.errors import UserError
 
@@ -67,20 +67,3 @@ def plain_name(name: str) -> str:
     if name.startswith(("mobilenetv2_", "mobilenext_", "efficientnet_b0_")):
         return re.sub(rf"_({attentions})(?=_|$)", "", name)
     return name
-
-
-def told(report: Report) -> str:
-    """A report in full: exactly which tensors are new, those of one block in a line."""
-    text = f"{report.source}: {len(report.matched)} tensors loaded"
-    if report.unused:
-        text += f", {len(report.unused)} of the file not used"
-    if not report.new:
-        return f"{text}."
-    blocks: dict[str, list[str]] = {}
-    for tensor in report.new:
-        block, _, rest = re.match(r"(.*?)((?:^|\.)(?=se\.|att\.)|$)(.*)", tensor).groups()
-        blocks.setdefault(block, []).append(rest)
-    lines = [f"  {block}: {', '.join(rest)}" for block, rest in blocks.items()]
-    return f"{text}; {len(report.new)} START AT RANDOM, which training has to learn:\n" + "\n".join(
-        lines
-    )

@@ -12,16 +12,24 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import rich.progress
 import timm
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from safetensors.torch import load_file as load_safetensors
 from torch import Tensor, nn
 
+from segcoord.encoders.tensors import (
+    described_in,
+    first_sentence,
+    known_as,
+    read_bytes,
+    read_tensors,
+    some,
+    unpickle,
+)
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
 
@@ -77,7 +85,7 @@ def authors_names() -> dict[str, str]:
 
 def git_blob_id(path: Path) -> str:
     """The id that `git hash-object` prints for a file."""
-    content = _read(path)
+    content = read_bytes(path)
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
@@ -114,12 +122,12 @@ def fetch(published: Published, *, offline: bool = False) -> Path:
             _download(published.url, temporary, f"{path}: {state}; fetching {published.url}")
         except (OSError, http.client.HTTPException) as error:  # HTTP and URL errors are OSErrors
             raise UserError(
-                f"{published.url}: could not be fetched ({_first_sentence(error)}). "
+                f"{published.url}: could not be fetched ({first_sentence(error)}). "
                 f"Check the network and the free space. {by_hand}"
             ) from error
         found = git_blob_id(temporary)
         if found != published.blob:
-            what = _known_as(temporary) or f"a file of {temporary.stat().st_size:,} bytes"
+            what = known_as(temporary) or f"a file of {temporary.stat().st_size:,} bytes"
             raise UserError(
                 f"{published.url}: gave {what} with git blob id {found}, expected "
                 f"{published.blob}; not kept. Is a proxy answering in its place? {by_hand}"
@@ -174,111 +182,41 @@ def plain_tensors(name: str, *, offline: bool = False) -> dict[str, Tensor]:
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=place)
     except Exception as error:  # the hub's, its HTTP library's, PyTorch's: of any type
         raise UserError(
-            f"the weights of {name!r} could not be fetched or loaded ({_first_sentence(error)}). "
+            f"the weights of {name!r} could not be fetched or loaded ({first_sentence(error)}). "
             f"Check the network, {by_hand}."
         ) from error
     return model.state_dict()
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch or safetensors file, on the CPU, under the names of its network.
-
-    A level `state_dict_ema`, `state_dict` or `model` above the tensors is gone through, the first
-    of these that is there (timm's order: the averaged weights are the ones it scores), and
-    `module.`, `_orig_mod.` and `net.`, which wrappers put before all names, are taken off.
-
-    Raises:
-        UserError: no such file, damaged, foreign, unsafe to load, or without tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {found}, expected a file of weights (.pth or .safetensors)")
-    if foreign := _known_as(path):
-        raise UserError(f"{path}: {foreign}, expected weights. Download the file itself.")
-    loaded = unpickle(path)
-    loaded = loaded if isinstance(loaded, dict) else {}
-    levels = [loaded.get(level) for level in ("state_dict_ema", "state_dict", "model")]
-    loaded = next((level for level in levels if isinstance(level, dict)), loaded)
-    tensors = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if not tensors:
-        held = _some(map(str, loaded)) or "no dictionary"
-        raise UserError(f"{path}: found no tensors by name ({held}), expected a state dict")
-    for prefix in ("module.", "_orig_mod.", "module.", "net."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
-    if any(name.startswith("encoder.") for name in tensors):
-        raise UserError(f"{path}: a whole network, not an encoder. Start from it by --init-from.")
-    return tensors
-
-
-def unpickle(path: Path) -> object:
-    """Tensors and plain types of a file, on the CPU; whatever else is in it is refused, not run.
-
-    Raises:
-        UserError: damaged, foreign, or with more in it than data.
-    """
-    head = _read(path, 9)
-    try:
-        if head.endswith(b"{"):  # safetensors: a header in JSON, after its size in eight bytes
-            return load_safetensors(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or foreign file fails in the unpickler in any way
-        if code := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UserError(
-                f"{path}: refused, for more is in it than tensors and plain types ({code[1]}), and "
-                "would run as code. Save it anew by torch.save(model.state_dict(), FILE)."
-            ) from error
-        raise UserError(
-            f"{path}: damaged, cut short or not a PyTorch or safetensors file "
-            f"({_first_sentence(error)}). Fetch it again."
-        ) from error
-
-
-def _read(path: Path, size: int = -1) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(size)
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror})") from error
-
-
-def _known_as(path: Path) -> str | None:
-    """What a file is in words, if it is one of the things that come in a weights' file's place."""
-    head = _read(path, 512)
-    if not head:
-        return "an empty file"
-    if head.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer, which only stands for the file"
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "an HTML page, saved in the file's place"
-    return None
-
-
-def _first_sentence(error: Exception) -> str:
-    """Of PyTorch's message never more: the rest advises to run the code."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].partition('. ')[0]}"
 
 
 @dataclass(frozen=True)
 class Report:
     """What became of each tensor, but for batch counters that the file lacks.
 
-    matched: copied; new: left at its random start; unused: in the file only, by the file's name.
+    matched: copied; new: left at its random start; unused: in the file only, by the file's name;
+    normalisation: mean and standard deviation per channel, where the file says them.
     """
 
     source: str
     matched: list[str]
     new: list[str]
     unused: list[str]
+    normalisation: tuple[list[float], list[float]] | None = None
 
     def __str__(self) -> str:
+        """In full: exactly which tensors are new, those of one slot in a line."""
         text = f"{self.source}: {len(self.matched)} tensors loaded"
-        if self.new:
-            text += f"; {len(self.new)} start at random ({_some(self.new)})"
         if self.unused:
-            text += f"; {len(self.unused)} in the file are not used ({_some(self.unused)})"
-        return text
+            text += f"; {len(self.unused)} in the file are not used ({some(self.unused)})"
+        if not self.new:
+            return text
+        slots: dict[str, list[str]] = {}
+        for name in self.new:
+            slot, _, rest = re.fullmatch(r"((?:.*\.)?(?:se|att)|)(\.?)(.*?)", name).groups()
+            slots.setdefault(slot or "elsewhere", []).append(rest)
+        lines = [
+            f"  {f'{slot}: ' if slot else ''}{', '.join(rest)}" for slot, rest in slots.items()
+        ]
+        return f"{text}; {len(self.new)} START AT RANDOM:\n" + "\n".join(lines)
 
 
 def load_encoder(
@@ -327,7 +265,15 @@ def load_file(model: nn.Module, path: str | Path) -> Report:
     slots = _slots(net)
     names = _file_names(net, tensors)
     attends = any(n.startswith(slots) and names.get(n) in tensors for n in net.state_dict())
-    return _copy(net, tensors, str(path), () if attends else slots)
+    described = described_in(unpickle(Path(path)))
+    theirs, ours = described.get("spec", {}).get("encoder"), net.pretrained_cfg["architecture"]
+    if attends and theirs not in (None, ours):
+        # X and Y attention have the same tensors, and mean other things by them.
+        raise UserError(f"{path}: the weights of {theirs}, expected those of {ours}")
+    report = _copy(net, tensors, str(path), () if attends else slots)
+    if described:
+        report = replace(report, normalisation=(described["mean"], described["std"]))
+    return report
 
 
 def _copy(
@@ -352,12 +298,13 @@ def _copy(
             for n, t in fits.items()
             if t.shape != own[n].shape
         ],
+        "not finite": [names[n] for n, t in fits.items() if not t.isfinite().all()],
     }
     if any(wrong.values()):
-        found = "; ".join(f"{len(n)} {kind} ({_some(n)})" for kind, n in wrong.items() if n)
+        found = "; ".join(f"{len(n)} {kind} ({some(n)})" for kind, n in wrong.items() if n)
         raise UserError(
             f"{source}: the tensors are not those of {architecture}: {found}. "
-            "Nothing was loaded. Choose the encoder that the weights are of, or other weights."
+            "Nothing was loaded. Choose the encoder, and the reduction, that the weights are of."
         )
     net.load_state_dict(fits, strict=False)
     return Report(source, [*fits], new, [name for name in tensors if name in unused])
@@ -393,9 +340,3 @@ def _absent_classifier(net: nn.Module, given: Iterable[str]) -> tuple[str, ...]:
     paths = net.pretrained_cfg.get("classifier") or ()
     prefixes = tuple(f"{path}." for path in ((paths,) if isinstance(paths, str) else paths))
     return () if any(name.startswith(prefixes) for name in given) else prefixes
-
-
-def _some(names: Iterable[str], most: int = 4) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

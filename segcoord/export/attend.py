@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from segcoord.attention import CoordAtt, CoordAttX, CoordAttY
 from segcoord.errors import UserError
-from segcoord.export.overlays import _INK, _PAPER, blend, legend
+from segcoord.export.overlays import INK, PAPER, blend, legend
 from segcoord.inference import predict
 from segcoord.model import SegmentationModel
 
@@ -128,11 +128,12 @@ def grad_cam(
         layer.register_forward_hook(lambda _module, _input, output: output.requires_grad_())
         # Padded here as the model would pad inside: the package stretches the block's grid over the
         # input that it is given, and the grid covers the padding too.
-        (height, width), s = image.shape[:2], model.output_stride
-        padding = (0, -width % s, 0, -height % s)
+        height, width = image.shape[:2]
+        tall, wide = model.padded_size(height, width)
+        below, beside = tall - height, wide - width
         batch = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0)  # (1, H, W, 3)
-        x = F.pad(model.normalize(batch.to(model.mean.device)), padding)  # (1, 3, H', W')
-        target = target_class(index, np.pad(pixels, ((0, -height % s), (0, -width % s))))
+        x = F.pad(model.normalize(batch.to(model.mean.device)), (0, beside, 0, below))
+        target = target_class(index, np.pad(pixels, ((0, below), (0, beside))))  # of (1, 3, H', W')
         cam = grad_cam_class(model=model, target_layers=[layer])(x, [target])  # (1, H', W')
     return cam[0, :height, :width]
 
@@ -286,11 +287,11 @@ def _cells(row: _Row, image: np.ndarray, class_name: str) -> list[_Cell]:
 def _gate_cells(row: _Row, height: int, width: int) -> list[_Cell]:
     """Three cells: a_h, a_w, and what gates each place of the image."""
     places = {key: gate for key, gate in row.gates.items() if key != "channel"}
-    mean, s = f"mean of {row.grid[0]} channels", row.model.output_stride
+    mean = f"mean of {row.grid[0]} channels"
+    padded = row.model.padded_size(height, width)[::-1]
 
     def cell(gate: np.ndarray, caption: str) -> _Cell:
         grid = np.broadcast_to(gate.mean(0), row.grid[1:])  # it covers the model's padding too
-        padded = (width + -width % s, height + -height % s)
         values = cv2.resize(grid, padded, interpolation=cv2.INTER_NEAREST_EXACT)[:height, :width]
         scale = (float(values.min()), float(values.max()), cv2.COLORMAP_VIRIDIS)
         return _Cell(caption, _colored(values, *scale), scale)
@@ -344,7 +345,7 @@ class _Page:
         self.lefts = range(self.size // 2, self.width, across + self.size)  # legend begins so too
 
     def _strip(self, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-        strip = Image.new("RGB", (self.width, height), _PAPER)
+        strip = Image.new("RGB", (self.width, height), PAPER)
         pen = ImageDraw.Draw(strip)
         pen.font = ImageFont.load_default(self.size)
         return strip, pen
@@ -353,13 +354,13 @@ class _Page:
         strip, pen = self._strip(2 * self.size)
         for left, title in zip(self.lefts, titles):
             title = _fitted(title, self.cell[0], pen)
-            pen.text((left, 1.2 * self.size), title, _INK, anchor="lm")
+            pen.text((left, 1.2 * self.size), title, INK, anchor="lm")
         return np.asarray(strip)
 
     def header(self, name: str, details: str) -> np.ndarray:
         strip, pen = self._strip(2 * self.size)
         name = _fitted(name, self.width - 2 * self.size - pen.textlength(details), pen)
-        pen.text((self.lefts[0], self.size), name, _INK, anchor="lm")
+        pen.text((self.lefts[0], self.size), name, INK, anchor="lm")
         after = self.lefts[0] + pen.textlength(name) + self.size
         pen.text((after, self.size), details, _GREY, anchor="lm")
         return np.asarray(strip)
@@ -379,7 +380,7 @@ class _Page:
             if cell.scale:
                 self._bar(strip, pen, left, y, cell.scale)
                 y += round(1.4 * self.size)
-            pen.text((left, y), _fitted(cell.caption, wide, pen), _INK, anchor="lm")
+            pen.text((left, y), _fitted(cell.caption, wide, pen), INK, anchor="lm")
         return np.asarray(strip)
 
     def _bar(
@@ -389,10 +390,10 @@ class _Page:
         low, high, colormap = scale
         least, most = _ends(low, high)
         flat = high - low <= _FLAT
-        pen.text((left, y), f"{least} everywhere" if flat else least, _INK, anchor="lm")
+        pen.text((left, y), f"{least} everywhere" if flat else least, INK, anchor="lm")
         if flat:
             return
         ramp = np.tile(np.linspace(0, 1, self.cell[0] // 3), (round(0.7 * self.size), 1))
         x = left + round(pen.textlength(least) + self.size / 2)
         strip.paste(Image.fromarray(_colored(ramp, 0, 1, colormap)), (x, y - len(ramp) // 2))
-        pen.text((x + ramp.shape[1] + self.size / 2, y), most, _INK, anchor="lm")
+        pen.text((x + ramp.shape[1] + self.size / 2, y), most, INK, anchor="lm")

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from segcoord.files import atomic_write
 from segcoord.labels import VOID, LabelSet
 
-_PAPER, _INK = (255, 255, 255), (32, 32, 32)
+PAPER, INK = (255, 255, 255), (32, 32, 32)
 
 
 def blend(
@@ -48,11 +48,11 @@ def legend(labels: LabelSet, shown: Sequence[int], width: int, size: int = 14) -
             x, y = size // 2, y + round(1.6 * size)
         entries.append((x, y, tuple(labels.classes[index].color), name))
         x += wide
-    strip = Image.new("RGB", (width, y + round(1.7 * size)), _PAPER)
+    strip = Image.new("RGB", (width, y + round(1.7 * size)), PAPER)
     draw = ImageDraw.Draw(strip)
     for x, y, color, name in entries:
-        draw.rectangle((x, y, x + size, y + size), fill=color, outline=_INK)
-        draw.text((x + round(1.5 * size), y + size / 2), name, _INK, font, anchor="lm")
+        draw.rectangle((x, y, x + size, y + size), fill=color, outline=INK)
+        draw.text((x + round(1.5 * size), y + size / 2), name, INK, font, anchor="lm")
     return np.asarray(strip)
 
 
@@ -83,11 +83,11 @@ def sheet(
     full = gap + len(titles) * (width + gap)
     key = legend(labels, range(len(labels)), full, size)
     top = 2 * size
-    page = Image.new("RGB", (full, top + sum(heights) + gap * len(rows) + key.shape[0]), _PAPER)
+    page = Image.new("RGB", (full, top + sum(heights) + gap * len(rows) + key.shape[0]), PAPER)
     draw = ImageDraw.Draw(page)
     y = top
     for column, title in enumerate(titles):
-        draw.text((gap + column * (width + gap), top / 2), title, _INK, font, anchor="lm")
+        draw.text((gap + column * (width + gap), top / 2), title, INK, font, anchor="lm")
     for row, height in zip(rows, heights):
         for column, picture in enumerate(row):
             tall = round(picture.shape[0] / picture.shape[1] * width)
