@@ -24,6 +24,8 @@ USAGE = """usage: segcoord COMMAND ...
   attend        draw where a model looks, and its coordinate gates
   data sample   draw a small labelled dataset of street scenes
   data check    look for mistakes in a dataset before they cost a training
+  data get      download Pascal VOC 2012 or SBD from its owner
+  data trainaug make VOC's trainaug split from SBD
 
 segcoord COMMAND --help tells all the settings of a command.
 """
@@ -266,6 +268,30 @@ def data_check(program: str, argv: list[str]) -> int:
     return 0
 
 
+def data_get(program: str, argv: list[str]) -> int:
+    """Downloads a dataset."""
+    parser = _parser(program, "Download a dataset from its owner, verify it and unpack it.")
+    parser.add_argument("name", type=str, help="voc, sbd or cityscapes (which needs your login)")
+    parser.add_argument("--root", type=str, metavar="DIR", help="default data/NAME")
+    args = parse(parser, argv)
+    from segcoord.data.get import get_dataset
+
+    get_dataset(args.name, Path(args.root or f"data/{args.name}"))
+    return 0
+
+
+def data_trainaug(program: str, argv: list[str]) -> int:
+    """Makes VOC's trainaug split."""
+    parser = _parser(program, "Make SegmentationClassAug and trainaug.txt in VOC's tree from SBD.")
+    parser.add_argument("--voc", type=str, required=True, metavar="DIR", help="has VOC2012")
+    parser.add_argument("--sbd", type=str, required=True, metavar="DIR", help="has SBD's dataset")
+    args = parse(parser, argv)
+    from segcoord.data.trainaug import make_trainaug
+
+    make_trainaug(Path(args.voc), Path(args.sbd))
+    return 0
+
+
 COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
@@ -274,4 +300,6 @@ COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "table": table,
     "data sample": data_sample,
     "data check": data_check,
+    "data get": data_get,
+    "data trainaug": data_trainaug,
 }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from rich.filesize import decimal
 
 from segcoord.errors import UserError
 
@@ -38,3 +41,22 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Checks the free space before something large is written.
+
+    Args:
+        folder: where it goes; it need not exist yet.
+        needed: bytes.
+        what: for the message.
+
+    Raises:
+        UserError: less is free.
+    """
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: {decimal(free)} are free, expected {decimal(needed)} for {what}. "
+            "Make room, or choose another place."
+        )

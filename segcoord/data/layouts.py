@@ -92,7 +92,7 @@ def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet) -> list[Samp
     if not base.is_dir():
         base = root
     list_file = base / "ImageSets" / "Segmentation" / f"{name}.txt"
-    stems = _read_list(list_file)
+    stems = read_list(list_file)
     images = _by_stem(base / "JPEGImages", IMAGE_SUFFIXES)
     masks_folder = base / ("SegmentationClassAug" if name == "trainaug" else "SegmentationClass")
     masks = _by_stem(masks_folder, MASK_SUFFIXES) if masks_folder.is_dir() else {}
@@ -102,7 +102,7 @@ def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet) -> list[Samp
     return [Sample(stem, images[stem], masks.get(stem), labels) for _, stem in stems]
 
 
-def _read_list(path: Path) -> list[tuple[int, str]]:
+def read_list(path: Path) -> list[tuple[int, str]]:
     """(line number, stem) pairs; blank lines and Windows line ends don't matter."""
     if not path.is_file():
         there = sorted(p.stem for p in path.parent.glob("*.txt"))
