@@ -40,6 +40,8 @@ def check_data(data: DataConfig, name: str | None, json: str | None = None) -> i
     checks = [inspect(split) for split in splits]
     findings += [finding for check in checks for finding in check.findings]
     findings += compare(splits, checks, data.root, need_labels=name is None)
+    # Splits may share a folder, and then what is wrong with it.
+    findings = list({(f.kind, f.path, f.found): f for f in reversed(findings)}.values())[::-1]
     if splits:
         show_data(splits, checks)
     show_findings(findings)
@@ -47,9 +49,10 @@ def check_data(data: DataConfig, name: str | None, json: str | None = None) -> i
         write_report(Path(json), data, splits, checks, findings)
         console.print(f"\njson       {json}")
     wrong = len(errors(findings))
-    warned = f"{len(findings) - wrong} warnings" if len(findings) > wrong else "no warnings"
+    warned = _counted(len(findings) - wrong, "warning")
     if wrong:
-        console.print(f"\n{wrong} errors, {warned}: training would stop or be wrong.")
+        told = f"\n{_counted(wrong, 'error')}, {warned}: training would stop or be wrong."
+        console.print(told)
         return 1
     console.print(f"\nNo mistake found, {warned}.")
     return 0
@@ -71,6 +74,10 @@ def _list(data: DataConfig, name: str) -> tuple[Split | None, list[Finding]]:
             Finding("warning", "masks without an image", name, found, remedy, str(path))
         )
     return split, findings
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n or 'no'} {what}{'' if n == 1 else 's'}"
 
 
 def show_weights(data: DataConfig) -> None:

@@ -156,7 +156,7 @@ def find_masks(folder: Path, out: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder (--masks)")
-    if out.exists() and out.samefile(folder):
+    if out.resolve() == folder.resolve():
         raise UserError(f"--out {out}: is the folder of the masks; choose another one")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     lossy = [p for p in files if p.suffix.lower() in (".jpg", ".jpeg", ".webp")]

@@ -260,6 +260,7 @@ def test_a_mistake_is_found_and_named(case: str, tree: Tree, capsys) -> None:
     printed = capsys.readouterr()
     same = [f for f in report["findings"] if (f["level"], f["kind"]) == (level, kind)]
     assert same, report["findings"]
+    assert len({(f["file"], f["found"]) for f in same}) == len(same)  # splits share folders
     finding = same[0]
     assert found.format(**names) in finding["found"]
     assert remedy in finding["remedy"]
