@@ -26,6 +26,8 @@ USAGE = """usage: segcoord COMMAND ...
   data check    look for mistakes in a dataset before they cost a training
   data get      download Pascal VOC 2012 or SBD from its owner
   data trainaug make VOC's trainaug split from SBD
+  data ids      make masks of class ids from masks in the classes' colours
+  data weights  show the weights of the classes in the loss, by each formula
 
 segcoord COMMAND --help tells all the settings of a command.
 """
@@ -261,10 +263,44 @@ def data_check(program: str, argv: list[str]) -> int:
     parser = _parser(program, "Look for mistakes in the splits that a configuration names.")
     add_settings(parser, "data")
     parser.add_argument("--split", type=str, help="check this split instead of the two")
+    parser.add_argument("--json", type=str, metavar="FILE", help="write all that was found")
     args = parse(parser, argv)
-    from segcoord.commands import check_data
+    from segcoord.data_commands import check_data
 
-    check_data(parser.instantiate(args).data, args.split)
+    return check_data(parser.instantiate(args).data, args.split, args.json)
+
+
+def data_ids(program: str, argv: list[str]) -> int:
+    """Makes masks of class ids from masks in colours."""
+    parser = _parser(program, "Make masks of class ids from masks in the classes' colours.")
+    add_settings(parser, "data")
+    parser.add_argument("--masks", type=str, required=True, metavar="DIR", help="masks in colours")
+    parser.add_argument(
+        "--out", type=str, required=True, metavar="DIR", help="folder for PNGs of the same stems"
+    )
+    parser.add_argument(
+        "--void",
+        type=str,
+        action="append",
+        default=[],
+        metavar="R,G,B",
+        help="a colour that counts for nothing; may be given again for others",
+    )
+    args = parse(parser, argv)
+    from segcoord.data_commands import make_ids
+
+    make_ids(parser.instantiate(args).data, Path(args.masks), Path(args.out), args.void)
+    return 0
+
+
+def data_weights(program: str, argv: list[str]) -> int:
+    """Shows the class weights of the training split."""
+    parser = _parser(program, "Show the weights of the classes in the loss, by each formula.")
+    add_settings(parser, "data")
+    args = parse(parser, argv)
+    from segcoord.data_commands import show_weights
+
+    show_weights(parser.instantiate(args).data)
     return 0
 
 
@@ -302,4 +338,6 @@ COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "data check": data_check,
     "data get": data_get,
     "data trainaug": data_trainaug,
+    "data ids": data_ids,
+    "data weights": data_weights,
 }

@@ -14,7 +14,6 @@ from segcoord.console import console, counting_bar, show_scores
 from segcoord.counts import count, encoder_names
 from segcoord.data.layouts import Sample, Split, find_split, label_set
 from segcoord.data.reading import read_image
-from segcoord.data.report import check, require_labels, show_data
 from segcoord.errors import UserError
 from segcoord.evaluation import check_labels, evaluate, protocol, write_json
 from segcoord.export.attend import draw_attention
@@ -64,18 +63,6 @@ def draw_attend(paths: list[str], class_name: str | None, block: str | None, out
     pixels = read_image(Path(image))
     write_picture(out, draw_attention(models, pixels, class_name, block))
     console.print(f"{out}")
-
-
-def check_data(data: DataConfig, name: str | None) -> None:
-    """Checks one split, or the training and the validation split, and shows what is in it."""
-    data.check()
-    names = [name] if name else dict.fromkeys((data.train_split, data.val_split))
-    splits = [find_split(data, name) for name in names]
-    checks = [check(split) for split in splits]
-    if name is None:
-        require_labels(splits, checks, data)
-    show_data(splits, checks)
-    console.print("No mistake found.")
 
 
 def run_evaluation(args: Namespace, data: DataConfig) -> int:

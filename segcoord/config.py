@@ -184,9 +184,12 @@ class TrainConfig(OptimConfig):
 
     Args:
         encoder_lr_factor: the encoder's learning rate as a multiple of lr.
+        class_weights: of the classes in the loss, from their frequency in the training split:
+            inverse, enet or median; null for none.
     """
 
     encoder_lr_factor: float = 1.0
+    class_weights: Literal["inverse", "enet", "median"] | None = None
 
     def check(self) -> None:
         """Raises UserError for values that can't work, alone or together."""

@@ -16,13 +16,14 @@ from segcoord.classification import Classification, create_classifier
 from segcoord.config import ClassificationConfig, Config
 from segcoord.console import console, counting_bar, show_pairs, show_scores
 from segcoord.counts import giga_macs, parameters
+from segcoord.data.balance import class_weights
 from segcoord.data.imagefolder import check_folders, find_folders
 from segcoord.data.layouts import find_split, label_set
-from segcoord.data.report import check, require_labels, show_data
+from segcoord.data.report import check_for_training
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
 from segcoord.model import create_model
-from segcoord.runs import new_run, refuse_existing, write_origin
+from segcoord.runs import new_run, read_origin, refuse_existing, write_origin
 from segcoord.segmentation import Segmentation
 from segcoord.training import Stopped, Task, train
 
@@ -67,10 +68,13 @@ def run_training(
     if task.model.started is not None:
         console.print(f"\n{task.model.started}", style="yellow" if task.model.started.new else None)
     folder = Path(resume) if resume else new_run(run, name)
-    if not resume:
+    weights = _weights_by_class(task)
+    if resume:
+        _check_same_weights(folder, weights)
+    else:
         with atomic_write(folder / "config.yaml") as temporary:
             temporary.write_text(config.to_yaml())
-        write_origin(folder, task.model.started)
+        write_origin(folder, task.model.started, weights)
     console.print(f"run        {folder}\n")
     try:
         scores = train(task, folder, fabric, bool(resume))
@@ -114,10 +118,12 @@ def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation
             offline=offline,
             labels=labels,
         )
-    checks = [check(split) for split in splits]
-    require_labels(splits, checks, config.data)
-    show_data(splits, checks)
-    return Segmentation(config, model, splits)
+    checks = check_for_training(splits, config.data)
+    weights = None
+    if config.train.class_weights is not None:
+        weights = class_weights(checks[0], config.train.class_weights)
+        weights = torch.from_numpy(weights).float()
+    return Segmentation(config, model, splits, weights)
 
 
 def _classification(config: ClassificationConfig) -> Classification:
@@ -136,6 +142,27 @@ def _classification(config: ClassificationConfig) -> Classification:
     return Classification(config, model, folders)
 
 
+def _weights_by_class(task: Task) -> dict[str, float] | None:
+    """The class weights of a task's loss by name; None where all count alike."""
+    if not isinstance(task, Segmentation) or task.class_weights is None:
+        return None
+    return dict(zip(task.model.labels.names, task.class_weights.tolist()))
+
+
+def _check_same_weights(run: Path, weights: dict[str, float] | None) -> None:
+    """Raises UserError where the training masks now give other class weights than at the start."""
+    if weights is None:
+        return
+    before = read_origin(run).get("class_weights") or {}
+    differ = [f"{n} {before.get(n)}, now {w}" for n, w in weights.items() if w != before.get(n)]
+    if differ:
+        raise UserError(
+            f"--resume {run}: the class weights were {'; '.join(differ)}. The training masks have "
+            "changed since the run began; bring back those it began with, or start a new run with "
+            f"--init-from {run}/best.ckpt."
+        )
+
+
 def _show_run(task: Task, device: torch.device) -> None:
     config, settings = task.config, task.config.train
     size = config.data.crop_size
@@ -151,6 +178,7 @@ def _show_run(task: Task, device: torch.device) -> None:
         ) from error
     threads = f"{device}, {torch.get_num_threads()} threads"
     on = f"{device}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+    weights = _weights_by_class(task)
     momentum = "" if settings.momentum is None else f", momentum {settings.momentum:g}"
     console.print()
     show_pairs(
@@ -165,9 +193,16 @@ def _show_run(task: Task, device: torch.device) -> None:
                 f"{settings.optimizer}, lr {settings.lr:g} {settings.schedule}{momentum}, "
                 f"decay {settings.weight_decay:g}",
             ),
+            *([("weights", _shown(weights, settings.class_weights))] if weights else []),
             ("device", threads if device.type == "cpu" else on),
         ],
     )
+
+
+def _shown(weights: dict[str, float], formula: str) -> str:
+    absent = [name for name, weight in weights.items() if weight == 0]
+    told = f" (never in the training masks: {', '.join(absent)})" if absent else ""
+    return f"{formula}: {', '.join(f'{n} {w:.3g}' for n, w in weights.items())}{told}"
 
 
 def _check_unchanged(config: Config, run: Path) -> None:

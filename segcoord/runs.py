@@ -1,7 +1,7 @@
 """The folder of a run: where it lies, its metrics.csv, its checkpoints.
 
 config.yaml     every setting, resolved
-origin.json     code, versions, command and weights that it began with
+origin.json     code, versions, command and weights that it began with; the classes' weights
 metrics.csv     a row every few steps and for each validation
 tensorboard/    the same numbers
 best.ckpt       the weights with the best validation mIoU
@@ -66,14 +66,32 @@ def origin() -> dict:
     }
 
 
-def write_origin(folder: Path, started: Report | None) -> None:
-    """Writes origin.json: code, versions, threads, and the weights that the run began with."""
+def write_origin(
+    folder: Path, started: Report | None, class_weights: dict[str, float] | None = None
+) -> None:
+    """Writes origin.json: code, versions, threads, and the weights that the run began with.
+
+    `class_weights` are those of the loss, which come from the data.
+    """
     weights = None
     if started is not None:
         weights = {"from": started.source, "loaded": len(started.matched), "new": started.new}
-    content = origin() | {"threads": torch.get_num_threads(), "weights": weights}
+    content = origin() | {
+        "threads": torch.get_num_threads(),
+        "weights": weights,
+        "class_weights": class_weights,
+    }
     with atomic_write(folder / "origin.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_origin(folder: Path) -> dict:
+    """What `write_origin` wrote; UserError where it is gone or no longer readable."""
+    path = folder / "origin.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the run's origin can't be read: {error}") from error
 
 
 def _commit() -> str | None:

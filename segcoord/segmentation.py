@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,16 +18,24 @@ from segcoord.metrics import Scores
 from segcoord.model import SegmentationModel
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy over the pixels that count; 0, not NaN, where none does.
+
+    With weights it is the weighted mean, as PyTorch's own: each pixel's loss times its class's
+    weight, divided by the sum of these weights.
 
     Args:
         logits: (N, K, H, W) float.
         target: (N, H, W) uint8 class indices, 255 for void.
+        weights: (K,) float, by class, on the logits' device.
     """
     target = target.long()
-    total = F.cross_entropy(logits, target, ignore_index=VOID, reduction="sum")
-    return total / (target != VOID).sum().clamp(min=1)
+    total = F.cross_entropy(logits, target, weights, ignore_index=VOID, reduction="sum")
+    if weights is None:
+        return total / (target != VOID).sum().clamp(min=1)
+    of_value = F.pad(weights, (0, VOID + 1 - len(weights)))  # void weighs nothing
+    counted = of_value[target].sum()
+    return total / torch.where(counted > 0, counted, 1)
 
 
 class Segmentation:
@@ -36,14 +45,19 @@ class Segmentation:
         config: of the run.
         model: at its start.
         splits: for training and for validation.
+        class_weights: (K,) float32, in the loss; None where all count alike.
     """
 
     columns = ("miou", "pixel_accuracy", "mean_accuracy")
 
     def __init__(
-        self, config: Config, model: SegmentationModel, splits: tuple[Split, Split]
+        self,
+        config: Config,
+        model: SegmentationModel,
+        splits: tuple[Split, Split],
+        class_weights: Tensor | None = None,
     ) -> None:
-        self.config, self.model = config, model
+        self.config, self.model, self.class_weights = config, model, class_weights
         train_split, self.val_split = splits
         transform = TrainTransform(config.data, tuple(model.mean.flatten().tolist()))
         self.train_set = TrainSet(train_split, transform, config.train.seed)
@@ -61,7 +75,11 @@ class Segmentation:
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Of {"image": (N, h, w, 3) uint8, "mask": (N, h, w) uint8}."""
-        return cross_entropy(model(self.model.normalize(batch["image"])), batch["mask"])
+        logits = model(self.model.normalize(batch["image"]))
+        weights = self.class_weights
+        if weights is not None and weights.device != logits.device:
+            self.class_weights = weights = weights.to(logits.device)  # once, at the first step
+        return cross_entropy(logits, batch["mask"], weights)
 
     def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
         """The scores over the whole validation split at full size."""

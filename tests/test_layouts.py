@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from segcoord.config import ClassConfig, DataConfig
-from segcoord.data.check import SHOWN, check_split
+from segcoord.data.check import check_split
+from segcoord.data.findings import SHOWN
 from segcoord.data.layouts import Split, find_split, label_set
 from segcoord.errors import UserError
 from segcoord.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC
@@ -365,15 +366,15 @@ def test_image_without_mask(tmp_path: Path) -> None:
     roots = tmp_path / "voc", tmp_path / "cityscapes", tmp_path / "folder"
     voc_tree(roots[0])
     (roots[0] / "SegmentationClass" / "b.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 3 images have no mask, the first is .*b\.jpg"):
+    with pytest.raises(UserError, match=r"b\.jpg: has no mask; .* 1 of 3 images have no mask"):
         find_split(voc(roots[0]), "train")
     cityscapes_tree(roots[1], {"a_0_0": "a", "b_0_0": "b"})
     (roots[1] / "gtFine" / "val" / "b" / "b_0_0_gtFine_labelIds.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 images .*b_0_0_leftImg8bit\.png"):
+    with pytest.raises(UserError, match=r"b_0_0_leftImg8bit\.png: has no mask; .* 1 of 2"):
         find_split(cityscapes(roots[1]), "val")
     folder_tree(roots[2])
     put_image(roots[2] / "images" / "train" / "c.png")
-    with pytest.raises(UserError, match=r"1 of 3 images .*images/train/c\.png"):
+    with pytest.raises(UserError, match=r"images/train/c\.png: has no mask; .* 1 of 3"):
         find_split(folder(roots[2]), "train")
 
 

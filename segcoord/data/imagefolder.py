@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import find_classes, make_dataset
 
 from segcoord.config import ImageFolderConfig
-from segcoord.data.check import SHOWN, check_image
+from segcoord.data.check import check_image
+from segcoord.data.findings import SHOWN
 from segcoord.data.layouts import IMAGE_SUFFIXES
 from segcoord.data.reading import read_image
 from segcoord.data.transforms import ClassTransform

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from segcoord.labels import LabelClass, LabelSet
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+
+
+Tell = Callable[[UserError], None]
+"""Takes a mistake after which the listing can go on without the file concerned."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,19 @@ def _label_class(index: int, c: ClassConfig) -> LabelClass:
     return LabelClass(c.name, tuple(c.color), index if c.id is None else c.id)
 
 
-def find_split(data: DataConfig, name: str) -> Split:
+def refuse(error: UserError) -> None:
+    """A Tell that ends the listing with the first mistake."""
+    raise error
+
+
+def find_split(data: DataConfig, name: str, tell: Tell = refuse) -> Split:
     """Lists a split.
+
+    Args:
+        data: where and how it lies.
+        name: of the split.
+        tell: gets each mistake that concerns single files, which are then left out; by default
+            the first one is raised.
 
     Raises:
         UserError: a missing root, split, image or mask; an empty split; a stem that occurs twice;
@@ -75,34 +91,75 @@ def find_split(data: DataConfig, name: str) -> Split:
         raise UserError(f"split {name!r}: not a plain name")
     labels = label_set(data)
     find = {"voc": _voc, "cityscapes": _cityscapes, "folder": _folder}[data.layout]
-    samples = find(data, root, name, labels)
+    samples = find(data, root, name, labels, tell)
     if not samples:
         raise UserError(f"split {name!r} of {root} is empty")
     without = [s for s in samples if s.mask is None]
     if without and len(without) < len(samples):
-        raise UserError(
-            f"split {name!r}: {len(without)} of {len(samples)} images have no mask, the first is "
-            f"{without[0].image}. Add the masks, or take these images out of the split."
-        )
+        for sample in without:
+            tell(
+                UserError(
+                    f"has no mask; in split {name!r} {len(without)} of {len(samples)} images have "
+                    "no mask.",
+                    path=sample.image,
+                    remedy="Add the masks, or take these images out of the split.",
+                    kind="images without a mask",
+                )
+            )
+        samples = [s for s in samples if s.mask is not None]
     return Split(name, samples, labels)
 
 
-def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet) -> list[Sample]:
+def stray_masks(data: DataConfig, split: Split) -> list[Path]:
+    """Masks in the folders of a split's masks for which there is no image in those of its images.
+
+    Nothing reads them, but a misspelt name looks like this.
+    """
+    if not split.labelled:
+        return []
+    images = {p.stem for p in _siblings(s.image for s in split.samples)}
+    strays = []
+    for path in _siblings(s.mask for s in split.samples):
+        stem: str | None = path.stem
+        if data.layout == "cityscapes":  # where ids lie beside colours and polygons
+            frame, _, kind = path.stem.rpartition("_gtFine_")
+            stem = f"{frame}_leftImg8bit" if kind in ("labelIds", "labelTrainIds") else None
+        is_mask = path.suffix.lower() in MASK_SUFFIXES and not path.name.startswith(".")
+        if is_mask and stem is not None and stem not in images:
+            strays.append(path)
+    return strays
+
+
+def _siblings(paths: Iterable[Path]) -> list[Path]:
+    return sorted(p for folder in {path.parent for path in paths} for p in folder.iterdir())
+
+
+def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell) -> list[Sample]:
     base = root / "VOCdevkit" / "VOC2012"
     if not base.is_dir():
         base = root
     list_file = base / "ImageSets" / "Segmentation" / f"{name}.txt"
-    stems = read_list(list_file)
-    images = _by_stem(base / "JPEGImages", IMAGE_SUFFIXES)
+    stems = read_list(list_file, tell)
+    images = _by_stem(base / "JPEGImages", IMAGE_SUFFIXES, tell)
     masks_folder = base / ("SegmentationClassAug" if name == "trainaug" else "SegmentationClass")
-    masks = _by_stem(masks_folder, MASK_SUFFIXES) if masks_folder.is_dir() else {}
+    masks = _by_stem(masks_folder, MASK_SUFFIXES, tell) if masks_folder.is_dir() else {}
+    samples = []
     for line, stem in stems:
-        if stem not in images:
-            raise UserError(f"{list_file}:{line}: no image {stem}.* in {base / 'JPEGImages'}")
-    return [Sample(stem, images[stem], masks.get(stem), labels) for _, stem in stems]
+        if stem in images:
+            samples.append(Sample(stem, images[stem], masks.get(stem), labels))
+        else:
+            tell(
+                UserError(
+                    f"no image {stem}.* in {base / 'JPEGImages'}.",
+                    path=f"{list_file}:{line}",
+                    remedy="Fetch the missing images, or take their names out of the list.",
+                    kind="images that are listed and not there",
+                )
+            )
+    return samples
 
 
-def read_list(path: Path) -> list[tuple[int, str]]:
+def read_list(path: Path, tell: Tell = refuse) -> list[tuple[int, str]]:
     """(line number, stem) pairs; blank lines and Windows line ends don't matter."""
     if not path.is_file():
         there = sorted(p.stem for p in path.parent.glob("*.txt"))
@@ -118,17 +175,29 @@ def read_list(path: Path) -> list[tuple[int, str]]:
         if not stem:
             continue
         if stem in {".", ".."} or any(c in stem for c in "/\\\0"):
-            raise UserError(
-                f"{path}:{number}: {stem!r} is not a plain stem, and might leave the dataset's "
-                "folder; expected one name a line, without folder or suffix"
+            tell(
+                UserError(
+                    f"{stem!r} is not a plain stem, and might leave the dataset's folder.",
+                    path=f"{path}:{number}",
+                    remedy="Write one name a line, without folder or suffix.",
+                    kind="lines of a split list that are no names",
+                )
             )
-        if stem in seen:
-            raise UserError(f"{path}:{number}: {stem!r} stands in line {seen[stem]} already")
-        seen[stem] = number
+        elif stem in seen:
+            tell(
+                UserError(
+                    f"{stem!r} stands in line {seen[stem]} already.",
+                    path=f"{path}:{number}",
+                    remedy="Remove one of the two lines.",
+                    kind="names that are listed twice",
+                )
+            )
+        else:
+            seen[stem] = number
     return [(number, stem) for stem, number in seen.items()]
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _by_stem(folder: Path, suffixes: tuple[str, ...], tell: Tell = refuse) -> dict[str, Path]:
     """The files of a folder with one of the suffixes, in any case, sorted."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. See data/README.md for the tree.")
@@ -144,15 +213,23 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     by_stem: dict[str, Path] = {}
     for path in files:
         if path.stem in by_stem:
-            raise UserError(
-                f"{folder}: {by_stem[path.stem].name} and {path.name} have the same stem, "
-                "so that a mask can't tell which is its image. Remove or rename one."
+            tell(
+                UserError(
+                    f"{by_stem[path.stem].name} and {path.name} have the same stem, "
+                    "so that a mask can't tell which is its image.",
+                    path=folder,
+                    remedy="Remove or rename one.",
+                    kind="files of the same stem",
+                )
             )
-        by_stem[path.stem] = path
+        else:
+            by_stem[path.stem] = path
     return by_stem
 
 
-def _cityscapes(data: DataConfig, root: Path, name: str, labels: LabelSet) -> list[Sample]:
+def _cityscapes(
+    data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell
+) -> list[Sample]:
     folder = root / "leftImg8bit" / name
     if not folder.is_dir():
         there = sorted(p.name for p in folder.parent.glob("*/")) if folder.parent.is_dir() else []
@@ -165,9 +242,15 @@ def _cityscapes(data: DataConfig, root: Path, name: str, labels: LabelSet) -> li
         if image.name.startswith("."):
             continue
         if image.stem in seen:
-            raise UserError(
-                f"{image}: has the same stem as {seen[image.stem]}; exports would clash"
+            tell(
+                UserError(
+                    f"has the same stem as {seen[image.stem]}; exports would clash.",
+                    path=image,
+                    remedy="Rename one, and its mask.",
+                    kind="files of the same stem",
+                )
             )
+            continue
         seen[image.stem] = image
         frame = image.name.removesuffix(suffix)
         truth = root / "gtFine" / name / image.parent.name
@@ -183,7 +266,7 @@ def _cityscapes(data: DataConfig, root: Path, name: str, labels: LabelSet) -> li
     return samples
 
 
-def _folder(data: DataConfig, root: Path, name: str, labels: LabelSet) -> list[Sample]:
+def _folder(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell) -> list[Sample]:
     folders = []
     for key, pattern in (
         ("data.images", data.images or "images/{split}"),
@@ -195,6 +278,6 @@ def _folder(data: DataConfig, root: Path, name: str, labels: LabelSet) -> list[S
         if not folder.is_relative_to(os.path.normpath(root)):  # a link may lead elsewhere
             raise UserError(f"{key}: {folder} leaves the dataset's folder {root}")
         folders.append(folder)
-    images = _by_stem(folders[0], IMAGE_SUFFIXES)
-    masks = _by_stem(folders[1], MASK_SUFFIXES) if folders[1].is_dir() else {}
+    images = _by_stem(folders[0], IMAGE_SUFFIXES, tell)
+    masks = _by_stem(folders[1], MASK_SUFFIXES, tell) if folders[1].is_dir() else {}
     return [Sample(stem, image, masks.get(stem), labels) for stem, image in images.items()]

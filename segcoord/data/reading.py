@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from segcoord.data.diagnosis import CONVERT, unknown_values
 from segcoord.errors import UserError
 from segcoord.labels import UNKNOWN, LabelSet
 
@@ -54,23 +55,67 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
     """
     values = read_mask_values(path)
     if size is not None and values.shape != tuple(size):
-        raise UserError(size_message(path, values.shape, size))
+        raise other_size(path, values.shape, size)
     indices = cv2.LUT(values, labels.to_index)
     if (indices == UNKNOWN).any():
-        raise UserError(f"{path}: {diagnose(np.bincount(values.ravel(), minlength=256), labels)}")
+        raise unknown_values(path, np.bincount(values.ravel(), minlength=256), labels)
     return indices
 
 
 def read_mask_values(path: Path) -> np.ndarray:
     """(H, W) uint8: the values as the file holds them, palette indices not colours."""
+    return read_mask_palette(path)[0]
+
+
+def read_mask_palette(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `read_mask_values`, and the palette: (N, 3) uint8 RGB, None for a grey mask."""
     raw, header = _open(path)
     check_mask_mode(path, header.mode)
     if header.format == "PNG" and raw[_PNG_COLOR] == 0 and raw[_PNG_DEPTH] in (2, 4):
         raise UserError(
-            f"{path}: a grey mask of {raw[_PNG_DEPTH]} bits, whose ids would be read as shades; "
-            "expected 8 bits. Save it as an 8-bit grey or a palette PNG."
+            f"a grey mask of {raw[_PNG_DEPTH]} bits, whose ids would be read as shades; "
+            "expected 8 bits.",
+            path=path,
+            remedy="Save it as an 8-bit grey or a palette PNG.",
+            kind="masks that are not 8 bits deep",
         )
-    return np.array(_decode(path, header)).astype(np.uint8, copy=False)
+    values = np.array(_decode(path, header)).astype(np.uint8, copy=False)
+    if header.mode != "P":
+        return values, None
+    return values, np.array(header.getpalette("RGB"), np.uint8).reshape(-1, 3)
+
+
+def read_colors(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a mask whose colours stand for classes, exact to the bit.
+
+    Raises:
+        UserError: unreadable; without colours; of a kind whose colours are not exact; transparent.
+    """
+    raw, header = _open(path)
+    check_image_depth(path, header, raw)
+    mistake = {"path": path, "kind": "masks without exact colours"}
+    if header.format in ("JPEG", "WEBP"):
+        raise UserError(
+            f"a {header.format} file, whose compression changes colours; expected a PNG.",
+            remedy="Take the masks as they were before.",
+            **mistake,
+        )
+    if header.mode not in {"P", "RGB", "RGBA"}:
+        raise UserError(
+            f"a mask of mode {header.mode}, expected colours (RGB, RGBA or a palette).",
+            remedy="If its values are ids already, it needs no conversion; segcoord data check "
+            "tells. If its colours were made grey, take the masks as they were before.",
+            **mistake,
+        )
+    colors = np.array(_decode(path, header).convert("RGBA"))
+    through = int((colors[..., 3] != 255).sum())
+    if through:
+        raise UserError(
+            f"{through} pixels are transparent; expected a colour everywhere.",
+            remedy="Flatten it onto the colour that such pixels stand for.",
+            **mistake,
+        )
+    return colors[..., :3]
 
 
 def check_image_depth(path: Path, header: Image.Image, start: bytes) -> None:
@@ -88,59 +133,40 @@ def check_image_depth(path: Path, header: Image.Image, start: bytes) -> None:
         depth = max(header.tag_v2.get(258, (8,)))  # BitsPerSample
     if depth > 8 or header.mode not in _IMAGE_MODES:
         raise UserError(
-            f"{path}: an image of mode {header.mode} with more than 8 bits per channel, "
-            "expected 8. Convert it once, choosing how its range maps to 0..255."
+            f"an image of mode {header.mode} with more than 8 bits per channel, expected 8.",
+            path=path,
+            remedy="Convert it once, choosing how its range maps to 0..255.",
+            kind="more than 8 bits per channel",
         )
 
 
 def check_mask_mode(path: Path, mode: str) -> None:
     """Raises UserError unless a mask of this Pillow mode can be a map of ids."""
     if mode not in {"P", "L", "1"}:
-        kind = "a colour picture" if mode.startswith(("RGB", "CMYK", "LA")) else "not 8 bits deep"
+        colored = mode.startswith(("RGB", "CMYK", "LA"))
+        kind = "a colour picture" if colored else "not 8 bits deep"
         raise UserError(
-            f"{path}: a mask of mode {mode} ({kind}), expected one 8-bit class id per pixel "
-            "(a palette or grey PNG). Write the class ids instead of their colours."
+            f"a mask of mode {mode} ({kind}), expected one 8-bit class id per pixel "
+            "(a palette or grey PNG).",
+            path=path,
+            remedy=f"Write the class ids instead of their colours: {CONVERT}"
+            if colored
+            else "Save it with 8 bits.",
+            kind="masks in colours" if colored else "masks that are not 8 bits deep",
         )
 
 
-def size_message(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> str:
+def other_size(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> UserError:
     """What to say of a mask whose (H, W) isn't its image's."""
-    hint = ""
+    remedy = ""
     if tuple(mask) == tuple(image)[::-1]:
-        hint = " They are each other's transpose: was the image rotated by its EXIF tag?"
-    return (
-        f"{path}: the mask is {mask[1]}x{mask[0]} (width x height), its image "
-        f"{image[1]}x{image[0]}; they must agree.{hint}"
-    )
-
-
-def diagnose(histogram: np.ndarray, labels: LabelSet) -> str:
-    """Names the mask values that no class claims, and the likely mistake.
-
-    Args:
-        histogram: (256,) pixel counts by mask value.
-        labels: the classes that were expected.
-    """
-    found = [int(v) for v in np.flatnonzero(histogram)]
-    unknown = [v for v in found if labels.to_index[v] == UNKNOWN]
-    pixels = int(histogram[unknown].sum())
-    ids = sorted(c.id for c in labels.classes)
-    expected = f"{ids[0]} to {ids[-1]}" if ids == list(range(len(ids))) else str(ids)
-    shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
-    k = len(labels)
-    if len(found) == 2 and found[0] == 0 and found[1] >= 127:
-        hint = "It looks like a 0/255 binary mask: write 0 and 1, for 255 is void."
-    elif ids == list(range(19)) and unknown != [19] and max(unknown) <= 33:
-        hint = "It looks like raw Cityscapes label ids: use layout cityscapes, which maps them."
-    elif unknown == [k] and 0 not in found:
-        hint = f"It looks as if its ids count from 1: subtract 1, or give the classes ids 1 to {k}."
-    elif len(found) > 40:
-        hint = "So many values look like a grey photograph, or colours that were made grey."
-    else:
-        hint = "Correct the mask, or name the values in data.classes (id) or data.void_ids."
-    return (
-        f"mask values {shown} ({pixels} pixels) belong to no class; "
-        f"expected {expected} and 255 for void. {hint}"
+        remedy = "They are each other's transpose: was the image rotated by its EXIF tag?"
+    return UserError(
+        f"the mask is {mask[1]}x{mask[0]} (width x height), its image {image[1]}x{image[0]}; "
+        "they must agree.",
+        path=path,
+        remedy=remedy,
+        kind="a mask of another size than its image",
     )
 
 
@@ -153,6 +179,16 @@ def is_complete(raw: bytes, kind: str | None) -> bool:
     return False  # other formats take Pillow's way, which checks for itself
 
 
+def not_an_image(path: Path, error: Exception) -> UserError:
+    """What to say of a file that Pillow can't even open."""
+    return UserError(
+        f"can't be read as an image: {error}.",
+        path=path,
+        remedy="Fetch it anew, or take it out of the split.",
+        kind="files that are no images",
+    )
+
+
 def _open(path: Path) -> tuple[bytes, Image.Image]:
     try:
         raw = path.read_bytes()
@@ -160,14 +196,19 @@ def _open(path: Path) -> tuple[bytes, Image.Image]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return raw, Image.open(io.BytesIO(raw))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError("no such file", path=path, kind="missing files") from None
     except UNREADABLE as error:
-        raise UserError(f"{path}: can't be read as an image: {error}") from error
+        raise not_an_image(path, error) from error
 
 
 def _decode(path: Path, header: Image.Image) -> Image.Image:
     try:
         header.load()
     except UNREADABLE as error:
-        raise UserError(f"{path}: truncated or damaged ({error}). Fetch it anew.") from error
+        raise UserError(
+            f"truncated or damaged ({error}).",
+            path=path,
+            remedy="Fetch it anew.",
+            kind="damaged files",
+        ) from error
     return header

@@ -27,7 +27,7 @@ from scipy.io import loadmat
 
 from segcoord.console import console, counting_bar
 from segcoord.data.layouts import read_list
-from segcoord.data.reading import UNREADABLE, read_mask, read_mask_values, size_message
+from segcoord.data.reading import UNREADABLE, other_size, read_mask, read_mask_values
 from segcoord.errors import UserError
 from segcoord.export.masks import write_mask
 from segcoord.files import atomic_write, require_space
@@ -222,7 +222,7 @@ def _make_mask(source: _Source, target: Path) -> str | UserError:
         else:
             ids = read_sbd(source.mask)
         if ids.shape != size:
-            return UserError(size_message(source.mask, ids.shape, size))
+            return other_size(source.mask, ids.shape, size)
         there = target.exists()
         if there and _holds(target, ids):
             return "there already"
