@@ -23,6 +23,7 @@ USAGE = """usage: segcoord COMMAND ...
   attend        draw where a model looks, and its coordinate gates
   data sample   draw a small labelled dataset of street scenes
   data check    look for mistakes in a dataset before they cost a training
+  data pack     decode a dataset once, so that training reads pixels and nothing else
 
 segcoord COMMAND --help tells all the settings of a command.
 """
@@ -256,6 +257,28 @@ def data_check(program: str, argv: list[str]) -> int:
     return 0
 
 
+def data_pack(program: str, argv: list[str]) -> int:
+    """Writes the packs of the splits that a configuration names."""
+    parser = _parser(program, "Decode a split once into files that training reads crops from.")
+    add_settings(parser, "data")
+    parser.add_argument("--split", type=str, help="pack this split instead of the two")
+    parser.add_argument(
+        "--out", type=str, metavar="DIR", help="write DIR/SPLIT; default: .segcoord in the dataset"
+    )
+    parser.add_argument("--workers", type=int, help="processes that decode; default: all cores")
+    parser.add_argument(
+        "--verify", action="store_true", help="write nothing; read every byte of the packs"
+    )
+    args = parse(parser, argv)
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers: found {args.workers}, expected 1 or more")
+    from segcoord.commands import pack_data
+
+    data = parser.instantiate(args).data
+    pack_data(data, args.split, args.out, args.workers, args.verify)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
@@ -264,4 +287,5 @@ COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "table": table,
     "data sample": data_sample,
     "data check": data_check,
+    "data pack": data_pack,
 }

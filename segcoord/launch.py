@@ -18,6 +18,7 @@ from segcoord.console import console, show_pairs, show_scores
 from segcoord.counts import giga_macs, parameters
 from segcoord.data.imagefolder import find_folders
 from segcoord.data.layouts import find_split, label_set
+from segcoord.data.pack import source_of, with_pack
 from segcoord.data.report import check, require_labels, show_data
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
@@ -27,7 +28,7 @@ from segcoord.segmentation import Segmentation
 from segcoord.training import Stopped, Task, train
 
 # A resumed run is the same run: only what changes neither batches nor updates may differ.
-_MAY_CHANGE = {"data.root", "data.workers", "train.val_interval", "train.accelerator"}
+_MAY_CHANGE = {"data.root", "data.workers", "data.pack", "train.val_interval", "train.accelerator"}
 
 
 def run_training(
@@ -91,9 +92,9 @@ def fabric_on(accelerator: str) -> Fabric:
 
 def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation:
     settings, labels = config.model, label_set(config.data)
-    splits = (
-        find_split(config.data, config.data.train_split),
-        find_split(config.data, config.data.val_split),
+    splits = tuple(
+        with_pack(find_split(config.data, name), config.data)
+        for name in (config.data.train_split, config.data.val_split)
     )
     with warnings.catch_warnings():
         warnings.showwarning = lambda told, *_: console.print(f"{told}\n", style="yellow")
@@ -112,6 +113,8 @@ def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation
     checks = [check(split) for split in splits]
     require_labels(splits, checks, config.data)
     show_data(splits, checks)
+    for split in splits:
+        console.print(f"{split.name}: read from {source_of(split, config.data)}")
     return Segmentation(config, model, splits)
 
 
