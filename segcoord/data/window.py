@@ -113,14 +113,17 @@ def take_window(
     pixels = _bilinear(image[rows.cut, columns.cut], rows, columns)
     ids = _nearest(mask[rows.cut, columns.cut], rows, columns)
     if ids.shape != crop:
-        whole, void = np.empty((*crop, 3), np.uint8), np.full(crop, VOID, np.uint8)
-        whole[:] = fill
-        whole[rows.inside, columns.inside] = pixels
-        void[rows.inside, columns.inside] = ids
-        pixels, ids = whole, void
+        sides = _uncovered(rows.inside, crop[0]) + _uncovered(columns.inside, crop[1])
+        pixels = cv2.copyMakeBorder(pixels, *sides, cv2.BORDER_CONSTANT, value=fill)
+        ids = cv2.copyMakeBorder(ids, *sides, cv2.BORDER_CONSTANT, value=VOID)
     if window.flip:
         pixels, ids = cv2.flip(pixels, 1), cv2.flip(ids, 1)
     return pixels, ids
+
+
+def _uncovered(inside: slice, length: int) -> tuple[int, int]:
+    """How much of a side of the crop lies before the image and behind it."""
+    return inside.start, length - inside.stop
 
 
 def _bilinear(cut: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
