@@ -110,7 +110,10 @@ def take_window(
     """
     rows = _axis(image.shape[0], window.scaled[0], window.top, crop[0])
     columns = _axis(image.shape[1], window.scaled[1], window.left, crop[1])
-    pixels = _bilinear(image[rows.cut, columns.cut], rows, columns)
+    if (len(rows.nearest), len(columns.nearest)) == window.scaled:  # all of it lies in the crop
+        pixels = cv2.resize(image, window.scaled[::-1], interpolation=cv2.INTER_LINEAR)
+    else:
+        pixels = _bilinear(image[rows.cut, columns.cut], rows, columns)
     ids = _nearest(mask[rows.cut, columns.cut], rows, columns)
     if ids.shape != crop:
         sides = _uncovered(rows.inside, crop[0]) + _uncovered(columns.inside, crop[1])
@@ -129,8 +132,8 @@ def _uncovered(inside: slice, length: int) -> tuple[int, int]:
 def _bilinear(cut: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
     matrix = np.array([[columns.step, 0, columns.first], [0, rows.step, rows.first]])
     size = (len(columns.nearest), len(rows.nearest))
-    # cv2.resize can't begin between two pixels. warpAffine can, since OpenCV 5 without rounding
-    # places to 1/32 pixel, and with four channels in half the time that it takes for three.
+    # cv2.resize, twice as fast, can't begin between two pixels. warpAffine can, since OpenCV 5
+    # without rounding places to 1/32 pixel, and with four channels in half the time of three.
     out = cv2.warpAffine(
         cv2.cvtColor(cut, cv2.COLOR_RGB2RGBA),
         matrix,
