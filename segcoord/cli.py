@@ -28,6 +28,7 @@ USAGE = """usage: segcoord COMMAND ...
   data trainaug make VOC's trainaug split from SBD
   data ids      make masks of class ids from masks in the classes' colours
   data weights  show the weights of the classes in the loss, by each formula
+  data pack     decode a dataset once, so that training reads pixels and nothing else
 
 segcoord COMMAND --help tells all the settings of a command.
 """
@@ -328,6 +329,28 @@ def data_trainaug(program: str, argv: list[str]) -> int:
     return 0
 
 
+def data_pack(program: str, argv: list[str]) -> int:
+    """Writes the packs of the splits that a configuration names."""
+    parser = _parser(program, "Decode a split once into files that training reads crops from.")
+    add_settings(parser, "data")
+    parser.add_argument("--split", type=str, help="pack this split instead of the two")
+    parser.add_argument(
+        "--out", type=str, metavar="DIR", help="write DIR/SPLIT; default: .segcoord in the dataset"
+    )
+    parser.add_argument("--workers", type=int, help="processes that decode; default: all cores")
+    parser.add_argument(
+        "--verify", action="store_true", help="write nothing; read every byte of the packs"
+    )
+    args = parse(parser, argv)
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers: found {args.workers}, expected 1 or more")
+    from segcoord.commands import pack_data
+
+    data = parser.instantiate(args).data
+    pack_data(data, args.split, args.out, args.workers, args.verify)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
@@ -340,4 +363,5 @@ COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "data trainaug": data_trainaug,
     "data ids": data_ids,
     "data weights": data_weights,
+    "data pack": data_pack,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from segcoord.config import DataConfig
 from segcoord.console import console, counting_bar, show_scores
 from segcoord.counts import count, encoder_names
 from segcoord.data.layouts import Sample, Split, find_split, label_set
+from segcoord.data.pack import REMEDY, open_pack, packs_folder, source_of, verify, with_pack
+from segcoord.data.packing import write_pack
 from segcoord.data.reading import read_image
 from segcoord.errors import UserError
 from segcoord.evaluation import check_labels, evaluate, protocol, write_json
@@ -65,13 +68,51 @@ def draw_attend(paths: list[str], class_name: str | None, block: str | None, out
     console.print(f"{out}")
 
 
+def pack_data(
+    data: DataConfig, name: str | None, out: str | None, workers: int | None, check_only: bool
+) -> None:
+    """Writes or verifies the packs of one split, or of the training and the validation split."""
+    data.check()
+    packs = Path(out).expanduser() if out else packs_folder(data)
+    for each in [name] if name else dict.fromkeys((data.train_split, data.val_split)):
+        split, folder = find_split(data, each), packs / each
+        if check_only:
+            pack = open_pack(folder, split)
+            with counting_bar() as bar:
+                task = bar.add_task(f"verify {each}", total=len(split))
+                verify(pack, split, lambda task=task: bar.advance(task))
+            console.print(f"{folder}: every byte of {len(split)} images is as it was written")
+        elif not _up_to_date(folder, split):
+            with counting_bar() as bar:
+                task = bar.add_task(f"pack {each}", total=len(split))
+                progress = partial(bar.update, task)
+                write_pack(split, folder, workers, lambda n, tell=progress: tell(completed=n))
+            size = sum(p.stat().st_size for p in folder.iterdir())
+            console.print(f"{folder}: {len(split)} images, {size / 1e6:.1f} MB")
+    if packs != packs_folder(data) and not check_only:
+        console.print(f"To read it: --data.pack {out}")
+
+
+def _up_to_date(folder: Path, split: Split) -> bool:
+    """Whether there is nothing to pack; says so, or why what is there doesn't do."""
+    if not folder.exists():
+        return False
+    try:
+        open_pack(folder, split)
+    except UserError as error:
+        console.print(f"{str(error).removesuffix(REMEDY)}It is written anew.")
+        return False
+    console.print(f"{folder}: is up to date")
+    return True
+
+
 def run_evaluation(args: Namespace, data: DataConfig) -> int:
     """Scores a checkpoint on a split and writes what was asked for; returns the exit code."""
     data.check()
     device = fabric_on(args.device).device
     model = load(args.checkpoint, device)
     check_labels(model, label_set(data), f"{data.layout} {data.root}")
-    split = find_split(data, args.split or data.val_split)
+    split = with_pack(find_split(data, args.split or data.val_split), data)
     if not split.labelled and not (args.masks or args.overlays):
         raise UserError(
             f"split {split.name!r} has no masks, so there is nothing to score; "
@@ -99,6 +140,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         done += 1
         bar.advance(task)
 
+    console.print(f"{split.name}: read from {source_of(split, data)}")
     with counting_bar() as bar:
         task = bar.add_task(f"evaluate {split.name}", total=len(split))
         scores = evaluate(model, split, data.workers, on_image)

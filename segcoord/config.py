@@ -81,6 +81,8 @@ class DataConfig:
         flip: mirror half of the training images.
         color_jitter: strength of random brightness, contrast and saturation; 0 for none.
         workers: processes that load training images; 0 to load in the training process.
+        pack: auto to read a split from its pack where `segcoord data pack` made one; off to read
+            the files; or the folder that holds the packs.
     """
 
     layout: Literal["voc", "cityscapes", "folder"]
@@ -96,6 +98,7 @@ class DataConfig:
     flip: bool = True
     color_jitter: float = 0.2
     workers: int = 2
+    pack: str = "auto"
 
     def check(self) -> None:
         """Raises UserError for values that can't work, alone or together."""
@@ -104,6 +107,7 @@ class DataConfig:
         jitter = self.color_jitter
         _require(0 <= jitter < 1, "data.color_jitter", jitter, "0 up to below 1")
         _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        _require(bool(self.pack), "data.pack", repr(self.pack), "auto, off or a folder")
         own_folders = [self.images, self.masks]
         _require(
             self.layout == "folder" or own_folders == [None, None],

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from segcoord.data.layouts import Sample, Split
 from segcoord.data.loader import set_up_worker
-from segcoord.data.reading import read_image, read_mask
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
 from segcoord.inference import predict
@@ -25,7 +24,7 @@ OnImage = Callable[[Sample, np.ndarray, np.ndarray, "np.ndarray | None"], None]
 
 
 class _EvalSet(Dataset):
-    """(image (H, W, 3) uint8, mask (H, W) uint8 or None) by index, as the files have them."""
+    """(image (H, W, 3) uint8, mask (H, W) uint8 or None) by index, at their own size."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -34,11 +33,10 @@ class _EvalSet(Dataset):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        sample = self.split.samples[index]
-        image = read_image(sample.image)
-        if sample.mask is None:
-            return image, None
-        return image, read_mask(sample.mask, sample.labels, image.shape[:2])
+        image, mask = self.split.read(index)
+        # A pack's views are not writable, which torch.from_numpy warns of.
+        image, mask = (x if x is None else np.require(x, requirements="W") for x in (image, mask))
+        return image, mask
 
 
 def _as_is(item: object) -> object:

@@ -19,6 +19,7 @@ from segcoord.counts import giga_macs, parameters
 from segcoord.data.balance import class_weights
 from segcoord.data.imagefolder import check_folders, find_folders
 from segcoord.data.layouts import find_split, label_set
+from segcoord.data.pack import source_of, with_pack
 from segcoord.data.report import check_for_training
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
@@ -28,7 +29,7 @@ from segcoord.segmentation import Segmentation
 from segcoord.training import Stopped, Task, train
 
 # A resumed run is the same run: only what changes neither batches nor updates may differ.
-_MAY_CHANGE = {"data.root", "data.workers", "train.val_interval", "train.accelerator"}
+_MAY_CHANGE = {"data.root", "data.workers", "data.pack", "train.val_interval", "train.accelerator"}
 
 
 def run_training(
@@ -100,9 +101,9 @@ def fabric_on(accelerator: str) -> Fabric:
 
 def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation:
     settings, labels = config.model, label_set(config.data)
-    splits = (
-        find_split(config.data, config.data.train_split),
-        find_split(config.data, config.data.val_split),
+    splits = tuple(
+        with_pack(find_split(config.data, name), config.data)
+        for name in (config.data.train_split, config.data.val_split)
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of new tensors: `run_training` tells it all
@@ -123,6 +124,8 @@ def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation
     if config.train.class_weights is not None:
         weights = class_weights(checks[0], config.train.class_weights)
         weights = torch.from_numpy(weights).float()
+    for split in splits:
+        console.print(f"{split.name}: read from {source_of(split, config.data)}")
     return Segmentation(config, model, splits, weights)
 
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Hashable
 from pathlib import Path
-from typing import get_type_hints
+from typing import ClassVar, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -127,7 +127,15 @@ def read_yaml(path: Path) -> dict:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that a mapping has twice, of which YAML would silently take the last."""
+    """Refuses a key that a mapping has twice, of which YAML would silently take the last.
+
+    Words such as `off` and `no` stay words, as in YAML 1.2: a setting may mean them.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict] = {
+        start: [r for r in resolvers if r[0] != "tag:yaml.org,2002:bool" or start in "tTfF"]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[Hashable] = set()

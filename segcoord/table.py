@@ -124,7 +124,7 @@ class _Result:
         then = read_yaml(folder / "config.yaml")
         now = yaml.safe_load(config.to_yaml())
         for place in (then, now):  # neither changes a result
-            for key in ("workers", "root"):
+            for key in ("workers", "root", "pack"):
                 place.get("data", {}).pop(key, None)
         if then != now:
             raise UserError(

@@ -289,7 +289,7 @@ def test_unknown_key_names_file_and_nearest(
         ("data", "classes", "[{name: a}]"),
         ("data", "classes", "[{name: a, color: red}]"),
         ("data", "classes", "[{name: a, color: [1, 2, 3], value: 1}]"),
-        ("data", "classes", "[{name: off, color: [1, 2, 3]}]"),  # YAML's off is a truth value
+        ("data", "classes", "[{name: true, color: [1, 2, 3]}]"),
     ],
 )
 def test_wrong_type_names_file_and_key(tmp_path: Path, group: str, key: str, value: str) -> None:
@@ -300,6 +300,17 @@ def test_wrong_type_names_file_and_key(tmp_path: Path, group: str, key: str, val
     assert message.startswith(f"{path}: ")
     assert f'"{group}.{key}"' in message
     assert "train.py --help" in message
+
+
+def test_words_that_old_yaml_takes_for_truth_values(tmp_path: Path) -> None:
+    """`off` is a setting and `no` may be a class; a switch takes them as ever."""
+    data = "layout: voc, root: here, pack: off, classes: [{name: no, color: [1, 2, 3]}]"
+    config = config_of("--config", write(tmp_path, f"data: {{{data}}}\ntrain: {{max_steps: 5}}"))
+    assert config.data.pack == "off"
+    assert config.data.classes[0].name == "no"
+    for word, expected in (("no", False), ("off", False), ("yes", True), ("True", True)):
+        text = f"data: {{layout: voc, root: here, flip: {word}}}\ntrain: {{max_steps: 5}}"
+        assert config_of("--config", write(tmp_path, text)).data.flip is expected
 
 
 def test_wrong_layout_names_the_right_ones(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Where the images and masks of a split lie: Pascal VOC, Cityscapes, or two folders paired by stem.
 
-Only names are read here, no pixels. Everything is sorted or in the order of the split's list.
+Listing reads names alone, no pixels. Everything is sorted or in the order of the split's list.
 """
 
 from __future__ import annotations
@@ -10,11 +10,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from segcoord import labels as tables
 from segcoord.config import ClassConfig, DataConfig
+from segcoord.data.reading import read_image, read_mask
 from segcoord.errors import UserError
 from segcoord.labels import LabelClass, LabelSet
+
+if TYPE_CHECKING:
+    from segcoord.data.pack import Pack
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
@@ -36,11 +43,19 @@ class Sample:
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of a split; either all have masks or none has."""
+    """The samples of a split; either all have masks or none has.
+
+    Args:
+        name: as data.train_split and data.val_split have it.
+        samples: in the order of their indices.
+        labels: the classes.
+        pack: holds the pixels, if they are not to be read from the files.
+    """
 
     name: str
     samples: list[Sample]
     labels: LabelSet
+    pack: Pack | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -48,6 +63,22 @@ class Split:
     @property
     def labelled(self) -> bool:
         return self.samples[0].mask is not None
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Image (H, W, 3) uint8 RGB and mask (H, W) uint8 class indices, or None without labels.
+
+        From a pack they are views of mapped files, of which only what is used is read.
+
+        Raises:
+            UserError: a file that can't be used.
+        """
+        if self.pack is not None:
+            return self.pack[index]
+        sample = self.samples[index]
+        image = read_image(sample.image)
+        if sample.mask is None:
+            return image, None
+        return image, read_mask(sample.mask, sample.labels, image.shape[:2])
 
 
 def label_set(data: DataConfig) -> LabelSet:

@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segcoord.data.layouts import Split
-from segcoord.data.reading import read_image, read_mask
 from segcoord.data.transforms import TrainTransform
 from segcoord.errors import UserError
 
@@ -33,14 +32,13 @@ class TrainSet(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, index = key
-        sample = self.split.samples[index]
-        image = read_image(sample.image)
+        image, mask = self.split.read(index)
         if min(image.shape[:2]) * self.transform.smallest_scale < 1:
+            path = self.split.samples[index].image
             raise UserError(
-                f"{sample.image}: {image.shape[1]}x{image.shape[0]} pixels can't be scaled by "
+                f"{path}: {image.shape[1]}x{image.shape[0]} pixels can't be scaled by "
                 f"{self.transform.smallest_scale}; take it out of the split or raise data.scale"
             )
-        mask = read_mask(sample.mask, sample.labels, image.shape[:2])
         image, mask = self.transform(image, mask, (self.seed, epoch, index))
         return {"image": image, "mask": mask}
 

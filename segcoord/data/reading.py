@@ -42,6 +42,15 @@ def read_image(path: Path) -> np.ndarray:
     return np.array(_decode(path, header).convert("RGB"))
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) from the header; UserError where there is none."""
+    try:
+        with Image.open(path) as header:
+            return header.size[::-1]
+    except UNREADABLE as error:
+        raise UserError(f"{path}: can't be read as an image: {error}") from error
+
+
 def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
     """(H, W) uint8 class indices, 255 where void.
 

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 
 from segcoord.config import DataConfig, ImageFolderConfig
-from segcoord.labels import VOID
+from segcoord.data.window import draw_window, take_window
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks a server for its version otherwise
 
@@ -20,7 +20,7 @@ class TrainTransform:
     """Random scale, crop, flip and mild colour; each draw depends on the given key alone.
 
     What a crop leaves uncovered is mean colour in the image and void in the mask. Masks are only
-    ever resampled nearest.
+    ever resampled nearest. The geometry is `segcoord.data.window`'s.
 
     Args:
         data: crop_size, scale, flip and color_jitter are read.
@@ -28,39 +28,28 @@ class TrainTransform:
     """
 
     def __init__(self, data: DataConfig, mean: tuple[float, ...]) -> None:
-        height, width = data.crop_size
-        low, high = data.scale
-        self.smallest_scale = low
+        self.crop, self.scale, self.flip = tuple(data.crop_size), tuple(data.scale), data.flip
+        self.fill = tuple(round(255 * m) for m in mean)
         jitter = data.color_jitter
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a misspelt argument is only a warning there
-            self.compose = A.Compose(
-                [
-                    A.RandomScale(
-                        (low - 1, high - 1),
-                        interpolation=cv2.INTER_LINEAR,
-                        mask_interpolation=cv2.INTER_NEAREST,
-                        p=1,
-                    ),
-                    A.RandomCrop(
-                        height,
-                        width,
-                        pad_if_needed=True,
-                        pad_position="random",
-                        fill=[round(255 * m) for m in mean],
-                        fill_mask=VOID,
-                        p=1,
-                    ),
-                    A.HorizontalFlip(p=0.5 if data.flip else 0),
-                    A.ColorJitter(
-                        brightness=(1 - jitter, 1 + jitter),
-                        contrast=(1 - jitter, 1 + jitter),
-                        saturation=(1 - jitter, 1 + jitter),
-                        hue=(0, 0),
-                        p=0.5 if jitter else 0,
-                    ),
-                ]
-            )
+        self.color: A.Compose | None = None
+        if jitter:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # a misspelt argument is only a warning there
+                self.color = A.Compose(
+                    [
+                        A.ColorJitter(
+                            brightness=(1 - jitter, 1 + jitter),
+                            contrast=(1 - jitter, 1 + jitter),
+                            saturation=(1 - jitter, 1 + jitter),
+                            hue=(0, 0),
+                            p=0.5,
+                        )
+                    ]
+                )
+
+    @property
+    def smallest_scale(self) -> float:
+        return self.scale[0]
 
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, key: tuple[int, ...]
@@ -68,16 +57,21 @@ class TrainTransform:
         """Augments one pair.
 
         Args:
-            image: (H, W, 3) uint8.
+            image: (H, W, 3) uint8, in memory or mapped from a file; only what the crop needs of it
+                is read.
             mask: (H, W) uint8.
             key: what the draw depends on: (seed, epoch, index).
 
         Returns:
             image (h, w, 3) uint8 and mask (h, w) uint8 of the crop's size.
         """
-        _seed(self.compose, key)
-        out = self.compose(image=image, mask=mask)
-        return out["image"], out["mask"]
+        rng = np.random.default_rng(key)
+        window = draw_window(image.shape[:2], self.crop, self.scale, self.flip, rng)
+        image, mask = take_window(image, mask, window, self.crop, self.fill)
+        if self.color is not None:
+            _seed(self.color, key)
+            image = self.color(image=image)["image"]
+        return image, mask
 
 
 class ClassTransform:

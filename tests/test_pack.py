@@ -1,0 +1,628 @@
+"""A pack gives what the files give, appears complete or not at all, and tells when it is wrong."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CAMVID, ROOT, SMALL
+from PIL import Image
+
+from segcoord.cli import data_pack, evaluate, main, run, train
+from segcoord.config import ClassConfig, DataConfig
+from segcoord.data import packing
+from segcoord.data.layouts import Split, find_split
+from segcoord.data.loader import TrainSet, train_loader
+from segcoord.data.pack import (
+    IMAGES,
+    INDEX,
+    MASKS,
+    open_pack,
+    read_index,
+    source_of,
+    verify,
+    with_pack,
+)
+from segcoord.data.packing import write_pack
+from segcoord.data.transforms import TrainTransform
+from segcoord.errors import UserError
+
+CLASSES = [ClassConfig(str(n), [n, n, n]) for n in range(8)]
+MEAN = (0.485, 0.456, 0.406)
+
+
+@pytest.fixture
+def root(sample_voc: Path, tmp_path: Path) -> Path:
+    """A copy of the sample that a test may change."""
+    return Path(shutil.copytree(sample_voc, tmp_path / "voc"))
+
+
+def config(root: Path, **settings) -> DataConfig:
+    return DataConfig(
+        "voc", str(root), **{"classes": CLASSES, "crop_size": (48, 48), "workers": 0, **settings}
+    )
+
+
+def packed(root: Path, name: str = "train") -> tuple[Split, Path]:
+    """A split and its pack, written in this process."""
+    split, folder = find_split(config(root), name), root / ".segcoord" / name
+    write_pack(split, folder, workers=1)
+    return split, folder
+
+
+def refusal(root: Path, **settings) -> str:
+    """What training would say."""
+    data = config(root, **settings)
+    with pytest.raises(UserError) as caught:
+        with_pack(find_split(data, "train"), data)
+    return str(caught.value)
+
+
+def same(a: Split, b: Split) -> bool:
+    for index in range(len(a)):
+        for x, y in zip(a.read(index), b.read(index)):
+            if not (x is y is None or (x.dtype == y.dtype == np.uint8 and np.array_equal(x, y))):
+                return False
+    return len(a) == len(b)
+
+
+def images_of(root: Path) -> Path:
+    return root / "VOCdevkit" / "VOC2012" / "JPEGImages"
+
+
+# -- the same pixels
+
+
+def test_voc_of_several_sizes(root: Path) -> None:
+    first, second = sorted(images_of(root).iterdir())[:2]
+    masks = root / "VOCdevkit" / "VOC2012" / "SegmentationClass"
+    for path, box in ((first, (3, 5, 98, 52)), (second, (0, 0, 31, 90))):
+        Image.open(path).crop(box).save(path)
+        mask = masks / f"{path.stem}.png"
+        Image.open(mask).crop(box).save(mask)
+    split, _ = packed(root)
+    found = with_pack(split, config(root))
+    assert found.pack is not None
+    assert found.read(0)[0].shape == (47, 95, 3)
+    assert same(found, split)
+    assert with_pack(split, config(root, pack="off")).pack is None
+
+
+def test_cityscapes_and_a_split_without_labels(sample_cityscapes: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(sample_cityscapes, tmp_path / "cs"))
+    data = DataConfig("cityscapes", str(root))
+    for name in ("train", "val", "test"):
+        split = find_split(data, name)
+        write_pack(split, root / ".segcoord" / name, workers=1)
+        found = with_pack(split, data)
+        assert found.pack is not None
+        assert same(found, split)
+    assert found.read(0)[1] is None
+    assert not (root / ".segcoord" / "test" / MASKS).exists()
+
+
+def test_folder_layout(tmp_path: Path, sample_voc: Path) -> None:
+    voc = sample_voc / "VOCdevkit" / "VOC2012"
+    shutil.copytree(voc / "JPEGImages", tmp_path / "images" / "train")
+    shutil.copytree(voc / "SegmentationClass", tmp_path / "masks" / "train")
+    data = DataConfig("folder", str(tmp_path), classes=CLASSES)
+    split = find_split(data, "train")
+    write_pack(split, tmp_path / ".segcoord" / "train", workers=1)
+    assert same(with_pack(find_split(data, "train"), data), split)
+
+
+def test_several_processes_write_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    split, folder = packed(root)
+    told = []
+    write_pack(split, tmp_path / "other", workers=2, progress=told.append)
+    assert told == list(range(len(split) + 1))
+    for name in (IMAGES, MASKS, INDEX):
+        assert (folder / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    assert sorted(p.name for p in folder.iterdir()) == sorted((IMAGES, MASKS, INDEX))
+    assert not list(tmp_path.glob("**/*.part"))
+
+
+def test_the_index_tells_what_docs_promise(root: Path) -> None:
+    split, folder = packed(root)
+    header, records = read_index(folder / INDEX)
+    assert header["images"] == len(split) == len(records)
+    assert header["classes"] == split.labels.names
+    totals = np.zeros(256, int)
+    for index, record in enumerate(records):
+        image, mask = split.read(index)
+        assert record["size"] == list(mask.shape)
+        pixels = np.fromfile(folder / IMAGES, np.uint8, image.size, offset=3 * record["start"])
+        assert (pixels.reshape(image.shape) == image).all()
+        counts = np.bincount(mask.ravel(), minlength=256)
+        assert record["pixels"] == {str(i): n for i, n in enumerate(counts.tolist()) if n}
+        totals += counts
+    assert totals.sum() == header["pixels"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_equal_with_and_without(root: Path, workers: int) -> None:
+    split, _ = packed(root)
+    data = config(root)
+
+    def batches(split: Split, workers: int) -> list[dict]:
+        dataset = TrainSet(split, TrainTransform(data, MEAN), seed=4)
+        return list(train_loader(dataset, 5, (0, 7), 4, workers))
+
+    files, pack = batches(split, 0), batches(with_pack(split, data), workers)
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(files, pack, strict=True) for k in a)
+
+
+def test_an_opened_pack_is_handed_on_without_its_pixels(root: Path) -> None:
+    split, folder = packed(root)
+    pack = open_pack(folder, split)
+    pack[0]
+    assert len(pickle.dumps(pack)) < 3000
+    assert (pickle.loads(pickle.dumps(pack))[3][0] == pack[3][0]).all()
+    assert not pack[0][0].flags.writeable
+
+
+# -- a run
+
+
+def losses(folder: Path) -> list[dict]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in r.items() if k != "seconds"} for r in csv.DictReader(file)]
+
+
+def curve(config: str, root: Path, folder: Path, monkeypatch, *more: str) -> list[dict]:
+    monkeypatch.setattr("segcoord.training.LOG_INTERVAL", 1)
+    arguments = [f"--config={ROOT / 'configs' / config}", f"--data.root={root}", f"--run={folder}"]
+    assert run(train, "train.py", [*arguments, *SMALL, *more]) == 0
+    return losses(folder)
+
+
+def test_a_run_says_what_it_reads_and_ends_the_same(
+    root: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    arguments = [f"--config={ROOT / 'configs' / 'sample.yaml'}", f"--data.root={root}"]
+    steps = ["--train.max_steps=3", "--train.val_interval=3"]
+    plain = curve("sample.yaml", root, tmp_path / "a", monkeypatch, *steps)
+    assert "train: read from files\nval: read from files\n" in capsys.readouterr().out
+    assert main(["data", "pack", *arguments]) == 0
+    told = capsys.readouterr().out
+    assert f"{root}/.segcoord/train: 16 images, 0.8 MB\n" in told
+    assert curve("sample.yaml", root, tmp_path / "b", monkeypatch, *steps) == plain
+    told = capsys.readouterr().out
+    assert f"train: read from pack {root}/.segcoord/train\n" in told
+    assert f"val: read from pack {root}/.segcoord/val\n" in told
+    weights = [torch.load(tmp_path / x / "best.ckpt")["state_dict"] for x in "ab"]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    checkpoint = f"--checkpoint={tmp_path / 'b' / 'best.ckpt'}"
+    scores = []
+    for pack in ("auto", "off"):
+        path = tmp_path / f"{pack}.json"
+        options = [checkpoint, f"--json={path}", f"--data.pack={pack}", "--data.workers=0"]
+        assert run(evaluate, "evaluate.py", options) == 0
+        scores.append(json.loads(path.read_text())["classes"])
+    assert scores[0] == scores[1]
+    assert "read from files" in capsys.readouterr().out
+
+
+@pytest.mark.camvid
+@pytest.mark.parametrize("workers", [0, 2])
+def test_camvid_has_the_same_loss_curve(tmp_path: Path, monkeypatch, capsys, workers: int) -> None:
+    base = Path("VOCdevkit") / "VOC2012"
+    lists = tmp_path / base / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for name, count in (("train", 24), ("val", 2)):
+        stems = (CAMVID / base / "ImageSets" / "Segmentation" / f"{name}.txt").read_text().split()
+        (lists / f"{name}.txt").write_text("\n".join(stems[:count]))
+    for name in ("JPEGImages", "SegmentationClass"):
+        (tmp_path / base / name).symlink_to(CAMVID / base / name)
+    steps = ["--train.max_steps=8", f"--data.workers={workers}"]
+    run_of = tmp_path / "files"
+    plain = curve("camvid_os16.yaml", tmp_path, run_of, monkeypatch, *steps)
+    options = [f"--config={ROOT / 'configs' / 'camvid_os16.yaml'}", f"--data.root={tmp_path}"]
+    assert main(["data", "pack", *options, "--workers=2"]) == 0
+    capsys.readouterr()
+    assert curve("camvid_os16.yaml", tmp_path, tmp_path / "pack", monkeypatch, *steps) == plain
+    assert "read from pack" in capsys.readouterr().out
+    assert len(plain) == 9  # 8 losses and a validation
+
+
+# -- what data.pack means
+
+
+def test_off_in_a_yaml_file_is_no_folder_named_false(root: Path, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(f"base: {ROOT / 'configs' / 'sample.yaml'}\ndata:\n  pack: off\n")
+    arguments = [f"--config={file}", f"--data.root={root}", f"--run={tmp_path / 'run'}", *SMALL]
+    assert run(train, "train.py", [*arguments, "--train.max_steps=1"]) == 0
+    assert "pack: 'off'" in (tmp_path / "run" / "config.yaml").read_text()
+    assert run(train, "train.py", [f"--resume={tmp_path / 'run'}", "--data.pack=auto"]) == 0
+
+
+def test_another_folder(root: Path, tmp_path: Path, capsys) -> None:
+    elsewhere = tmp_path / "fast" / "disk"
+    assert "there is no pack in it" in refusal(root, pack=str(elsewhere))
+    arguments = [f"--config={ROOT / 'configs' / 'sample.yaml'}", f"--data.root={root}"]
+    assert main(["data", "pack", *arguments, f"--out={elsewhere}", "--split=train"]) == 0
+    assert f"--data.pack {elsewhere}" in capsys.readouterr().out
+    data = config(root, pack=str(elsewhere))
+    assert with_pack(find_split(data, "train"), data).pack.folder == elsewhere / "train"
+    assert with_pack(find_split(data, "val"), data).pack is None
+    assert with_pack(find_split(data, "train"), config(root)).pack is None
+
+
+# -- packs that are no longer right
+
+
+def test_a_changed_file_makes_it_stale(root: Path, capsys) -> None:
+    packed(root)
+    image = sorted(images_of(root).iterdir())[3]
+    later = image.stat().st_mtime_ns + 1
+    os.utime(image, ns=(later, later))
+    told = refusal(root)
+    assert "not up to date: 1 of 16 samples changed since" in told
+    assert str(image) in told
+    assert "--data.pack off" in told
+    arguments = [f"--config={ROOT / 'configs' / 'sample.yaml'}", f"--data.root={root}"]
+    assert main(["data", "pack", *arguments, "--split=train", "--verify"]) == 1
+    assert main(["data", "pack", *arguments, "--split=train"]) == 0
+    assert "1 of 16 samples changed since" in capsys.readouterr().out
+    assert main(["data", "pack", *arguments, "--split=train", "--verify"]) == 0
+    assert main(["data", "pack", *arguments, "--split=train"]) == 0
+    assert "is up to date" in capsys.readouterr().out
+
+
+def test_other_classes_or_another_list_make_it_stale(root: Path) -> None:
+    packed(root)
+    assert "with other classes" in refusal(root, classes=CLASSES[:7], void_ids=[7])
+    mask = sorted((root / "VOCdevkit" / "VOC2012" / "SegmentationClass").iterdir())[0]
+    content = mask.read_bytes()
+    mask.write_bytes(content + b"\0")
+    assert str(mask) in refusal(root)
+    mask.unlink()
+    lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "train.txt"
+    stems = lists.read_text().split()
+    lists.write_text("\n".join([*stems[1:-1], "2026_500001"]))
+    told = refusal(root)
+    assert "1 images are new, the first 2026_500001 and 2 are gone" in told
+    lists.write_text("\n".join(stems[1:]))
+    assert f"1 are gone, the first {stems[0]}" in refusal(root)
+
+
+def test_reordered_list(root: Path) -> None:
+    packed(root)
+    lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "train.txt"
+    lists.write_text("\n".join(reversed(lists.read_text().split())))
+    assert "its list has another order" in refusal(root)
+
+
+def cut(path: Path, length: int = 1) -> None:
+    os.truncate(path, path.stat().st_size - length)
+
+
+def flip_byte(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda f: cut(f / IMAGES), "589823 bytes, expected 589824"),
+        (lambda f: cut(f / MASKS), "196607 bytes, expected 196608"),
+        (lambda f: (f / MASKS).unlink(), "masks.u8: the pack is damaged: this file can't be read"),
+        (lambda f: (f / INDEX).unlink(), "index.jsonl: the pack is damaged: No such file"),
+        (lambda f: cut(f / INDEX, 2), "cut short"),
+        (lambda f: os.truncate(f / INDEX, 700), "cut short"),
+        (lambda f: os.truncate(f / INDEX, 0), "cut short"),
+        (lambda f: flip_byte(f / INDEX, 400), "its index was changed"),
+        (lambda f: (f / INDEX).write_bytes(b"\x80PNG\n\xff\n"), "cut short or no index"),
+        (
+            lambda f: (f / INDEX).write_text('{"format": "segcoord pack", "version": 9}\n{}\n'),
+            "version 9; this version of segcoord reads 'segcoord pack', version 1",
+        ),
+    ],
+)
+def test_damage_is_told_and_mended(root: Path, damage, told: str, capsys) -> None:
+    split, folder = packed(root)
+    damage(folder)
+    found = refusal(root)
+    assert told in found
+    assert str(folder) in found
+    assert "Run segcoord data pack again" in found
+    arguments = [f"--config={ROOT / 'configs' / 'sample.yaml'}", f"--data.root={root}"]
+    assert main(["data", "pack", *arguments, "--split=train"]) == 0
+    assert same(with_pack(split, config(root)), split)
+
+
+@pytest.mark.parametrize(("name", "at"), [(IMAGES, 3 * 12288 * 5 + 7), (MASKS, 12288 * 5 + 7)])
+def test_verify_finds_one_flipped_bit(root: Path, name: str, at: int) -> None:
+    split, folder = packed(root)
+    verify(open_pack(folder, split), split)
+    flip_byte(folder / name, at)
+    with pytest.raises(UserError, match="1 of 16 images are not as they were") as caught:
+        verify(open_pack(folder, split), split)
+    assert split.samples[5].stem in str(caught.value)
+
+
+def test_an_unreadable_pack(root: Path, monkeypatch) -> None:
+    _, folder = packed(root)
+    stat = Path.stat
+
+    def denied(self: Path, **options):
+        if self == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", denied)
+    assert "can't be read (Permission denied)" in refusal(root)
+
+
+def test_a_pack_that_is_replaced_in_use(root: Path) -> None:
+    split, folder = packed(root)
+    opened, unopened = (open_pack(folder, split) for _ in range(2))
+    before = opened[0][0].copy()
+    write_pack(split, folder, workers=1)
+    assert (opened[0][0] == before).all()  # what is mapped stays
+    with pytest.raises(UserError, match="written anew while it was in use"):
+        unopened[0]
+
+
+# -- a packer that doesn't get to the end
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(count: int):
+    def progress(done: int) -> None:
+        if done == count:
+            raise Stop
+
+    return progress
+
+
+def test_it_goes_on_behind_what_is_done(root: Path, monkeypatch) -> None:
+    split, folder = find_split(config(root), "train"), root / ".segcoord" / "train"
+    with pytest.raises(Stop):
+        write_pack(split, folder, 1, stop_at(7))
+    assert not folder.exists()
+    files = with_pack(split, config(root))
+    assert files.pack is None
+    assert ".train.part is unfinished" in source_of(files, config(root))
+    decoded = []
+    decode = packing._decode
+    monkeypatch.setattr(packing, "_decode", lambda job: decoded.append(job) or decode(job))
+    told = []
+    write_pack(split, folder, 1, told.append)
+    assert [job.sample for job in decoded] == split.samples[7:]
+    assert told[0] == 7
+    found = with_pack(split, config(root))
+    assert same(found, split)
+    verify(found.pack, split)
+    assert [p.name for p in folder.parent.iterdir()] == ["train"]
+
+
+def test_what_changed_meanwhile_is_done_again(root: Path) -> None:
+    split, folder = find_split(config(root), "train"), root / ".segcoord" / "train"
+    with pytest.raises(Stop):
+        write_pack(split, folder, 1, stop_at(7))
+    shutil.copyfile(split.samples[9].image, split.samples[4].image)
+    index = folder.parent / ".train.part" / INDEX
+    index.write_text(index.read_text() + '{"stem": "torn')
+    told = []
+    write_pack(split, folder, 1, told.append)
+    assert told[0] == 4
+    found = with_pack(split, config(root))
+    assert same(found, split)
+    verify(found.pack, split)
+    with pytest.raises(Stop):
+        write_pack(split, folder, 1, stop_at(7))
+    (folder.parent / ".train.part" / MASKS).unlink()
+    told.clear()
+    write_pack(split, folder, 1, told.append)
+    assert told[0] == 0
+    assert same(with_pack(split, config(root)), split)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from segcoord.cli import run
+from segcoord.config import ClassConfig, DataConfig
+from segcoord.data import packing
+from segcoord.data.layouts import find_split
+
+packing.SYNC_INTERVAL = 0
+root, workers, pause = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+
+def told(done):
+    print(done, flush=True)
+    time.sleep(pause)
+
+def pack(program, argv):
+    classes = [ClassConfig(str(n), [n, n, n]) for n in range(8)]
+    split = find_split(DataConfig("voc", str(root), classes=classes), "train")
+    packing.write_pack(split, root / ".segcoord" / "train", workers, told)
+    return 0
+
+if __name__ == "__main__":
+    sys.exit(run(pack, "segcoord data pack", []))
+"""
+
+
+def start_packer(root: Path, script: Path, workers: int, pause: float) -> subprocess.Popen:
+    """A packer in a process of its own, that has done four samples."""
+    script.write_text(SLOW)
+    command = [sys.executable, str(script), str(root), str(workers), str(pause)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, cwd=ROOT)
+    while process.stdout.readline() != "4\n":
+        assert process.poll() is None, process.stderr.read()
+    return process
+
+
+@pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 1), (signal.SIGINT, 2)])
+def test_a_killed_packer(root: Path, tmp_path: Path, how: signal.Signals, workers: int) -> None:
+    process = start_packer(root, tmp_path / "slow.py", workers, pause=0.1)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    folder = root / ".segcoord" / "train"
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[how]
+    assert "Traceback" not in errors
+    assert not folder.exists()
+    split = find_split(config(root), "train")
+    assert with_pack(split, config(root)).pack is None
+    told = []
+    write_pack(split, folder, 1, told.append)
+    assert told[0] >= 4
+    found = with_pack(split, config(root))
+    assert same(found, split)
+    verify(found.pack, split)
+
+
+def test_workers_end_with_a_killed_packer(root: Path, tmp_path: Path) -> None:
+    process = start_packer(root, tmp_path / "slow.py", workers=2, pause=1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) >= 2
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_two_at_a_time(root: Path) -> None:
+    split, folder = find_split(config(root), "train"), root / ".segcoord" / "train"
+
+    def again(done: int) -> None:
+        with pytest.raises(UserError, match="another process is writing this pack"):
+            write_pack(split, folder, 1)
+
+    write_pack(split, folder, 1, again)
+    assert same(with_pack(split, config(root)), split)
+
+
+def test_a_bad_image_stops_it_by_name(root: Path) -> None:
+    split, folder = find_split(config(root), "train"), root / ".segcoord" / "train"
+    image = split.samples[3].image
+    image.write_bytes(image.read_bytes()[:-2000])
+    with pytest.raises(UserError, match=str(image)):
+        write_pack(split, folder, 1)
+    image.write_bytes(b"")
+    with pytest.raises(UserError, match=str(image)):
+        write_pack(split, folder, 1)
+    assert not folder.exists()
+
+
+# -- no room, no permission, not ours
+
+
+def test_a_disk_that_is_too_small_is_told_before(root: Path, monkeypatch) -> None:
+    split, folder = find_split(config(root), "train"), root / ".segcoord" / "train"
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
+    with pytest.raises(UserError, match=r"needs 0.002 GB more, 0.001 GB are free there") as caught:
+        write_pack(split, folder, 1)
+    assert "--out" in str(caught.value)
+    assert not folder.exists()
+    assert not (folder.parent / ".train.part" / IMAGES).exists()
+
+
+def test_a_disk_that_fills_up_meanwhile(root: Path, monkeypatch) -> None:
+    split, folder = find_split(config(root), "train"), root / ".segcoord" / "train"
+    put = packing._put
+
+    def full(array, path, offset) -> int:
+        if offset > 3 * 12288 * 5:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return put(array, path, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "_put", full)
+        with pytest.raises(UserError, match="No space left on device") as caught:
+            write_pack(split, folder, 1)
+    assert "goes on behind what is done" in str(caught.value)
+    told = []
+    write_pack(split, folder, 1, told.append)
+    assert told[0] == 6
+    assert same(with_pack(split, config(root)), split)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_small_tmpfs(root: Path, tmp_path: Path, monkeypatch) -> None:
+    """600 kB hold half of the split; the first look is told that there is more."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        split, folder = find_split(config(root), "train"), disk / "train"
+        with pytest.raises(UserError, match="GB are free there; nothing was written"):
+            write_pack(split, folder, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(packing, "_require_space", lambda *_: None)
+            with pytest.raises(UserError, match="No space left on device"):
+                write_pack(split, folder, 1)
+        assert not folder.exists()
+        data = config(root, pack=str(disk))
+        assert "there is no pack in it" in refusal(root, pack=str(disk))
+        subprocess.run(["mount", "-o", "remount,size=9m", str(disk)], check=True)
+        told = []
+        write_pack(split, folder, 1, told.append)
+        assert told[0] > 0
+        assert same(with_pack(split, data), split)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_place_that_cant_be_written(root: Path, tmp_path: Path) -> None:
+    split = find_split(config(root), "train")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"could not be written.*--out"):
+        write_pack(split, tmp_path / "file" / "train", 1)
+
+
+def test_it_never_replaces_anything_but_a_pack(root: Path, capsys) -> None:
+    split = find_split(config(root), "train")
+    images = images_of(root)
+    with pytest.raises(UserError, match="is no pack, it holds"):
+        write_pack(split, images, 1)
+    with pytest.raises(UserError, match="is no pack"):
+        write_pack(split, split.samples[0].image, 1)
+    assert len(list(images.iterdir())) == 22
+    options = ["--workers=0", "--data.root=x", "--data.layout=voc"]
+    assert run(data_pack, "segcoord data pack", options) == 1
+    assert "--workers: found 0" in capsys.readouterr().err
+
+
+def test_a_worker_that_is_killed(root: Path, monkeypatch) -> None:
+    split, folder = find_split(config(root), "train"), root / ".segcoord" / "train"
+
+    def kill(done: int) -> None:
+        if done == 1:
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    with pytest.raises(UserError, match="a process that decodes was killed"):
+        write_pack(split, folder, 2, kill)
+    write_pack(split, folder, 1)
+    assert same(with_pack(split, config(root)), split)
