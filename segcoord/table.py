@@ -71,7 +71,7 @@ def run_table(table: Table, configure: Configure, command: str) -> int:
         console.print(f"\nrun {count + 1} of {len(to_do)}{left}: {folder.name}", style="bold")
         started = (folder / "last.ckpt").exists()
         if folder.is_dir() and not started:
-            shutil.rmtree(folder)  # killed before there was anything to go on from
+            _clear_start(folder)
         code = run_training(
             configs[cell],
             folder.name,
@@ -86,6 +86,18 @@ def run_table(table: Table, configure: Configure, command: str) -> int:
     result.write()
     console.print(f"\n{(out / 'table.md').read_text()}\n{out / 'table.md'}\n{out / 'table.csv'}")
     return 0
+
+
+def _clear_start(folder: Path) -> None:
+    """Removes what a run left that was killed before its first checkpoint, and nothing else."""
+    of_a_start = {"config.yaml", "origin.json", "metrics.csv", "tensorboard"}
+    found = {path.name for path in folder.iterdir() if not path.name.endswith(".part")}
+    if found - of_a_start:
+        raise UserError(
+            f"{folder}: has no last.ckpt to go on from, but {', '.join(sorted(found))}; "
+            "move it away, or name another folder with --out"
+        )
+    shutil.rmtree(folder)
 
 
 def _check_not_overridden(row: Row, seed: int, config: AnyConfig) -> None:
@@ -118,8 +130,6 @@ class _Result:
         """The last row of a run that has done all its steps; None where something is to do."""
         folder, config = self.folder(row, seed), self.configs[row, seed]
         if not (folder / "config.yaml").exists():
-            return None
-        if not (folder / "last.ckpt").exists():
             return None
         then = read_yaml(folder / "config.yaml")
         now = yaml.safe_load(config.to_yaml())

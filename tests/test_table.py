@@ -173,6 +173,25 @@ def test_a_cell_that_was_killed_at_its_start_is_begun_anew(
     out = tmp_path / "out"
     command = [str(file), *options(sample_voc, out)]
     assert run(table, "segcoord table", command) == 0
-    (out / "mobilenetv2_050_os16_seed0" / "last.ckpt").unlink()
+    cell = out / "mobilenetv2_050_os16_seed0"
+    for name in ("last.ckpt", "best.ckpt", "metrics.csv"):
+        (cell / name).unlink()
+    (cell / ".last.ckpt.x.part").touch()
     assert run(table, "segcoord table", command) == 0
     assert [line["runs"] for line in lines(out)] == ["1", "1"]
+
+
+def test_results_are_never_removed(file: Path, sample_voc: Path, tmp_path: Path, capsys) -> None:
+    """A finished run whose last.ckpt was deleted to save space counts; an unfinished one stays."""
+    file.write_text(file.read_text().replace("- 0\n- 1", "- 0"))
+    out = tmp_path / "out"
+    command = [str(file), *options(sample_voc, out)]
+    assert run(table, "segcoord table", command) == 0
+    cell = out / "mobilenetv2_050_os16_seed0"
+    (cell / "last.ckpt").unlink()
+    assert run(table, "segcoord table", command) == 0
+    assert "2 runs, 2 done already" in capsys.readouterr().out
+    (cell / "metrics.csv").unlink()
+    assert run(table, "segcoord table", command) == 1
+    assert "has no last.ckpt to go on from, but best.ckpt" in capsys.readouterr().err
+    assert (cell / "best.ckpt").exists()

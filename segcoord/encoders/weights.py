@@ -213,9 +213,7 @@ class Report:
         for name in self.new:
             slot, _, rest = re.fullmatch(r"((?:.*\.)?(?:se|att)|)(\.?)(.*?)", name).groups()
             slots.setdefault(slot or "elsewhere", []).append(rest)
-        lines = [
-            f"  {f'{slot}: ' if slot else ''}{', '.join(rest)}" for slot, rest in slots.items()
-        ]
+        lines = [f"  {slot}: {', '.join(rest)}" for slot, rest in slots.items()]
         return f"{text}; {len(self.new)} START AT RANDOM:\n" + "\n".join(lines)
 
 
