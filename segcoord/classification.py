@@ -66,6 +66,18 @@ def create_classifier(
     return Classifier(net, spec, classes, *normalisation(encoder))
 
 
+class ClassificationLoss(nn.Module):
+    """What is trained: the model and its loss, as one module that devices can share."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Cross-entropy, a scalar, of {"image": (N, h, w, 3) uint8, "label": (N,) int64}."""
+        return F.cross_entropy(self.model(self.model.normalize(batch["image"])), batch["label"])
+
+
 class Classification:
     """A Task of segcoord.training.
 
@@ -81,6 +93,7 @@ class Classification:
         self, config: ClassificationConfig, model: Classifier, folders: tuple[Folders, Folders]
     ) -> None:
         self.config, self.model = config, model
+        self.module = ClassificationLoss(model)
         transform = ClassTransform(config.data)
         self.train_set = ClassTrainSet(folders[0], transform, config.train.seed)
         self.val_set = ClassValSet(folders[1], CenterTransform(config.data))
@@ -89,10 +102,6 @@ class Classification:
     def parameter_groups(self) -> list[dict]:
         """All parameters alike."""
         return [{"params": list(self.model.parameters()), "factor": 1.0}]
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Cross-entropy of {"image": (N, h, w, 3) uint8, "label": (N,) int64}."""
-        return F.cross_entropy(model(self.model.normalize(batch["image"])), batch["label"])
 
     def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
         """Share of the images whose class is the first, or among the first five, by logit."""

@@ -147,9 +147,9 @@ def _classification(config: ClassificationConfig) -> Classification:
 
 def _weights_by_class(task: Task) -> dict[str, float] | None:
     """The class weights of a task's loss by name; None where all count alike."""
-    if not isinstance(task, Segmentation) or task.class_weights is None:
+    if not isinstance(task, Segmentation) or task.module.class_weights is None:
         return None
-    return dict(zip(task.model.labels.names, task.class_weights.tolist()))
+    return dict(zip(task.model.labels.names, task.module.class_weights.tolist()))
 
 
 def _check_same_weights(run: Path, weights: dict[str, float] | None) -> None:

@@ -38,6 +38,27 @@ def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None)
     return total / torch.where(counted > 0, counted, 1)
 
 
+class SegmentationLoss(nn.Module):
+    """What is trained: the model and its loss, as one module that devices can share.
+
+    Args:
+        model: whose parameters are trained.
+        class_weights: (K,) float32; None where all count alike.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, model: SegmentationModel, class_weights: Tensor | None) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss, a scalar, of {"image": (N, h, w, 3) uint8, "mask": (N, h, w) uint8}."""
+        logits = self.model(self.model.normalize(batch["image"]))  # (N, K, h, w)
+        return cross_entropy(logits, batch["mask"], self.class_weights)
+
+
 class Segmentation:
     """A Task of segcoord.training.
 
@@ -57,7 +78,8 @@ class Segmentation:
         splits: tuple[Split, Split],
         class_weights: Tensor | None = None,
     ) -> None:
-        self.config, self.model, self.class_weights = config, model, class_weights
+        self.config, self.model = config, model
+        self.module = SegmentationLoss(model, class_weights)
         train_split, self.val_split = splits
         transform = TrainTransform(config.data, tuple(model.mean.flatten().tolist()))
         self.train_set = TrainSet(train_split, transform, config.train.seed)
@@ -72,14 +94,6 @@ class Segmentation:
             {"params": encoder, "factor": self.config.train.encoder_lr_factor},
             {"params": rest, "factor": 1.0},
         ]
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Of {"image": (N, h, w, 3) uint8, "mask": (N, h, w) uint8}."""
-        logits = model(self.model.normalize(batch["image"]))
-        weights = self.class_weights
-        if weights is not None and weights.device != logits.device:
-            self.class_weights = weights = weights.to(logits.device)  # once, at the first step
-        return cross_entropy(logits, batch["mask"], weights)
 
     def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
         """The scores over the whole validation split at full size."""

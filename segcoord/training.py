@@ -44,6 +44,9 @@ class Task(Protocol):
 
     config: Config | ClassificationConfig
     model: ImageModel
+    """What is validated and saved as the result."""
+    module: nn.Module
+    """What is trained: holds the model; takes a collated batch and returns its loss, a scalar."""
     train_set: Dataset
     """Samples by (epoch, index), which alone decide about every random draw."""
     columns: Sequence[str]
@@ -52,9 +55,6 @@ class Task(Protocol):
 
     def parameter_groups(self) -> list[dict]:
         """Groups for the optimiser, each with its learning rate's "factor"."""
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """The loss of a collated batch; `model` is the task's, wrapped for its devices."""
 
     def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
         """Scores the whole validation split, fractions of 1; calls on_image after each image."""
@@ -122,12 +122,12 @@ def train(task: Task, run: Path, fabric: Fabric, resume: bool) -> dict[str, floa
             that is not finite.
     """
     # On its device before the optimiser is restored, whose state then follows the parameters there.
-    task.model.to(fabric.device, memory_format=torch.channels_last)
+    task.module.to(fabric.device, memory_format=torch.channels_last)
     optimizer = make_optimizer(task.parameter_groups(), task.config.train)
     progress = Progress()
     if resume:
         progress = _restore(run / "last.ckpt", task.model, optimizer)
-    wrapped, optimizer = fabric.setup(task.model, optimizer)
+    wrapped, optimizer = fabric.setup(task.module, optimizer)
     loop = _Loop(task, wrapped, optimizer, progress, run)
     with _stop_on_interrupt(loop):
         return loop.run_to_end(fabric)
@@ -184,7 +184,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * factor * group["factor"]
         self.wrapped.train()
-        loss = self.task.loss(self.wrapped, batch)
+        loss = self.wrapped(batch)
         value = loss.item()
         if not math.isfinite(value):
             raise UserError(
