@@ -95,9 +95,9 @@ class Segmentation:
             {"params": rest, "factor": 1.0},
         ]
 
-    def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
+    def validate(self, model: SegmentationModel, on_image: Callable[[], None]) -> dict[str, float]:
         """The scores over the whole validation split at full size."""
         self.scores = evaluate(
-            self.model, self.val_split, self.config.data.workers, lambda *_: on_image()
+            model, self.val_split, self.config.data.workers, lambda *_: on_image()
         )
         return {name: getattr(self.scores, name) for name in self.columns}

@@ -174,7 +174,7 @@ def test_a_cell_that_was_killed_at_its_start_is_begun_anew(
     command = [str(file), *options(sample_voc, out)]
     assert run(table, "segcoord table", command) == 0
     cell = out / "mobilenetv2_050_os16_seed0"
-    for name in ("last.ckpt", "best.ckpt", "metrics.csv"):
+    for name in ("last.ckpt", "previous.ckpt", "best.ckpt", "metrics.csv"):
         (cell / name).unlink()
     (cell / ".last.ckpt.x.part").touch()
     assert run(table, "segcoord table", command) == 0
@@ -188,7 +188,8 @@ def test_results_are_never_removed(file: Path, sample_voc: Path, tmp_path: Path,
     command = [str(file), *options(sample_voc, out)]
     assert run(table, "segcoord table", command) == 0
     cell = out / "mobilenetv2_050_os16_seed0"
-    (cell / "last.ckpt").unlink()
+    for name in ("last.ckpt", "previous.ckpt"):
+        (cell / name).unlink()
     assert run(table, "segcoord table", command) == 0
     assert "2 runs, 2 done already" in capsys.readouterr().out
     (cell / "metrics.csv").unlink()
