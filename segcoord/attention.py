@@ -111,6 +111,7 @@ class CoordAtt(_Attention):
 class _AxisAtt(_Attention):
     """Coordinate attention with one of its two pools, and so one of its two gates."""
 
+    __constants__ = ("pooled",)  # for TorchScript
     pooled: int  # axis of (N, C, H, W)
 
     def __init__(self, channels: int, reduction: int = 24) -> None:
