@@ -133,11 +133,13 @@ def show_scores(scores: Scores, names: list[str], images: int) -> None:
     for name, iou, accuracy, part in zip(names, scores.iou, scores.accuracy, share):
         table.add_row(name, _percent(iou), _percent(accuracy), _percent(part))
     console.print(table)
-    absent = [n for n, iou in zip(names, scores.iou) if np.isnan(iou)]
+    absent = [names[i] for i in scores.absent]
     left_out = f" (absent and left out: {', '.join(absent)})" if absent else ""
     console.print(
         f"\nmIoU {_percent(scores.miou)} % over {scores.classes_counted} of {len(names)} classes"
-        f"{left_out}, {images} images\npixel accuracy {_percent(scores.pixel_accuracy)} %, "
+        f"{left_out}, {images} images\n"
+        f"frequency-weighted IoU {_percent(scores.frequency_weighted_iou)} %, "
+        f"pixel accuracy {_percent(scores.pixel_accuracy)} %, "
         f"mean accuracy {_percent(scores.mean_accuracy)} %"
     )
 

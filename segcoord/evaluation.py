@@ -126,6 +126,7 @@ def write_json(path: Path, scores: Scores, labels: LabelSet, how: dict) -> None:
     ]
     result = {
         "miou": _number(scores.miou),
+        "frequency_weighted_iou": _number(scores.frequency_weighted_iou),
         "pixel_accuracy": _number(scores.pixel_accuracy),
         "mean_accuracy": _number(scores.mean_accuracy),
         "classes_counted": scores.classes_counted,
