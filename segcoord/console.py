@@ -144,8 +144,28 @@ def show_scores(scores: Scores, names: list[str], images: int) -> None:
     )
 
 
-def _percent(value: float) -> str:
-    return "-" if np.isnan(value) else f"{100 * value:.2f}"
+def show_cityscapes(scores: dict) -> None:
+    """What Cityscapes' own tool prints besides, in percent, of `CityscapesScores.to_plain`."""
+    for head in ("classes", "categories"):
+        rows = scores.get(head, [])
+        table = Table(head, box=None, pad_edge=False)
+        columns = [c for c in ("iou", "iiou") if rows and c in rows[0]]
+        for column in columns:
+            table.add_column({"iou": "IoU %", "iiou": "iIoU %"}[column], justify="right")
+        for row in rows:
+            table.add_row(row["name"], *(_percent(row[c]) for c in columns))
+        if rows:
+            console.print()
+            console.print(table)
+    summary = f"\ncategory mIoU {_percent(scores['category_miou'])} %"
+    if "iiou" in scores:
+        summary += f", mean iIoU {_percent(scores['iiou'])} % over classes"
+        summary += f" and {_percent(scores['category_iiou'])} % over categories"
+    console.print(summary)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"
 
 
 def clock(seconds: float) -> str:

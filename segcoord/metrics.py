@@ -130,29 +130,29 @@ class Scores:
     def iou(self) -> np.ndarray:
         """(K,) float64; NaN for a class in neither truth nor prediction."""
         union = self.truth + self.confusion.sum(0) - self.confusion.diagonal()
-        return _divide(self.confusion.diagonal(), union)
+        return divide(self.confusion.diagonal(), union)
 
     @property
     def accuracy(self) -> np.ndarray:
         """(K,) float64: share of a class's pixels that was found; NaN for a class not in truth."""
-        return _divide(self.confusion.diagonal(), self.truth)
+        return divide(self.confusion.diagonal(), self.truth)
 
     @property
     def miou(self) -> float:
-        return _mean(self.iou)
+        return mean(self.iou)
 
     @property
     def frequency_weighted_iou(self) -> float:
         """Each class's IoU weighted by its share of the labelled pixels (Long et al. 2015)."""
-        return float(_divide(np.nansum(self.iou * self.truth), self.truth.sum()))
+        return float(divide(np.nansum(self.iou * self.truth), self.truth.sum()))
 
     @property
     def mean_accuracy(self) -> float:
-        return _mean(self.accuracy)
+        return mean(self.accuracy)
 
     @property
     def pixel_accuracy(self) -> float:
-        return float(_divide(self.confusion.diagonal().sum(), self.confusion.sum()))
+        return float(divide(self.confusion.diagonal().sum(), self.confusion.sum()))
 
     @property
     def absent(self) -> list[int]:
@@ -164,10 +164,17 @@ class Scores:
         return len(self.confusion) - len(self.absent)
 
 
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """float64; NaN for 0 / 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.divide(part, whole, dtype=np.float64)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
+    """Over what is not NaN; NaN where nothing is."""
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def or_none(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return float(value) if np.isfinite(value) else None
