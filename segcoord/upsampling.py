@@ -1,8 +1,8 @@
 """The class of every pixel from a network's coarse logits, without upsampling every logit.
 
 The reference is `F.interpolate(logits, size, mode="bilinear", align_corners=False).argmax(1)` on
-logits in channels_last; in another layout PyTorch rounds otherwise, and a few pixels in ten million
-differ. The result is the same bit by bit, for these reasons:
+logits in channels_last; in another layout PyTorch rounds otherwise, and where two logits are all
+but equal the other may win. The result is the same bit by bit, for these reasons:
 
 - Between four neighbouring coarse pixels (a cell) an upsampled logit is a convex combination of the
   four. A class that another, or a mean of others, exceeds at all four wins nowhere in the cell. In
@@ -30,6 +30,7 @@ TILE = 2**22  # logits of a tile of rows
 _CHANNELS_LAST = torch.channels_last
 
 
+@torch.no_grad()
 def predict_classes(logits: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """The class with the highest logit at every pixel, the first one where several are equal.
 

@@ -83,7 +83,7 @@ def maps(draw: st.DrawFn) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
     return logits, (h * stride, w * stride), size
 
 
-@settings(derandomize=True, deadline=None, max_examples=400)
+@settings(derandomize=True, deadline=None, max_examples=200)
 @given(maps())
 def test_every_pixel_is_as_of_interpolate_and_argmax(drawn: tuple) -> None:
     got = predict_classes(*drawn)
