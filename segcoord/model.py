@@ -120,11 +120,24 @@ class SegmentationModel(ImageModel):
             (N, K, H, W) float32 logits: the network's, upsampled with align_corners=False.
         """
         h, w = x.shape[-2:]
-        height, width = self.padded_size(h, w)
-        x = F.pad(x, (0, width - w, 0, height - h))  # (N, 3, H', W')
-        logits = self.net(x)  # (N, K, H'/s, W'/s)
-        logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        logits = self.logits_at_stride(x)  # (N, K, H'/d, W'/d)
+        size = self.padded_size(h, w)
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return logits[..., :h, :w]
+
+    def logits_at_stride(self, x: Tensor) -> Tensor:
+        """The network's logits of the padded image, before they are upsampled.
+
+        Args:
+            x: as for `forward`.
+
+        Returns:
+            (N, K, H'/d, W'/d) float32, where (H', W') is `padded_size(H, W)` and d the decoder's
+            stride.
+        """
+        h, w = x.shape[-2:]
+        height, width = self.padded_size(h, w)
+        return self.net(F.pad(x, (0, width - w, 0, height - h)))
 
     def to_plain(self) -> dict:
         """Architecture, labels and normalisation in plain types; `from_plain` rebuilds from it."""
