@@ -152,6 +152,15 @@ def test_right_is_0_and_void_does_not_matter(loss) -> None:
     assert loss(-right, target) > 0.5
 
 
+def test_compiled_they_are_the_same() -> None:
+    def both(logits: Tensor, target: Tensor) -> Tensor:
+        return dice_loss(logits, target) + lovasz_loss(logits, target)
+
+    for pixels in (6, 9):
+        logits, target = batch(size=(pixels, 7))
+        same(torch.compile(both, backend="eager")(logits, target), both(logits, target), logits)
+
+
 # -- where nothing counts
 
 
