@@ -1,7 +1,8 @@
 """The auxiliary head: a second, shallow classifier that shortens the gradient's way to the encoder.
 
 It is trained beside the model and thrown away. Zhao, Shi, Qi, Wang, Jia, "Pyramid Scene Parsing
-Network", CVPR 2017, arXiv 1612.01105, section 3.3; mmsegmentation's FCNHead with one convolution.
+Network", CVPR 2017, arXiv 1612.01105, "Deep Supervision for ResNet-Based FCN"; mmsegmentation's
+FCNHead with one convolution.
 """
 
 from __future__ import annotations

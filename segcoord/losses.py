@@ -85,9 +85,9 @@ def hard_pixels(logits: Tensor, target: Tensor, threshold: float, least: float) 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """smp's soft Dice loss: 1 - 2 |p t| / (|p| + |t|) by class over the batch, the mean over K.
 
-    A class that the batch has not gives 0 to that mean. Milletari, Navab, Ahmadi, "V-Net", 2016,
-    section 3, here with smp's |p| instead of the squares. Several processes take the mean of
-    theirs, leaving out those that have void alone.
+    A class that the batch doesn't have gives 0 to that mean. Milletari, Navab, Ahmadi, "V-Net",
+    arXiv 1606.04797, with |p| where they have squares. Several processes take the mean of theirs,
+    leaving out those that have void alone.
 
     Args:
         logits, target: see above.
@@ -99,8 +99,8 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 def lovasz_loss(logits: Tensor, target: Tensor) -> Tensor:
     """smp's Lovasz-Softmax loss over the batch, the mean over the classes that the batch has.
 
-    Berman, Triki, Blaschko, CVPR 2018, arXiv 1705.08790, section 3.2. Several processes take the
-    mean of theirs, leaving out those that have void alone.
+    Berman, Triki, Blaschko, "The Lovasz-Softmax loss", CVPR 2018, arXiv 1705.08790. Several
+    processes take the mean of theirs, leaving out those that have void alone.
 
     Args:
         logits, target: see above; K is at least 2.

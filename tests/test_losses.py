@@ -121,7 +121,7 @@ def test_dice_written_out() -> None:
 
 
 def test_lovasz_written_out() -> None:
-    """Berman et al. 2018, equations 8 and 9, with the Jaccard loss of each set of wrong pixels."""
+    """Berman et al. 2018: the Lovasz extension of the Jaccard loss of each set of wrong pixels."""
     logits, target = batch()
     target[target == 3] = 255
     p = logits.softmax(1)

@@ -39,17 +39,15 @@ EVERYTHING = {
 }
 
 
-def module_of(
-    weights: Tensor | None = None, decoder: str = "deeplabv3", stride: int = 16, **changes
-) -> SegmentationLoss:
+def module_of(weights: Tensor | None = None, stride: int = 16, **changes) -> SegmentationLoss:
+    """Without dropout, so that a second pass gives the same."""
+    encoder = changes.pop("encoder", "mobilenetv2_ca_050")
+    decoder = changes.pop("decoder", "deeplabv3")
     torch.manual_seed(0)
-    model = segcoord.create_model(
-        "mobilenetv2_ca_050", K, stride, aspp_dropout=0.0 if "deep" in decoder else None,
-        decoder=decoder,
-    )  # fmt: skip
+    model = segcoord.create_model(encoder, K, stride, decoder=decoder)
     module = SegmentationLoss(model, replace(SETTINGS, **changes), weights)
-    for dropout in (m for m in module.modules() if isinstance(m, nn.Dropout2d)):
-        dropout.p = 0.0  # a second pass must give the same
+    for dropout in (m for m in module.modules() if isinstance(m, (nn.Dropout, nn.Dropout2d))):
+        dropout.p = 0.0
     return module
 
 
@@ -204,14 +202,18 @@ def norms_of(module: nn.Module) -> dict[str, nn.Module]:
     return {n: m for n, m in module.named_modules() if isinstance(m, nn.BatchNorm2d)}
 
 
-@pytest.fixture
-def seasoned() -> SegmentationLoss:
+def seasoned_of(encoder: str = "mobilenetv2_ca_050", **changes) -> SegmentationLoss:
     """Its norms have statistics; from here on those of the encoder are frozen."""
-    module = module_of(aux_weight=0.4).train()
+    module = module_of(encoder=encoder, **{"aux_weight": 0.4} | changes).train()
     for seed in range(3):
         module(batch_of(seed=seed))
     module.settings = replace(module.settings, freeze_batch_norm=True)
     return module
+
+
+@pytest.fixture
+def seasoned() -> SegmentationLoss:
+    return seasoned_of()
 
 
 def check_frozen(module: SegmentationLoss, wrapped: nn.Module) -> Tensor:
@@ -225,7 +227,7 @@ def check_frozen(module: SegmentationLoss, wrapped: nn.Module) -> Tensor:
         assert norm.training is not frozen
         assert torch.equal(norm.running_mean, before[name]) is frozen, name
         assert norm.weight.grad.any() and norm.bias.grad.any(), name
-    assert sum(n.startswith("model.net.encoder.") for n in before) > 30
+    assert sum(n.startswith("model.net.encoder.") for n in before) > 15
     return loss
 
 
@@ -233,13 +235,11 @@ def test_frozen_statistics_stay_and_the_rest_learns(seasoned: SegmentationLoss) 
     check_frozen(seasoned, seasoned)
 
 
-def test_compiled_it_is_the_same(seasoned: SegmentationLoss) -> None:
+def test_compiled_it_is_the_same() -> None:
     """In one graph, with every term but Lovasz's, which is never compiled."""
-    seasoned.settings = replace(
-        SETTINGS, **EVERYTHING | {"lovasz_weight": 0.0}, freeze_batch_norm=True
-    )
-    compiled = torch.compile(seasoned, backend="eager", fullgraph=True)
-    torch.testing.assert_close(check_frozen(seasoned, compiled), seasoned(batch_of(seed=9)))
+    module = seasoned_of("mobilenetv2_050", **EVERYTHING | {"lovasz_weight": 0.0})
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    torch.testing.assert_close(check_frozen(module, compiled), module(batch_of(seed=9)))
 
 
 def test_frozen_norms_use_their_statistics(seasoned: SegmentationLoss) -> None:
