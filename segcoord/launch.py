@@ -6,7 +6,7 @@ import json
 import shlex
 import signal
 import warnings
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 import torch
@@ -230,10 +230,22 @@ def _show_run(task: Task, fabric: Fabric) -> None:
                 f"{settings.optimizer}, lr {settings.lr:g} {settings.schedule}{momentum}, "
                 f"decay {settings.weight_decay:g}",
             ),
+            ("loss", _loss_in_words(config)),
             *([("weights", _shown(weights, settings.class_weights))] if weights else []),
             ("device", on),
         ],
     )
+
+
+def _loss_in_words(config: Config | ClassificationConfig) -> str:
+    told = ["cross-entropy"]
+    if isinstance(config, Config):
+        for name in ("label_smoothing", "dice_weight", "lovasz_weight", "aux_weight"):
+            if value := getattr(config.train, name):
+                told.append(f"{name} {value:g}")
+        if config.train.ohem:
+            told.append(f"hard examples below {config.train.ohem[0]:g}")
+    return ", ".join(told)
 
 
 def _shown(weights: dict[str, float], formula: str) -> str:
@@ -245,6 +257,10 @@ def _shown(weights: dict[str, float], formula: str) -> str:
 def _check_unchanged(config: Config, state: dict, run: Path) -> None:
     saved, given = state.get("config", {}), asdict(config)
     before, now = (_flat(json.loads(json.dumps(c))) for c in (saved, given))  # tuples to lists
+    for group in fields(config):  # a setting that the run's version didn't have was at its default
+        for field in fields(getattr(config, group.name)):
+            if field.default is not MISSING:
+                before.setdefault(f"{group.name}.{field.name}", field.default)
     changed = [k for k in now if now[k] != before.get(k) and k not in _MAY_CHANGE]
     if changed:
         listed = "\n".join(f"  {k}: {before.get(k)} in the run, {now[k]} now" for k in changed)

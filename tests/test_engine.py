@@ -59,7 +59,7 @@ def same(mine: Path, theirs: Path) -> bool:
 # Every setting that has a state, or draws anything, at once.
 FULL = (
     *("--train.ema_decay=0.9", "--train.accumulate=2", "--train.warmup_steps=3"),
-    *("--train.clip_grad_norm=1.0", "--train.patience=9"),
+    *("--train.clip_grad_norm=1.0", "--train.patience=9", "--train.aux_weight=0.4"),
 )
 
 
