@@ -146,6 +146,7 @@ class OptimConfig:
         val_interval: steps between validations; one follows the last step in any case.
         seed: of every random draw: weights, order, augmentation, dropout.
         accelerator: auto, cpu, cuda or mps.
+        loggers: of wandb (Weights & Biases) and mlflow, those that are told the numbers too.
     """
 
     max_steps: int
@@ -159,6 +160,7 @@ class OptimConfig:
     val_interval: int = 1000
     seed: int = 0
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    loggers: list[Literal["wandb", "mlflow"]] = field(default_factory=list)
 
     def check(self) -> None:
         """Raises UserError for values that can't work, alone or together."""
@@ -180,6 +182,8 @@ class OptimConfig:
         given = self.poly_power is not None
         ok = given and self.poly_power >= 0 if self.schedule == "poly" else not given
         _require(ok, "train.poly_power", self.poly_power, "0 or more with poly, null with cosine")
+        once = len(set(self.loggers)) == len(self.loggers)
+        _require(once, "train.loggers", self.loggers, "each at most once")
 
 
 @dataclass
@@ -213,6 +217,7 @@ class Config(_Settings):
     """A whole run that trains a segmentation model."""
 
     task: ClassVar[str] = "segmentation"
+    headline: ClassVar[str] = "miou"
     model: ModelConfig
     data: DataConfig
     train: TrainConfig
@@ -297,6 +302,7 @@ class ClassificationConfig(_Settings):
     """A whole run that trains a backbone to classify images."""
 
     task: ClassVar[str] = "classification"
+    headline: ClassVar[str] = "top1"
     model: ClassifierConfig
     data: ImageFolderConfig
     train: OptimConfig

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from segcoord.checkpoints import init_from, read_checkpoint
 from segcoord.classification import Classification, create_classifier
 from segcoord.config import ClassificationConfig, Config
-from segcoord.console import console, counting_bar, show_pairs, show_scores
+from segcoord.console import RunLog, console, counting_bar, show_pairs, show_scores
 from segcoord.counts import giga_macs, parameters
 from segcoord.data.balance import class_weights
 from segcoord.data.imagefolder import check_folders, find_folders
@@ -23,13 +23,21 @@ from segcoord.data.pack import source_of, with_pack
 from segcoord.data.report import check_for_training
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
+from segcoord.loggers import require_loggers
 from segcoord.model import create_model
-from segcoord.runs import new_run, read_origin, refuse_existing, write_origin
+from segcoord.runs import new_run, note_resume, read_origin, refuse_existing, write_origin
 from segcoord.segmentation import Segmentation
 from segcoord.training import Stopped, Task, train
 
 # A resumed run is the same run: only what changes neither batches nor updates may differ.
-_MAY_CHANGE = {"data.root", "data.workers", "data.pack", "train.val_interval", "train.accelerator"}
+_MAY_CHANGE = {
+    "data.root",
+    "data.workers",
+    "data.pack",
+    "train.val_interval",
+    "train.accelerator",
+    "train.loggers",
+}
 
 
 def run_training(
@@ -53,6 +61,21 @@ def run_training(
         offline: take weights from the cache alone.
         again: the command by which the user goes on after a stop.
     """
+    with RunLog() as log:
+        return _run_training(config, name, run, resume, init, offline, again, log)
+
+
+def _run_training(
+    config: Config | ClassificationConfig,
+    name: str,
+    run: str | None,
+    resume: str | None,
+    init: str | None,
+    offline: bool,
+    again: str,
+    log: RunLog,
+) -> int:
+    require_loggers(config.train.loggers)
     if resume:
         _check_unchanged(config, Path(resume))
     elif run:
@@ -72,10 +95,12 @@ def run_training(
     weights = _weights_by_class(task)
     if resume:
         _check_same_weights(folder, weights)
+        note_resume(folder, fabric.device, fabric.world_size)
     else:
         with atomic_write(folder / "config.yaml") as temporary:
             temporary.write_text(config.to_yaml())
-        write_origin(folder, task.model.started, weights)
+        write_origin(folder, fabric.device, fabric.world_size, task.model.started, weights)
+    log.write_to(folder / "log.txt")
     console.print(f"run        {folder}\n")
     try:
         scores = train(task, folder, fabric, bool(resume))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from segcoord.data.layouts import Split
 from segcoord.data.loader import TrainSet
 from segcoord.data.transforms import TrainTransform
 from segcoord.evaluation import evaluate
+from segcoord.export.examples import draw_examples
 from segcoord.labels import VOID
 from segcoord.metrics import Scores
 from segcoord.model import SegmentationModel
@@ -101,3 +103,7 @@ class Segmentation:
             self.model, self.val_split, self.config.data.workers, lambda *_: on_image()
         )
         return {name: getattr(self.scores, name) for name in self.columns}
+
+    def examples(self) -> np.ndarray:
+        """Images of the validation split, their truth and prediction: (H, W, 3) uint8 RGB."""
+        return draw_examples(self.model.eval(), self.val_split)

@@ -15,7 +15,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +25,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torch.utils.tensorboard import SummaryWriter
 
 from segcoord.checkpoints import read_checkpoint, save
 from segcoord.config import ClassificationConfig, Config, OptimConfig
@@ -33,7 +32,7 @@ from segcoord.console import TrainingBar
 from segcoord.data.loader import train_loader
 from segcoord.errors import UserError
 from segcoord.model import ImageModel
-from segcoord.runs import MetricsFile
+from segcoord.record import Record
 
 LOG_INTERVAL = 10  # steps whose mean loss makes a row of metrics.csv
 SAVE_INTERVAL = 600.0  # seconds after which last.ckpt is renewed between validations
@@ -58,6 +57,9 @@ class Task(Protocol):
 
     def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
         """Scores the whole validation split, fractions of 1; calls on_image after each image."""
+
+    def examples(self) -> np.ndarray | None:
+        """A picture of some predictions, (H, W, 3) uint8 RGB; None where there are none to draw."""
 
 
 def rate(step: int, config: OptimConfig) -> float:
@@ -139,10 +141,7 @@ class _Loop:
         self.settings, self.run = task.config.train, run
         self.stop = False
         self.saved = self.counted = time.monotonic()
-        self.metrics = MetricsFile(
-            run / "metrics.csv", task.columns, progress.step, progress.validated
-        )
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=progress.step + 1)
+        self.record = Record(run, task.config, task.columns, progress.step, progress.validated)
 
     def run_to_end(self, fabric: Fabric) -> dict[str, float] | None:
         settings, progress = self.settings, self.progress
@@ -155,8 +154,10 @@ class _Loop:
         )
         scores = None
         self.counted = time.monotonic()
+        if progress.step == 0:
+            self._save_last()  # from here on there is always something to go on from
         with (
-            closing(self.board),
+            self.record,
             TrainingBar(
                 settings.max_steps,
                 progress.step,
@@ -165,8 +166,6 @@ class _Loop:
                 progress.best,
             ) as self.bar,
         ):
-            if self.progress.step == 0:
-                self._save_last()  # from here on there is always something to go on from
             scores = self._validate_if_due()
             for batch in fabric.setup_dataloaders(loader, use_distributed_sampler=False):
                 self._step(batch, fabric)
@@ -228,6 +227,7 @@ class _Loop:
             # Without the optimiser's state: a result, not something to go on from.
             self._save("best.ckpt")
         self._log(**scores)
+        self.record.add_examples(progress.step, self.task.examples)
         self._save_last()
         self.bar.validated(progress.step, scores, progress.best)
         return scores
@@ -240,12 +240,7 @@ class _Loop:
     def _log(self, **values: float) -> None:
         progress = self.progress
         epoch = progress.step * self.settings.batch_size / len(self.task.train_set)
-        self.metrics.add(
-            {"step": progress.step, "epoch": f"{epoch:.3f}", "seconds": f"{progress.seconds:.1f}"}
-            | {name: f"{value:.6g}" for name, value in values.items()}
-        )
-        for name, value in values.items():
-            self.board.add_scalar(name, value, progress.step)
+        self.record.add(progress.step, epoch, progress.seconds, values)
 
     def _save_last(self) -> None:
         self._save("last.ckpt", optimizer=self.optimizer.state_dict())
