@@ -93,7 +93,8 @@ class RunLog(RenderHook):
         except OSError as error:
             if not self.warned:
                 self.warned = True
-                console.print(f"log.txt: not written, but all goes on. {error}", style="bold red")
+                reason = error.strerror or error
+                console.print(f"log.txt: not written, but all goes on: {reason}", style="bold red")
 
 
 def counting_bar(**kwargs: object) -> Progress:
@@ -145,9 +146,6 @@ class TrainingBar:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
-
-    def say(self, text: str) -> None:
-        console.print(text)
 
     def step(self, step: int, loss: float, lr: float) -> None:
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss

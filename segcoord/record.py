@@ -136,7 +136,8 @@ class Record:
         if what in self.warned:
             return
         self.warned.add(what)
-        console.print(f"{what}: not written, but the run goes on. {error}", style="bold red")
+        reason = getattr(error, "strerror", None) or error
+        console.print(f"{what}: not written, but the run goes on: {reason}", style="bold red")
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 
 from segcoord.checkpoints import read_checkpoint, save
 from segcoord.config import ClassificationConfig, Config, OptimConfig
-from segcoord.console import TrainingBar
+from segcoord.console import TrainingBar, console
 from segcoord.data.loader import train_loader
 from segcoord.errors import UserError
 from segcoord.model import ImageModel
@@ -280,7 +280,7 @@ def _stop_on_interrupt(loop: _Loop) -> Iterator[None]:
     def ask(*_: object) -> None:
         loop.stop = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        loop.bar.say("Stopping after this step; Ctrl-C again to stop at once.")
+        console.print("Stopping after this step; Ctrl-C again to stop at once.")
 
     before = signal.signal(signal.SIGINT, ask)
     try:

@@ -76,10 +76,11 @@ def draw_curves(
 
 
 def _column(rows: list[dict[str, str]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values, each (n,) float64, of the rows that have this one."""
-    pairs = [(float(row["step"]), float(row[name])) for row in rows if row[name]]
-    steps, values = np.array(pairs).reshape(-1, 2).T
-    return steps, values
+    """Steps and values, each (n,) float64, of the rows that have this one as a finite number."""
+    pairs = np.array([(row["step"], row[name]) for row in rows if row[name]], float)
+    steps, values = pairs.reshape(-1, 2).T
+    fine = np.isfinite(values)
+    return steps[fine], values[fine]
 
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
