@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segcoord.config import ClassConfig, DataConfig
 from segcoord.data.layouts import Split, find_split
-from segcoord.data.loader import TrainSet, train_loader
+from segcoord.data.loader import Order, Shares, TrainSet, train_loader
 from segcoord.data.pack import with_pack
 from segcoord.data.packing import write_pack
 from segcoord.data.transforms import A, TrainTransform
@@ -124,7 +124,10 @@ def through_loader(pil: PilSet, ours: dict[str, TrainSet], rounds: int) -> dict:
     loaders = {"PIL, scale all, float": (DataLoader(pil, batch, sampler=order, num_workers=2), few)}
     for name, dataset in ours.items():
         steps = many if "pack" in name else few
-        loaders[name] = (train_loader(dataset, batch, (0, steps), 0, 2), steps)
+        loaders[name] = (
+            train_loader(dataset, Shares(Order(len(dataset), batch, 0), (0, steps)), 2),
+            steps,
+        )
     seconds: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in range(rounds):
         for name, (loader, steps) in loaders.items():

@@ -5,6 +5,7 @@ A checkpoint is tensors and plain types; no code of a file is ever run.
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -46,6 +47,7 @@ def read_checkpoint(path: str | Path) -> dict:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint. Give the path of a best.ckpt or last.ckpt.")
     checkpoint = unpickle(path)
+    _verify(path)
     described = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         keys = list(checkpoint)[:4] if isinstance(checkpoint, dict) else type(checkpoint).__name__
@@ -59,6 +61,17 @@ def read_checkpoint(path: str | Path) -> dict:
         lacking = ", ".join(sorted(missing)) or "weights"
         raise UserError(f"{path}: a damaged checkpoint of segcoord, which lacks {lacking}")
     return checkpoint
+
+
+def _verify(path: Path) -> None:
+    """Compares a checkpoint with its checksums, which PyTorch writes but does not read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise UserError(f"{path}: damaged since it was written ({damaged}); its checksum differs")
 
 
 def read_segmentation(path: str | Path) -> dict:

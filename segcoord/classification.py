@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import timm
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -103,28 +104,32 @@ class Classification:
         """All parameters alike."""
         return [{"params": list(self.model.parameters()), "factor": 1.0}]
 
-    def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
+    def validate(self, model: Classifier, on_image: Callable[[], None]) -> dict[str, float]:
         """Share of the images whose class is the first, or among the first five, by logit."""
-        self.model.eval()
-        device = self.model.mean.device
-        k = len(self.model.classes)
+        model.eval()
+        device = model.mean.device
+        k = len(model.classes)
         metrics = [
             MulticlassAccuracy(k, top_k=min(top, k), average="micro").to(device) for top in (1, 5)
         ]
+        share = range(self.val_images)
+        if dist.is_initialized():
+            share = share[dist.get_rank() :: dist.get_world_size()]
         loader = DataLoader(
             self.val_set,
+            sampler=share,
             batch_size=VAL_BATCH,
             num_workers=self.config.data.workers,
             worker_init_fn=set_up_worker,
         )
         for batch in loader:
             with torch.inference_mode():
-                logits = self.model(self.model.normalize(batch["image"].to(device)))
+                logits = model(model.normalize(batch["image"].to(device)))
                 for metric in metrics:
                     metric.update(logits, batch["label"].to(device))
             for _ in batch["label"]:
                 on_image()
         return dict(zip(self.columns, (metric.compute().item() for metric in metrics)))
 
-    def examples(self) -> None:
+    def examples(self, model: Classifier) -> None:
         """None: a class is nothing to draw."""

@@ -17,12 +17,12 @@ from segcoord.data.layouts import Sample, Split, find_split, label_set
 from segcoord.data.pack import REMEDY, open_pack, packs_folder, source_of, verify, with_pack
 from segcoord.data.packing import write_pack
 from segcoord.data.reading import read_image
+from segcoord.devices import fabric_on
 from segcoord.errors import UserError
 from segcoord.evaluation import check_labels, evaluate, protocol, write_json
 from segcoord.export.attend import draw_attention
 from segcoord.export.masks import write_mask
 from segcoord.export.overlays import blend, overlay, sheet, write_picture
-from segcoord.launch import fabric_on
 
 SHEET_ROWS = 6
 

@@ -135,7 +135,9 @@ class OptimConfig:
 
     Args:
         max_steps: optimiser steps in all; the schedule ends with them.
-        batch_size: images in a step.
+        batch_size: images in a step, over all devices and parts of it; lr belongs to this number.
+        accumulate: parts in which a device takes its share of a step, one after the other, for
+            less memory; batch norm sees one part at a time.
         optimizer: sgd (with momentum) or adamw.
         lr: learning rate at the first step.
         momentum: of sgd; must be null with adamw.
@@ -143,38 +145,79 @@ class OptimConfig:
         schedule: poly or cosine, both from lr at the first step to 0 after the last.
         poly_power: with poly the rate at step t is lr * (1 - t / max_steps) ** poly_power; must be
             null with cosine.
+        warmup_steps: steps over which the rate rises in a line to what the schedule says.
+        clip_grad_norm: largest norm of all gradients together; null for none.
+        ema_decay: of the weights' moving average, which is then what is scored and saved as the
+            result; null for none.
         val_interval: steps between validations; one follows the last step in any case.
+        patience: validations in a row without a better score after which a run ends; null for
+            never.
         seed: of every random draw: weights, order, augmentation, dropout.
         accelerator: auto, cpu, cuda or mps.
+        devices: of each node; null for one, or for as many as torchrun started.
+        num_nodes: machines, each of which starts the same command.
+        sync_bn: with several devices, take batch norm's statistics over all of them.
+        precision: fp32, bf16 or fp16 where it is safe (autocast); auto for bf16 on a GPU that has
+            it and fp32 elsewhere.
+        compile: by torch.compile, which takes minutes before the first step.
+        gradient_checkpointing: compute the encoder's features a second time in the backward pass,
+            for less memory.
+        stop_if_unsaved: end a run that can't be saved, for a full disk say, where it would warn and
+            go on.
         loggers: of wandb (Weights & Biases) and mlflow, those that are told the numbers too.
     """
 
     max_steps: int
     batch_size: int = 16
+    accumulate: int = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.007
     momentum: float | None = 0.9
     weight_decay: float = 4e-5
     schedule: Literal["poly", "cosine"] = "poly"
     poly_power: float | None = 0.9
+    warmup_steps: int = 0
+    clip_grad_norm: float | None = None
+    ema_decay: float | None = None
     val_interval: int = 1000
+    patience: int | None = None
     seed: int = 0
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int | None = None
+    num_nodes: int = 1
+    sync_bn: bool = True
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    stop_if_unsaved: bool = False
     loggers: list[Literal["wandb", "mlflow"]] = field(default_factory=list)
 
     def check(self) -> None:
         """Raises UserError for values that can't work, alone or together."""
-        for key in ("max_steps", "lr", "val_interval"):
+        for key in ("max_steps", "lr", "val_interval", "accumulate", "num_nodes"):
             _require(getattr(self, key) > 0, f"train.{key}", getattr(self, key), "above 0")
-        for key in ("weight_decay", "seed"):
+        for key in ("clip_grad_norm", "patience", "devices"):
+            found = getattr(self, key)
+            _require(found is None or found > 0, f"train.{key}", found, "above 0, or null")
+        decay = self.ema_decay
+        fine = decay is None or 0 < decay < 1
+        _require(fine, "train.ema_decay", decay, "above 0 and below 1, 0.999 say, or null")
+        for key in ("weight_decay", "seed", "warmup_steps"):
             _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "0 or more")
         _require(self.seed < 2**63, "train.seed", self.seed, "below 2**63")
         _require(
-            self.batch_size >= 2,
+            self.batch_size % self.accumulate == 0 and self.batch_size >= 2 * self.accumulate,
             "train.batch_size",
             self.batch_size,
-            "at least 2 per device: batch norm can't train on the one value per channel that "
-            "global pooling leaves of a single image",
+            f"a multiple of train.accumulate, {self.accumulate}, and at least twice that: batch "
+            "norm can't train on the one value per channel that global pooling leaves of a single "
+            "image",
+        )
+        _require(
+            self.warmup_steps <= self.max_steps,
+            "train.warmup_steps",
+            self.warmup_steps,
+            f"at most train.max_steps, {self.max_steps}",
         )
         given = self.momentum is not None
         ok = given and self.momentum >= 0 if self.optimizer == "sgd" else not given

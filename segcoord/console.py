@@ -162,8 +162,8 @@ class TrainingBar:
         info = "" if self.loss is None else f"loss {self.loss:.3f}  lr {self.lr:.1e}"
         return info if self.best < 0 else f"{info}  {spelled(self.headline)} {self.best:.4f}"
 
-    def advance_validation(self) -> None:
-        self.progress.update(self.validation, visible=True, advance=1)
+    def advance_validation(self, images: int = 1) -> None:
+        self.progress.update(self.validation, visible=True, advance=images)
 
     def validated(self, step: int, scores: dict[str, float], best: float) -> None:
         """Prints the scores of a validation, the headline first."""

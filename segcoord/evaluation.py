@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from segcoord.data.layouts import Sample, Split
@@ -48,12 +49,16 @@ def evaluate(
 ) -> Scores | None:
     """Predicts every image of a split and scores what has labels.
 
+    Where several processes run (torch.distributed), each predicts its share, every image is counted
+    once, and all of them get the scores of the whole.
+
     Args:
         model: on the device it shall run on; it is left in eval mode.
         split: from `find_split`.
         workers: processes that read files.
-        on_image: called for each image with its sample, the image (H, W, 3) uint8, the prediction
-            (H, W) uint8 and the truth (H, W) uint8 or None; for exports and progress.
+        on_image: called for each image of this process with its sample, the image (H, W, 3) uint8,
+            the prediction (H, W) uint8 and the truth (H, W) uint8 or None; for exports and
+            progress.
 
     Returns:
         The scores over the whole split; None where it has no labels, or only dummies, of which no
@@ -64,19 +69,28 @@ def evaluate(
     """
     model.eval()
     metric = MeanIoU(len(model.labels))
+    share = range(len(split))
+    if dist.is_initialized():
+        share = share[dist.get_rank() :: dist.get_world_size()]
     loader = DataLoader(
         _EvalSet(split),
+        sampler=share,
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_is,
         worker_init_fn=set_up_worker,
     )
-    for sample, (image, mask) in zip(split.samples, loader):
+    for index, (image, mask) in zip(share, loader):
+        sample = split.samples[index]
         prediction = predict(model, image)
         if mask is not None:
             metric.update(torch.from_numpy(prediction), torch.from_numpy(mask))
         if on_image is not None:
             on_image(sample, image, prediction, mask)
+    if dist.is_initialized():
+        counted = metric.confusion.to(model.mean.device)  # where the processes can add it up
+        dist.all_reduce(counted)
+        metric.confusion = counted
     if not metric.confusion.any():
         return None
     return metric.scores()

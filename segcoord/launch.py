@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from segcoord.checkpoints import init_from, read_checkpoint
+from segcoord.checkpoints import init_from
 from segcoord.classification import Classification, create_classifier
 from segcoord.config import ClassificationConfig, Config
 from segcoord.console import RunLog, console, counting_bar, show_pairs, show_scores
@@ -21,23 +22,24 @@ from segcoord.data.imagefolder import check_folders, find_folders
 from segcoord.data.layouts import find_split, label_set
 from segcoord.data.pack import source_of, with_pack
 from segcoord.data.report import check_for_training
+from segcoord.devices import is_main_process, stop_the_others, training_fabric
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
 from segcoord.loggers import require_loggers
 from segcoord.model import create_model
 from segcoord.runs import new_run, note_resume, read_origin, refuse_existing, write_origin
 from segcoord.segmentation import Segmentation
+from segcoord.state import read_state
 from segcoord.training import Stopped, Task, train
 
 # A resumed run is the same run: only what changes neither batches nor updates may differ.
 _MAY_CHANGE = {
-    "data.root",
-    "data.workers",
-    "data.pack",
-    "train.val_interval",
-    "train.accelerator",
+    *("data.root", "data.workers", "data.pack"),
+    *("train.val_interval", "train.patience", "train.stop_if_unsaved"),
+    *("train.accelerator", "train.devices", "train.num_nodes"),
     "train.loggers",
 }
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: saved, to be started again with --resume
 
 
 def run_training(
@@ -51,6 +53,9 @@ def run_training(
     again: str = "segcoord train",
 ) -> int:
     """Checks data and settings, makes the run's folder and trains; returns the exit code.
+
+    Where several processes train, the first one checks the data and writes the run's folder, before
+    it starts the others if torchrun did not; the others wait for what it found.
 
     Args:
         config: checked settings.
@@ -76,39 +81,43 @@ def _run_training(
     log: RunLog,
 ) -> int:
     require_loggers(config.train.loggers)
+    fabric = training_fabric(config.train)
+    main = is_main_process()
+    console.quiet = not main
+    state = None
     if resume:
-        _check_unchanged(config, Path(resume))
-    elif run:
+        state = read_state(Path(resume))
+        _check_unchanged(config, state, Path(resume))
+    elif run and main:
         refuse_existing(Path(run))
-    fabric = fabric_on(config.train.accelerator)
     torch.manual_seed(config.train.seed)
     if isinstance(config, Config):
-        task = _segmentation(config, fresh=not resume, offline=offline)
+        task = _segmentation(config, fresh=not resume, offline=offline, check=main)
     else:
-        task = _classification(config)
-    _show_run(task, fabric.device)
+        task = _classification(config, check=main)
+    _show_run(task, fabric)
     if init is not None:
         task.model.started = init_from(task.model, Path(init))
     if task.model.started is not None:
         console.print(f"\n{task.model.started}", style="yellow" if task.model.started.new else None)
-    folder = Path(resume) if resume else new_run(run, name)
-    weights = _weights_by_class(task)
-    if resume:
-        _check_same_weights(folder, weights)
-        note_resume(folder, fabric.device, fabric.world_size)
-    else:
-        with atomic_write(folder / "config.yaml") as temporary:
-            temporary.write_text(config.to_yaml())
-        write_origin(folder, fabric.device, fabric.world_size, task.model.started, weights)
-    log.write_to(folder / "log.txt")
+    folder = _prepare_folder(task, name, run, resume) if main else None
+    fabric.launch()
+    folder = _agree(task, folder, fabric)
+    if main:
+        _note_session(task, folder, fabric, bool(resume))
+        log.write_to(folder / "log.txt")
     console.print(f"run        {folder}\n")
     try:
-        scores = train(task, folder, fabric, bool(resume))
-    except Stopped:
+        scores = train(task, folder, fabric, state)
+    except Stopped as stopped:
         console.print(f"Stopped and saved. Go on with: {again} --resume {shlex.quote(str(folder))}")
-        return 130
+        code = PREEMPTED if stopped.signum == signal.SIGTERM else 130
+        return code if main else 0  # Fabric takes another process's code for a failure
+    except BaseException:
+        stop_the_others(fabric)
+        raise
     if scores is None:
-        console.print(f"{folder} has done all its {config.train.max_steps} steps already.")
+        console.print(f"{folder} has nothing left to do.")
         return 0
     if isinstance(task, Segmentation):
         show_scores(task.scores, task.model.labels.names, len(task.val_split))
@@ -116,15 +125,39 @@ def _run_training(
     return 0
 
 
-def fabric_on(accelerator: str) -> Fabric:
-    """One device by its kind; UserError where it can't be used."""
-    try:
-        return Fabric(accelerator=accelerator, devices=1)
-    except Exception as error:  # Lightning's own type, whose module has moved before
-        raise UserError(f"device {accelerator!r} can't be used here: {error}") from error
+def _prepare_folder(task: Task, name: str, run: str | None, resume: str | None) -> Path:
+    """The run's folder with what it began with; for a run that goes on, checked against it."""
+    weights = _weights_by_class(task)
+    if resume:
+        _check_same_weights(Path(resume), weights)
+        return Path(resume)
+    folder = new_run(run, name)
+    with atomic_write(folder / "config.yaml") as temporary:
+        temporary.write_text(task.config.to_yaml())
+    return folder
 
 
-def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation:
+def _note_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> None:
+    """Writes down code, command and machine, once all processes are there."""
+    device, processes = fabric.device, fabric.world_size
+    if resumed:
+        note_resume(folder, device, processes)
+    else:
+        write_origin(folder, device, processes, task.model.started, _weights_by_class(task))
+
+
+def _agree(task: Task, folder: Path | None, fabric: Fabric) -> Path:
+    """Gives every process the first one's folder and class weights."""
+    if fabric.world_size == 1:
+        return folder
+    weights = getattr(task.module, "class_weights", None)
+    folder, weights = fabric.broadcast((folder, weights), src=0)
+    if weights is not None:
+        task.module.class_weights = weights
+    return folder
+
+
+def _segmentation(config: Config, *, fresh: bool, offline: bool, check: bool) -> Segmentation:
     settings, labels = config.model, label_set(config.data)
     splits = tuple(
         with_pack(find_split(config.data, name), config.data)
@@ -144,9 +177,9 @@ def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation
             offline=offline,
             labels=labels,
         )
-    checks = check_for_training(splits, config.data)
+    checks = check_for_training(splits, config.data) if check else None
     weights = None
-    if config.train.class_weights is not None:
+    if checks and config.train.class_weights is not None:
         weights = class_weights(checks[0], config.train.class_weights)
         weights = torch.from_numpy(weights).float()
     for split in splits:
@@ -154,15 +187,16 @@ def _segmentation(config: Config, *, fresh: bool, offline: bool) -> Segmentation
     return Segmentation(config, model, splits, weights)
 
 
-def _classification(config: ClassificationConfig) -> Classification:
+def _classification(config: ClassificationConfig, *, check: bool) -> Classification:
     folders = find_folders(config.data)
     settings = config.model
     model = create_classifier(
         settings.encoder, folders[0].classes, settings.reduction, settings.drop_rate
     )
-    with counting_bar() as bar:
-        task = bar.add_task("check", total=sum(len(split.samples) for split in folders))
-        check_folders(folders, lambda: bar.advance(task))
+    if check:
+        with counting_bar() as bar:
+            task = bar.add_task("check", total=sum(len(split.samples) for split in folders))
+            check_folders(folders, lambda: bar.advance(task))
     if config.data.train_split == config.data.val_split:
         console.print("Trained and scored on the same images: no score.", style="bold red")
     for split in folders:
@@ -191,7 +225,7 @@ def _check_same_weights(run: Path, weights: dict[str, float] | None) -> None:
         )
 
 
-def _show_run(task: Task, device: torch.device) -> None:
+def _show_run(task: Task, fabric: Fabric) -> None:
     config, settings = task.config, task.config.train
     size = config.data.crop_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -204,8 +238,11 @@ def _show_run(task: Task, device: torch.device) -> None:
             f"{config.model.encoder} does not take crops of {width}x{height} ({error}); "
             "choose an encoder for any size, mobilenetv2_* say, or its own data.crop_size"
         ) from error
-    threads = f"{device}, {torch.get_num_threads()} threads"
-    on = f"{device}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+    device, count = fabric.device, fabric.world_size
+    on = f"{torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else on
+    on = ", ".join(filter(None, (f"{count} x {device.type}" if count > 1 else str(device), on)))
+    on += f", {fabric.strategy.precision.precision}"
     weights = _weights_by_class(task)
     momentum = "" if settings.momentum is None else f", momentum {settings.momentum:g}"
     console.print()
@@ -222,7 +259,7 @@ def _show_run(task: Task, device: torch.device) -> None:
                 f"decay {settings.weight_decay:g}",
             ),
             *([("weights", _shown(weights, settings.class_weights))] if weights else []),
-            ("device", threads if device.type == "cpu" else on),
+            ("device", on),
         ],
     )
 
@@ -233,8 +270,8 @@ def _shown(weights: dict[str, float], formula: str) -> str:
     return f"{formula}: {', '.join(f'{n} {w:.3g}' for n, w in weights.items())}{told}"
 
 
-def _check_unchanged(config: Config, run: Path) -> None:
-    saved, given = read_checkpoint(run / "last.ckpt").get("config", {}), asdict(config)
+def _check_unchanged(config: Config, state: dict, run: Path) -> None:
+    saved, given = state.get("config", {}), asdict(config)
     before, now = (_flat(json.loads(json.dumps(c))) for c in (saved, given))  # tuples to lists
     changed = [k for k in now if now[k] != before.get(k) and k not in _MAY_CHANGE]
     if changed:

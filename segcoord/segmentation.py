@@ -97,13 +97,13 @@ class Segmentation:
             {"params": rest, "factor": 1.0},
         ]
 
-    def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
+    def validate(self, model: SegmentationModel, on_image: Callable[[], None]) -> dict[str, float]:
         """The scores over the whole validation split at full size."""
         self.scores = evaluate(
-            self.model, self.val_split, self.config.data.workers, lambda *_: on_image()
+            model, self.val_split, self.config.data.workers, lambda *_: on_image()
         )
         return {name: getattr(self.scores, name) for name in self.columns}
 
-    def examples(self) -> np.ndarray:
+    def examples(self, model: SegmentationModel) -> np.ndarray:
         """Images of the validation split, their truth and prediction: (H, W, 3) uint8 RGB."""
-        return draw_examples(self.model.eval(), self.val_split)
+        return draw_examples(model.eval(), self.val_split)

@@ -69,7 +69,7 @@ def run_table(table: Table, configure: Configure, command: str) -> int:
             left = f", about {clock(seconds)} left"
         folder = result.folder(*cell)
         console.print(f"\nrun {count + 1} of {len(to_do)}{left}: {folder.name}", style="bold")
-        started = (folder / "last.ckpt").exists()
+        started = any((folder / name).exists() for name in ("last.ckpt", "previous.ckpt"))
         if folder.is_dir() and not started:
             _clear_start(folder)
         code = run_training(
@@ -109,6 +109,8 @@ def _check_not_overridden(row: Row, seed: int, config: AnyConfig) -> None:
         found["--model.reduction"] = (config.model.reduction, row.reduction)
     if row.output_stride:
         found["--model.output_stride"] = (config.model.output_stride, row.output_stride)
+    if config.train.patience is not None:
+        raise UserError("--train.patience: a table's runs all take their max_steps; leave it null")
     for option, (now, expected) in found.items():
         if now != expected:
             raise UserError(f"{option} {now}: that is what the table varies; change its file")

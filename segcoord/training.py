@@ -1,4 +1,4 @@
-"""Training: optimiser, schedule, and the loop that goes on exactly where it stopped.
+"""Training: the loop that goes on exactly where it stopped.
 
 What is trained is a Task, segmentation or classification; nothing here knows which.
 
@@ -11,12 +11,12 @@ its optimiser and a few numbers.
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -24,18 +24,35 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from segcoord.checkpoints import read_checkpoint, save
-from segcoord.config import ClassificationConfig, Config, OptimConfig
+from segcoord.checkpoints import save
+from segcoord.config import ClassificationConfig, Config
 from segcoord.console import TrainingBar, console
-from segcoord.data.loader import train_loader
+from segcoord.data.loader import Order, Shares, train_loader
+from segcoord.devices import memory_told
+from segcoord.ema import Ema
 from segcoord.errors import UserError
 from segcoord.model import ImageModel
 from segcoord.record import Record
+from segcoord.schedule import make_optimizer, rate
+from segcoord.state import Progress, keep_previous, restore
+from segcoord.sync import synchronized
 
 LOG_INTERVAL = 10  # steps whose mean loss makes a row of metrics.csv
 SAVE_INTERVAL = 600.0  # seconds after which last.ckpt is renewed between validations
+EXPLODED = 1e4  # a loss that no run comes back from; at random weights it is below 10
+FILES_NAMED = 16  # of the batch whose loss exploded
+
+
+class TrainSet(Protocol):
+    """Samples by (epoch, index), which alone decide about every random draw."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int]) -> dict: ...
+
+    def path(self, index: int) -> Path:
+        """The file of an image, for messages."""
 
 
 class Task(Protocol):
@@ -46,8 +63,7 @@ class Task(Protocol):
     """What is validated and saved as the result."""
     module: nn.Module
     """What is trained: holds the model; takes a collated batch and returns its loss, a scalar."""
-    train_set: Dataset
-    """Samples by (epoch, index), which alone decide about every random draw."""
+    train_set: TrainSet
     columns: Sequence[str]
     """What `validate` returns, the number that decides about best.ckpt first."""
     val_images: int
@@ -55,107 +71,120 @@ class Task(Protocol):
     def parameter_groups(self) -> list[dict]:
         """Groups for the optimiser, each with its learning rate's "factor"."""
 
-    def validate(self, on_image: Callable[[], None]) -> dict[str, float]:
-        """Scores the whole validation split, fractions of 1; calls on_image after each image."""
+    def validate(self, model: ImageModel, on_image: Callable[[], None]) -> dict[str, float]:
+        """Scores the whole validation split, fractions of 1; calls on_image after each image.
 
-    def examples(self) -> np.ndarray | None:
+        Where several processes train, each predicts its share, and all get the whole's scores.
+        """
+
+    def examples(self, model: ImageModel) -> np.ndarray | None:
         """A picture of some predictions, (H, W, 3) uint8 RGB; None where there are none to draw."""
 
 
-def rate(step: int, config: OptimConfig) -> float:
-    """The learning rate's factor at a step.
-
-    poly: (1 - step / max_steps) ** poly_power (DeepLab, Chen et al. 2016, section 4.1.1);
-    cosine: (1 + cos(pi * step / max_steps)) / 2 (Loshchilov and Hutter 2017, without restarts).
-    """
-    done = step / config.max_steps
-    if config.schedule == "cosine":
-        return (1 + math.cos(math.pi * done)) / 2
-    return (1 - done) ** config.poly_power
-
-
-def make_optimizer(groups: list[dict], config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over a task's parameter groups."""
-    common = {"lr": config.lr, "weight_decay": config.weight_decay, "foreach": True}
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **common)
-    return torch.optim.SGD(groups, momentum=config.momentum, **common)
-
-
-@dataclass
-class Progress:
-    """The numbers of a run's state: what a checkpoint holds besides weights and optimiser.
-
-    Args:
-        step: optimiser steps done.
-        validated: the step of the last validation; -1 before the first.
-        best: the best headline score of all validations; -1 before the first.
-        loss_sum, loss_count: of the steps since the last row of metrics.csv.
-        seconds: spent in the loop, over all sessions of the run.
-    """
-
-    step: int = 0
-    validated: int = -1
-    best: float = -1.0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    seconds: float = 0.0
-
-
 class Stopped(Exception):
-    """The user asked for a stop, and the run is saved."""
+    """The run was asked to stop, and is saved."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
 
 
-def train(task: Task, run: Path, fabric: Fabric, resume: bool) -> dict[str, float] | None:
+@dataclass(frozen=True)
+class _Done:
+    """A step whose loss was not looked at yet."""
+
+    step: int
+    lr: float
+    loss: Tensor
+
+
+def train(
+    task: Task, run: Path, fabric: Fabric, state: dict | None = None
+) -> dict[str, float] | None:
     """Trains until max_steps, validates, leaves best.ckpt and last.ckpt in the run's folder.
 
     Args:
         task: with its model at the start; the weights are replaced where the run goes on.
         run: the run's folder.
-        fabric: launched; says the device.
-        resume: go on from the run's last.ckpt.
+        fabric: launched; says the devices and the precision.
+        state: from `read_state`, to go on from.
 
     Returns:
         The scores of the last validation, None if the run had nothing left to do.
 
     Raises:
-        Stopped: after Ctrl-C, with last.ckpt written.
-        UserError: no last.ckpt to go on from, a file of the dataset that can't be used, a loss
-            that is not finite.
+        Stopped: after Ctrl-C or SIGTERM, with last.ckpt written.
+        UserError: a state that doesn't fit, a file of the dataset that can't be used, a loss that
+            explodes, too little memory, a result that can't be saved.
     """
+    settings = task.config.train
     # On its device before the optimiser is restored, whose state then follows the parameters there.
-    task.module.to(fabric.device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(task.parameter_groups(), task.config.train)
+    module = task.module.to(fabric.device, memory_format=torch.channels_last)
+    if settings.gradient_checkpointing:
+        task.model.checkpoint_gradients()
+    ema = Ema(task.model, settings.ema_decay) if settings.ema_decay is not None else None
+    if fabric.world_size > 1 and settings.sync_bn:
+        module = synchronized(module, fabric.device)
+    optimizer = make_optimizer(task.parameter_groups(), settings)
     progress = Progress()
-    if resume:
-        progress = _restore(run / "last.ckpt", task.model, optimizer)
-    wrapped, optimizer = fabric.setup(task.module, optimizer)
-    loop = _Loop(task, wrapped, optimizer, progress, run)
-    with _stop_on_interrupt(loop):
-        return loop.run_to_end(fabric)
+    if state is not None:
+        progress = restore(state, run, task.model, module, optimizer, ema)
+        if state["precision"]:
+            fabric.strategy.precision.load_state_dict(state["precision"])
+    compiled = torch.compile(module) if settings.compile else module
+    wrapped, optimizer = fabric.setup(compiled, optimizer)
+    loop = _Loop(task, wrapped, optimizer, ema, progress, run, fabric)
+    with _stop_on_signals(loop):
+        return loop.run_to_end()
 
 
 class _Loop:
-    def __init__(self, task: Task, wrapped, optimizer, progress: Progress, run: Path) -> None:
-        self.task, self.wrapped, self.optimizer, self.progress = task, wrapped, optimizer, progress
-        self.settings, self.run = task.config.train, run
-        self.stop = False
+    def __init__(
+        self,
+        task: Task,
+        wrapped: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: Ema | None,
+        progress: Progress,
+        run: Path,
+        fabric: Fabric,
+    ) -> None:
+        self.task, self.wrapped, self.optimizer = task, wrapped, optimizer
+        self.ema, self.progress, self.run, self.fabric = ema, progress, run, fabric
+        self.result = ema.model if ema else task.model  # what is scored and saved
+        self.settings = task.config.train
+        self.order = Order(len(task.train_set), self.settings.batch_size, self.settings.seed)
+        # Reading a loss waits for the device, which on a GPU has more to do meanwhile.
+        self.read_interval = 1 if fabric.device.type == "cpu" else LOG_INTERVAL
+        self.unread: list[_Done] = []
+        self.unsaved = ""  # why the last checkpoint could not be written
+        self.asked: int | None = None  # the signal that asked for a stop
         self.saved = self.counted = time.monotonic()
-        self.record = Record(run, task.config, task.columns, progress.step, progress.validated)
-
-    def run_to_end(self, fabric: Fabric) -> dict[str, float] | None:
-        settings, progress = self.settings, self.progress
-        loader = train_loader(
-            self.task.train_set,
-            settings.batch_size,
-            (progress.step, settings.max_steps),
-            settings.seed,
-            self.task.config.data.workers,
+        self.record = Record(
+            run,
+            task.config,
+            task.columns,
+            progress.step,
+            progress.validated,
+            enabled=fabric.is_global_zero,
         )
+
+    def run_to_end(self) -> dict[str, float] | None:
+        settings, progress, fabric = self.settings, self.progress, self.fabric
+        shares = Shares(
+            self.order,
+            (progress.step, settings.max_steps),
+            settings.accumulate,
+            fabric.global_rank,
+            fabric.world_size,
+        )
+        loader = train_loader(self.task.train_set, shares, self.task.config.data.workers)
+        loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         scores = None
         self.counted = time.monotonic()
         if progress.step == 0:
-            self._save_last()  # from here on there is always something to go on from
+            # From here on there is always something to go on from.
+            self._save_last(required=True)
         with (
             self.record,
             TrainingBar(
@@ -167,49 +196,107 @@ class _Loop:
             ) as self.bar,
         ):
             scores = self._validate_if_due()
-            for batch in fabric.setup_dataloaders(loader, use_distributed_sampler=False):
-                self._step(batch, fabric)
+            batches = iter(loader)
+            while progress.step < settings.max_steps and not self._out_of_patience():
+                self._step(batches)
                 scores = self._validate_if_due() or scores
-                if self.stop or time.monotonic() - self.saved > SAVE_INTERVAL:
+                if self._stop_agreed():
+                    self._save_last(required=True)
+                    raise Stopped(self.asked or signal.SIGTERM)
+                if time.monotonic() - self.saved > SAVE_INTERVAL:
                     self._save_last()
-                if self.stop:
-                    raise Stopped
+        if scores is not None and self.unsaved:
+            raise UserError(f"The run is at its end, but its last state is lost: {self.unsaved}")
         return scores
 
-    def _step(self, batch: dict[str, Tensor], fabric: Fabric) -> None:
-        settings, progress = self.settings, self.progress
-        torch.manual_seed(_mix(settings.seed, progress.step))  # for dropout
+    def _out_of_patience(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.progress.since_best >= patience
+
+    def _step(self, batches: Iterator[dict[str, Tensor]]) -> None:
+        settings, progress, fabric = self.settings, self.progress, self.fabric
         factor = rate(progress.step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * factor * group["factor"]
         self.wrapped.train()
-        loss = self.wrapped(batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise UserError(
-                f"step {progress.step}: the loss is {value}. Lower train.lr (now {settings.lr}); "
-                f"{self.run / 'last.ckpt'} holds the last state that was saved."
-            )
-        self.optimizer.zero_grad()
-        fabric.backward(loss)
-        self.optimizer.step()
+        total = torch.zeros((), device=fabric.device)
+        with memory_told(settings):
+            self.optimizer.zero_grad()
+            for part, batch in enumerate(islice(batches, settings.accumulate)):
+                torch.manual_seed(_mix(settings.seed, progress.step, part, fabric.global_rank))
+                more = part + 1 < settings.accumulate
+                with fabric.no_backward_sync(self.wrapped, enabled=more and fabric.world_size > 1):
+                    loss = self.wrapped(batch) / settings.accumulate
+                    fabric.backward(loss)
+                total += loss.detach()
+            if settings.clip_grad_norm is not None:
+                fabric.clip_gradients(
+                    self.wrapped,
+                    self.optimizer,
+                    max_norm=settings.clip_grad_norm,
+                    error_if_nonfinite=False,  # the loss tells it, with all that is known
+                )
+            self.optimizer.step()
         progress.step += 1
-        progress.loss_sum += value
-        progress.loss_count += 1
-        self._count_time()
-        if progress.step % LOG_INTERVAL == 0 or self._due():
-            mean = progress.loss_sum / progress.loss_count
-            progress.loss_sum, progress.loss_count = 0.0, 0
-            self._log(loss=mean, lr=settings.lr * factor)
-        self.bar.step(progress.step, value, settings.lr * factor)
+        if self.ema:
+            self.ema.update(self.task.model, progress.step)
+        self.unread.append(_Done(progress.step, settings.lr * factor, total))
+        if progress.step % self.read_interval == 0 or self._due():
+            self._read_losses()
+
+    def _read_losses(self) -> None:
+        """Looks at the losses of the last steps; nothing is saved without."""
+        if not self.unread:
+            return
+        progress, unread, self.unread = self.progress, self.unread, []
+        losses = self._mean_over_processes(torch.stack([done.loss for done in unread]))
+        for done, value in zip(unread, losses.tolist()):
+            if not abs(value) < EXPLODED:
+                raise self._exploded(done, value)
+            progress.loss_sum += value
+            progress.loss_count += 1
+            self._count_time()
+            if done.step % LOG_INTERVAL == 0 or self._due(done.step):
+                mean = progress.loss_sum / progress.loss_count
+                progress.loss_sum, progress.loss_count = 0.0, 0
+                self._log(done.step, loss=mean, lr=done.lr)
+            self.bar.step(done.step, value, done.lr)
+
+    def _mean_over_processes(self, values: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return values
+        return self.fabric.all_reduce(values, reduce_op="mean")
+
+    def _exploded(self, done: _Done, value: float) -> UserError:
+        settings = self.settings
+        indices = [index for _, index in self.order.batch(done.step - 1)]
+        named = [str(self.task.train_set.path(index)) for index in indices[:FILES_NAMED]]
+        more = len(indices) - len(named)
+        listed = "\n".join(f"  {name}" for name in named) + (f"\n  and {more} more" if more else "")
+        return UserError(
+            f"step {done.step}: the loss is {value:g} at learning rate {done.lr:.3g}. Lower "
+            f"train.lr (now {settings.lr}), raise train.warmup_steps (now {settings.warmup_steps}) "
+            f"or set train.clip_grad_norm; {self.run / 'last.ckpt'} holds the last good state. "
+            f"The images of this step:\n{listed}"
+        )
+
+    def _stop_agreed(self) -> bool:
+        """Whether any process was asked to stop; all processes get the same answer."""
+        if self.progress.step % self.read_interval and not self._due(self.progress.step):
+            return False
+        if self.fabric.world_size == 1:
+            return self.asked is not None
+        asked = torch.tensor(float(self.asked is not None), device=self.fabric.device)
+        return self.fabric.all_reduce(asked, reduce_op="sum").item() > 0
 
     def _count_time(self) -> None:
         now = time.monotonic()
         self.progress.seconds += now - self.counted
         self.counted = now
 
-    def _due(self) -> bool:
-        step, settings = self.progress.step, self.settings
+    def _due(self, step: int | None = None) -> bool:
+        """Whether a validation belongs after a step, the present one unless given."""
+        step, settings = self.progress.step if step is None else step, self.settings
         at_interval = step > 0 and step % settings.val_interval == 0
         return (at_interval or step == settings.max_steps) and step != self.progress.validated
 
@@ -218,55 +305,64 @@ class _Loop:
             return None
         progress = self.progress
         self._save_last()
-        scores = self.task.validate(self._validated_one)
+        with memory_told(self.settings):
+            self._share_result()
+            scores = self.task.validate(self.result, self._validated_one)
         progress.validated = progress.step
         self._count_time()
         score = scores[self.task.columns[0]]
-        if score > progress.best:
-            progress.best = score
-            # Without the optimiser's state: a result, not something to go on from.
-            self._save("best.ckpt")
-        self._log(**scores)
-        self.record.add_examples(progress.step, self.task.examples)
+        progress.since_best += 1
+        # Without the optimiser's state: a result, not something to go on from.
+        if score > progress.best and self._save("best.ckpt", {"best": score}):
+            progress.best, progress.since_best = score, 0
+        self._log(progress.step, **scores)
+        self.record.add_examples(progress.step, lambda: self.task.examples(self.result))
         self._save_last()
         self.bar.validated(progress.step, scores, progress.best)
         return scores
 
+    def _share_result(self) -> None:
+        """The first process's weights and statistics for all; without sync_bn theirs differ."""
+        if self.fabric.world_size > 1:
+            for tensor in self.result.state_dict().values():
+                torch.distributed.broadcast(tensor, src=0)
+
     def _validated_one(self) -> None:
-        if self.stop:
-            raise Stopped  # last.ckpt was written just before; the validation is done again
-        self.bar.advance_validation()
+        if self.asked is not None and self.fabric.world_size == 1 and not self.unsaved:
+            raise Stopped(self.asked)  # last.ckpt was written just before; validated again then
+        self.bar.advance_validation(self.fabric.world_size)
 
-    def _log(self, **values: float) -> None:
-        progress = self.progress
-        epoch = progress.step * self.settings.batch_size / len(self.task.train_set)
-        self.record.add(progress.step, epoch, progress.seconds, values)
+    def _log(self, step: int, **values: float) -> None:
+        epoch = step * self.settings.batch_size / len(self.task.train_set)
+        self.record.add(step, epoch, self.progress.seconds, values)
 
-    def _save_last(self) -> None:
-        self._save("last.ckpt", optimizer=self.optimizer.state_dict())
+    def _save_last(self, required: bool = False) -> None:
+        self._read_losses()
+        state = {
+            "training": self.task.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+        }
+        self._save("last.ckpt", {}, required=required, **state)
         self.saved = time.monotonic()
 
-    def _save(self, name: str, **extra: object) -> None:
-        config, progress = asdict(self.task.config), asdict(self.progress)
-        save(self.task.model, self.run / name, config=config, progress=progress, **extra)
-
-
-def _restore(path: Path, model: ImageModel, optimizer: torch.optim.Optimizer) -> Progress:
-    checkpoint = read_checkpoint(path)
-    if checkpoint["model"] != model.to_plain():
-        then = checkpoint["model"]
-        told = "; ".join(
-            f"{key} was {then.get(key)}, is {value}"
-            for key, value in model.to_plain().items()
-            if then.get(key) != value
-        )
-        raise UserError(f"{path}: a run can't change its model or classes, but {told}")
-    model.load_state_dict(checkpoint["state_dict"])
-    try:
-        optimizer.load_state_dict(checkpoint["optimizer"])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: its optimiser's state doesn't fit: {error}") from error
-    return Progress(**checkpoint["progress"])
+    def _save(self, name: str, change: dict, required: bool = False, **extra: object) -> bool:
+        """Writes a checkpoint; where it can't, warns, or raises if that is `required`."""
+        if not self.fabric.is_global_zero:
+            return True
+        config, progress = asdict(self.task.config), asdict(self.progress) | change
+        try:
+            if name == "last.ckpt":
+                keep_previous(self.run)
+            save(self.result, self.run / name, config=config, progress=progress, **extra)
+        except UserError as error:
+            if required or self.settings.stop_if_unsaved:
+                raise
+            self.unsaved = str(error)
+            console.print(f"step {self.progress.step}: {error}\nThe run goes on.")
+            return False
+        self.unsaved = ""
+        return True
 
 
 def _mix(*key: int) -> int:
@@ -274,16 +370,20 @@ def _mix(*key: int) -> int:
 
 
 @contextmanager
-def _stop_on_interrupt(loop: _Loop) -> Iterator[None]:
-    """The first Ctrl-C lets the step finish; a second one stops at once, as ever."""
+def _stop_on_signals(loop: _Loop) -> Iterator[None]:
+    """SIGTERM and the first Ctrl-C let the step finish; a second Ctrl-C stops at once, as ever."""
 
-    def ask(*_: object) -> None:
-        loop.stop = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        console.print("Stopping after this step; Ctrl-C again to stop at once.")
+    def ask(signum: int, _: object) -> None:
+        loop.asked = signum
+        again = ""
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            again = "; Ctrl-C again to stop at once"
+        console.print(f"Stopping after this step{again}.")
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -102,7 +102,7 @@ def test_accuracies_are_the_shares_of_images(folders: Path) -> None:
     order = torch.tensor([5.0, 4, 3, 2, 1, 0])
     model.forward = lambda x: order.expand(len(x), 6)
     seen = []
-    scores = task.validate(lambda: seen.append(1))
+    scores = task.validate(model, lambda: seen.append(1))
     assert scores == {"top1": pytest.approx(1 / 6), "top5": pytest.approx(5 / 6)}
     assert len(seen) == 12
 

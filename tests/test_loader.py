@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from segcoord.config import DataConfig
 from segcoord.data.layouts import find_split
-from segcoord.data.loader import Batches, TrainSet, train_loader
+from segcoord.data.loader import Order, Shares, TrainSet, train_loader
 from segcoord.data.transforms import TrainTransform
 from segcoord.labels import VOID
 
@@ -30,7 +30,8 @@ def dataset(root: Path, seed: int = 0) -> TrainSet:
 
 
 def batches(root: Path, start: int, stop: int, workers: int, seed: int = 0) -> list[dict]:
-    return list(train_loader(dataset(root, seed), 5, (start, stop), seed, workers))
+    data = dataset(root, seed)
+    return list(train_loader(data, Shares(Order(len(data), 5, seed), (start, stop)), workers))
 
 
 def equal(a: list[dict], b: list[dict]) -> bool:
@@ -42,9 +43,9 @@ def equal(a: list[dict], b: list[dict]) -> bool:
 def test_every_epoch_is_a_permutation_and_a_start_only_cuts(
     size: int, batch_size: int, start: int, seed: int
 ) -> None:
-    whole = list(Batches(size, batch_size, 0, 60, seed))
+    whole = list(Shares(Order(size, batch_size, seed), (0, 60)))
     assert all(len(batch) == batch_size for batch in whole)
-    assert list(Batches(size, batch_size, start, 60, seed)) == whole[start:]
+    assert list(Shares(Order(size, batch_size, seed), (start, 60))) == whole[start:]
     stream = [key for batch in whole for key in batch]
     for epoch in range(len(stream) // size):
         keys = stream[epoch * size : (epoch + 1) * size]
@@ -53,10 +54,10 @@ def test_every_epoch_is_a_permutation_and_a_start_only_cuts(
 
 
 def test_the_order_differs_between_epochs_and_seeds() -> None:
-    epochs = np.array([i for b in Batches(64, 64, 0, 3, seed=0) for _, i in b]).reshape(3, 64)
+    epochs = np.array([i for b in Shares(Order(64, 64, 0), (0, 3)) for _, i in b]).reshape(3, 64)
     assert not (epochs[0] == epochs[1]).all()
     assert not (epochs[1] == epochs[2]).all()
-    other = np.array([i for b in Batches(64, 64, 0, 1, seed=1) for _, i in b])
+    other = np.array([i for b in Shares(Order(64, 64, 1), (0, 1)) for _, i in b])
     assert not (epochs[0] == other).all()
 
 

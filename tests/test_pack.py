@@ -26,7 +26,7 @@ from segcoord.cli import data_pack, evaluate, main, run, train
 from segcoord.config import ClassConfig, DataConfig
 from segcoord.data import packing
 from segcoord.data.layouts import Split, find_split
-from segcoord.data.loader import TrainSet, train_loader
+from segcoord.data.loader import Order, Shares, TrainSet, train_loader
 from segcoord.data.pack import (
     IMAGES,
     INDEX,
@@ -160,7 +160,8 @@ def test_batches_are_equal_with_and_without(root: Path, workers: int) -> None:
 
     def batches(split: Split, workers: int) -> list[dict]:
         dataset = TrainSet(split, TrainTransform(data, MEAN), seed=4)
-        return list(train_loader(dataset, 5, (0, 7), 4, workers))
+        shares = Shares(Order(len(dataset), 5, seed=4), (0, 7))
+        return list(train_loader(dataset, shares, workers))
 
     files, pack = batches(split, 0), batches(with_pack(split, data), workers)
     assert all(torch.equal(a[k], b[k]) for a, b in zip(files, pack, strict=True) for k in a)

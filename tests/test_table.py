@@ -175,7 +175,7 @@ def test_a_cell_that_was_killed_at_its_start_is_begun_anew(
     command = [str(file), *options(sample_voc, out)]
     assert run(table, "segcoord table", command) == 0
     cell = out / "mobilenetv2_050_os16_seed0"
-    for name in ("last.ckpt", "best.ckpt", "metrics.csv", "plot.png"):
+    for name in ("last.ckpt", "previous.ckpt", "best.ckpt", "metrics.csv", "plot.png"):
         (cell / name).unlink()
     shutil.rmtree(cell / "predictions")
     (cell / ".last.ckpt.x.part").touch()
@@ -190,7 +190,8 @@ def test_results_are_never_removed(file: Path, sample_voc: Path, tmp_path: Path,
     command = [str(file), *options(sample_voc, out)]
     assert run(table, "segcoord table", command) == 0
     cell = out / "mobilenetv2_050_os16_seed0"
-    (cell / "last.ckpt").unlink()
+    for name in ("last.ckpt", "previous.ckpt"):
+        (cell / name).unlink()
     assert run(table, "segcoord table", command) == 0
     assert "2 runs, 2 done already" in capsys.readouterr().out
     (cell / "metrics.csv").unlink()

@@ -96,6 +96,10 @@ class ClassTrainSet(Dataset):
     def __len__(self) -> int:
         return len(self.folders.samples)
 
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return Path(self.folders.samples[index][0])
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, object]:
         epoch, index = key
         path, label = self.folders.samples[index]

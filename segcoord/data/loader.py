@@ -6,8 +6,11 @@ as one that never stopped, for any number of workers, and nothing is loaded only
 
 from __future__ import annotations
 
+import functools
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -30,53 +33,90 @@ class TrainSet(Dataset):
     def __len__(self) -> int:
         return len(self.split)
 
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.split.samples[index].image
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, index = key
         image, mask = self.split.read(index)
         if min(image.shape[:2]) * self.transform.smallest_scale < 1:
-            path = self.split.samples[index].image
             raise UserError(
-                f"{path}: {image.shape[1]}x{image.shape[0]} pixels can't be scaled by "
+                f"{self.path(index)}: {image.shape[1]}x{image.shape[0]} pixels can't be scaled by "
                 f"{self.transform.smallest_scale}; take it out of the split or raise data.scale"
             )
         image, mask = self.transform(image, mask, (self.seed, epoch, index))
         return {"image": image, "mask": mask}
 
 
-class Batches(Sampler):
-    """Batches of (epoch, index) from `start` to `stop`, in an order drawn anew for each epoch.
+@dataclass(frozen=True)
+class Order:
+    """Which images make up the batch of a step, in an order drawn anew for each epoch.
 
     The epochs follow each other without a seam: position p of the run is image p % size of epoch
     p // size. So no batch is short and no image is left out, even where a batch is larger than the
     dataset.
+
+    Args:
+        size: images in the dataset.
+        batch_size: images in a step, over all devices.
+        seed: of the run.
     """
 
-    def __init__(self, size: int, batch_size: int, start: int, stop: int, seed: int) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.start, self.stop = start, stop
+    size: int
+    batch_size: int
+    seed: int
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """The (epoch, index) of a step's images."""
+        first = step * self.batch_size
+        places = (divmod(p, self.size) for p in range(first, first + self.batch_size))
+        return [(epoch, int(_permutation(self.size, self.seed, epoch)[p])) for epoch, p in places]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(size)
+
+
+class Shares(Sampler):
+    """One process's share of each batch, in `accumulate` parts; the shares join to the batch.
+
+    Args:
+        order: of the images.
+        steps: from the first, up to but without the last.
+        accumulate: parts of a batch, one after the other.
+        rank, world_size: of the process among all processes.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        steps: tuple[int, int],
+        accumulate: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.order, self.steps, self.accumulate = order, steps, accumulate
+        self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return (self.steps[1] - self.steps[0]) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, np.empty(0, int)
-        for step in range(self.start, self.stop):
-            batch = []
-            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-                if position // self.size != epoch:
-                    epoch = position // self.size
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
-                batch.append((epoch, int(order[position % self.size])))
-            yield batch
+        share = self.order.batch_size // (self.accumulate * self.world_size)
+        for step in range(*self.steps):
+            batch = self.order.batch(step)
+            for part in range(self.accumulate):
+                first = (part * self.world_size + self.rank) * share
+                yield batch[first : first + share]
 
 
-def train_loader(
-    dataset: Dataset, batch_size: int, steps: tuple[int, int], seed: int, workers: int
-) -> DataLoader:
-    """Collated batches of a dataset that is keyed by (epoch, index), for the steps from..to-1."""
+def train_loader(dataset: Dataset, shares: Shares, workers: int) -> DataLoader:
+    """Collated batches of a dataset that is keyed by (epoch, index)."""
     return DataLoader(
         dataset,
-        batch_sampler=Batches(len(dataset), batch_size, *steps, seed),
+        batch_sampler=shares,
         num_workers=workers,
         worker_init_fn=set_up_worker,
         pin_memory=torch.cuda.is_available(),
@@ -84,6 +124,11 @@ def train_loader(
 
 
 def set_up_worker(_: int) -> None:
-    """For every process that loads: one thread, and Ctrl-C left to the process that trains."""
+    """For every process that loads: one thread, and signals left to the process that trains.
+
+    A cluster sends SIGTERM to all of them; a loader that dies of it would break the step that
+    training still finishes before it saves.
+    """
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, signal.SIG_IGN)

@@ -1,0 +1,116 @@
+"""Which devices a run has, in which precision, and how its processes start and end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+from segcoord.config import OptimConfig
+from segcoord.errors import UserError
+
+_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def fabric_on(accelerator: str, **settings: object) -> Fabric:
+    """One device by its kind, or what further settings of Fabric say.
+
+    Raises:
+        UserError: it can't be used here.
+    """
+    try:
+        return Fabric(accelerator=accelerator, **{"devices": 1} | settings)
+    except Exception as error:  # Lightning's own type, whose module has moved before
+        raise UserError(f"device {accelerator!r} can't be used here: {error}") from error
+
+
+def training_fabric(config: OptimConfig) -> Fabric:
+    """The devices of a training, in its precision; not launched yet.
+
+    Raises:
+        UserError: devices that can't be used, or other than the launcher's; a batch that they
+            can't share; a precision that they don't have.
+    """
+    devices, nodes = _launched(config)
+    if devices * nodes > 1:
+        share = config.batch_size / (devices * nodes * config.accumulate)
+        if share != int(share):
+            raise UserError(
+                f"train.batch_size: {config.batch_size} images of a step can't be shared among "
+                f"{devices * nodes} devices and train.accumulate {config.accumulate}; take a "
+                f"multiple of {devices * nodes * config.accumulate}"
+            )
+        if share < 2 and not config.sync_bn:
+            raise UserError(
+                f"train.batch_size: {config.batch_size} leaves each device one image, on which "
+                "batch norm can't train without train.sync_bn"
+            )
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    fabric = fabric_on(
+        config.accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=strategy,
+        precision=_PRECISIONS[config.precision] if config.precision != "auto" else None,
+    )
+    kind = fabric.device.type
+    if config.precision == "fp16" and kind != "cuda":
+        raise UserError(f"train.precision: fp16 needs cuda, found {kind}; use bf16 or fp32")
+    if config.precision == "auto" and kind == "cuda" and torch.cuda.is_bf16_supported(False):
+        fabric = fabric_on(
+            config.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            precision="bf16-mixed",
+        )
+    return fabric
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that checks, prints and writes; known before the launch."""
+    return rank_zero_only.rank == 0
+
+
+def _launched(config: OptimConfig) -> tuple[int, int]:
+    """Devices per node and nodes, from the settings or from torchrun."""
+    devices, nodes = config.devices or 1, config.num_nodes
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return devices, nodes
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    theirs = local, int(os.environ["WORLD_SIZE"]) // local
+    if (config.devices is not None or config.num_nodes != 1) and theirs != (devices, nodes):
+        raise UserError(
+            f"train.devices, train.num_nodes: found {devices} and {nodes}, but torchrun started "
+            f"{theirs[0]} processes on each of {theirs[1]} nodes; leave the settings out"
+        )
+    return theirs
+
+
+def stop_the_others(fabric: Fabric) -> None:
+    """Ends the processes that Fabric started beside this one, which would wait for it for ever."""
+    for process in getattr(fabric.strategy.launcher, "procs", ()):
+        process.kill()
+
+
+@contextmanager
+def memory_told(settings: OptimConfig) -> Iterator[None]:
+    """Says which setting to lower where the memory is not enough."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        told = str(error)
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not (
+            "can't allocate memory" in told or "MemoryError" in told
+        ):
+            raise
+        raise UserError(
+            f"Out of memory ({told.splitlines()[0] if told else 'MemoryError'}). Lower "
+            f"train.batch_size (now {settings.batch_size}) or data.crop_size, or keep them and "
+            f"raise train.accumulate (now {settings.accumulate}) or set "
+            "train.gradient_checkpointing."
+        ) from error
