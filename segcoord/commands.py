@@ -10,8 +10,14 @@ from jsonargparse import Namespace
 from rich.table import Table
 
 from segcoord.checkpoints import load
+from segcoord.cityscapes_scores import (
+    CityscapesScores,
+    InstanceWeights,
+    instances_path,
+    read_instances,
+)
 from segcoord.config import DataConfig
-from segcoord.console import console, counting_bar, show_scores
+from segcoord.console import console, counting_bar, show_cityscapes, show_scores
 from segcoord.counts import count, encoder_names
 from segcoord.data.layouts import Sample, Split, find_split, label_set
 from segcoord.data.pack import REMEDY, open_pack, packs_folder, source_of, verify, with_pack
@@ -123,6 +129,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     _refuse_to_overwrite(split, args.masks, args.overlays)
     picked = set(np.linspace(0, len(split) - 1, min(SHEET_ROWS, len(split))).round().astype(int))
     rows: list[list[np.ndarray]] = []
+    instances = _instance_weights(split) if data.layout == "cityscapes" else None
     done = 0
 
     def on_image(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
@@ -137,6 +144,9 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
             rows.append(
                 [image, blend(image, truth, model.labels), blend(image, prediction, model.labels)]
             )
+        if instances is not None:
+            found = read_instances(instances_path(sample), prediction.shape)
+            instances.update(prediction, found)
         done += 1
         bar.advance(task)
 
@@ -151,9 +161,14 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         console.print(f"{told}, and were not scored.")
     if scores is not None:
         show_scores(scores, model.labels.names, len(split))
+        further = {}
+        if data.layout == "cityscapes":
+            weights = None if instances is None else instances.compute().numpy()
+            further["cityscapes"] = CityscapesScores(scores.confusion, weights).to_plain()
+            show_cityscapes(further["cityscapes"])
         if args.json:
             how = protocol(model, split, data.root, Path(args.checkpoint))
-            write_json(Path(args.json), scores, model.labels, how)
+            write_json(Path(args.json), scores, model.labels, how, further)
     if args.sheet:
         titles = ("image", "truth", "prediction")
         write_picture(Path(args.sheet), sheet(rows, titles, model.labels))
@@ -161,6 +176,20 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         if getattr(args, what):
             console.print(f"{what:10} {getattr(args, what)}")
     return 0
+
+
+def _instance_weights(split: Split) -> InstanceWeights | None:
+    """What counts instances; None where their files don't lie beside all masks, and says so."""
+    if not split.labelled:
+        return None
+    without = [p for p in map(instances_path, split.samples) if not p.is_file()]
+    if not without:
+        return InstanceWeights()
+    console.print(
+        f"iIoU is left out, for {len(without)} of {len(split)} masks have no instances beside "
+        f"them, as {without[0].name}"
+    )
+    return None
 
 
 def _refuse_to_overwrite(split: Split, *folders: str | None) -> None:

@@ -231,22 +231,57 @@ class OptimConfig:
 
 @dataclass
 class TrainConfig(OptimConfig):
-    """The optimisation of a segmentation model.
+    """The optimisation of a segmentation model. docs/recipes.md says what each setting is good for.
 
     Args:
         encoder_lr_factor: the encoder's learning rate as a multiple of lr.
-        class_weights: of the classes in the loss, from their frequency in the training split:
-            inverse, enet or median; null for none.
+        class_weights: of the classes in the cross-entropy, from their frequency in the training
+            split: inverse, enet or median; null for none.
+        label_smoothing: share of each pixel's target that goes to all classes alike; 0 for none.
+        ohem_threshold: online hard example mining: only pixels whose true class has a probability
+            below this count in the cross-entropy, 0.7 say; null for all pixels.
+        ohem_min_kept: share of the labelled pixels that count at least, the hardest; null for 1/16;
+            must be null without ohem_threshold.
+        dice_weight: of the Dice loss, which is added to the cross-entropy; 0 for none.
+        lovasz_weight: of the Lovasz-Softmax loss, which is added likewise; 0 for none.
+        aux_weight: of the cross-entropy of an auxiliary head on the encoder's last feature but one,
+            0.4 say; 0 for no head. What is saved as best.ckpt has no such head in any case.
+        freeze_batch_norm: keep the mean and variance of the encoder's batch norms as they are.
     """
 
     encoder_lr_factor: float = 1.0
     class_weights: Literal["inverse", "enet", "median"] | None = None
+    label_smoothing: float = 0.0
+    ohem_threshold: float | None = None
+    ohem_min_kept: float | None = None
+    dice_weight: float = 0.0
+    lovasz_weight: float = 0.0
+    aux_weight: float = 0.0
+    freeze_batch_norm: bool = False
+
+    @property
+    def ohem(self) -> tuple[float, float] | None:
+        """The threshold and the least share that is kept; None where all pixels count."""
+        if self.ohem_threshold is None:
+            return None
+        return self.ohem_threshold, 1 / 16 if self.ohem_min_kept is None else self.ohem_min_kept
 
     def check(self) -> None:
         """Raises UserError for values that can't work, alone or together."""
         super().check()
         factor = self.encoder_lr_factor
         _require(factor >= 0, "train.encoder_lr_factor", factor, "0 or more")
+        smoothing = self.label_smoothing
+        _require(0 <= smoothing < 1, "train.label_smoothing", smoothing, "0 up to below 1")
+        threshold, least = self.ohem_threshold, self.ohem_min_kept
+        fine = threshold is None or 0 <= threshold < 1
+        _require(fine, "train.ohem_threshold", threshold, "0 up to below 1, or null")
+        fine = least is None or (threshold is not None and 0 < least <= 1)
+        expected = "above 0 up to 1 with train.ohem_threshold, null without"
+        _require(fine, "train.ohem_min_kept", least, expected)
+        for key in ("dice_weight", "lovasz_weight", "aux_weight"):
+            weight = getattr(self, key)
+            _require(0 <= weight < float("inf"), f"train.{key}", weight, "0 or more")
 
 
 class _Settings:

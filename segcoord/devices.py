@@ -95,6 +95,7 @@ def stop_the_others(fabric: Fabric) -> None:
     """Ends the processes that Fabric started beside this one, which would wait for it for ever."""
     for process in getattr(fabric.strategy.launcher, "procs", ()):
         process.kill()
+        process.wait()
 
 
 @contextmanager

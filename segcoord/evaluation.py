@@ -17,7 +17,7 @@ from segcoord.errors import UserError
 from segcoord.files import atomic_write
 from segcoord.inference import predict
 from segcoord.labels import LabelSet
-from segcoord.metrics import MeanIoU, Scores
+from segcoord.metrics import MeanIoU, Scores, or_none
 from segcoord.model import SegmentationModel
 from segcoord.runs import origin
 
@@ -127,29 +127,30 @@ def protocol(model: SegmentationModel, split: Split, root: str, checkpoint: Path
     } | origin()
 
 
-def write_json(path: Path, scores: Scores, labels: LabelSet, how: dict) -> None:
+def write_json(
+    path: Path, scores: Scores, labels: LabelSet, how: dict, further: dict | None = None
+) -> None:
     """Writes {"miou", "classes": [{"name", "iou", ...}], "images", "protocol", ...} as JSON.
 
     Fractions of 1; null where there is nothing to divide by, as the IoU of an absent class.
+    `further` has what only this layout scores.
     """
     classes = [
-        {"name": name, "iou": _number(iou), "accuracy": _number(accuracy), "pixels": int(pixels)}
+        {"name": name, "iou": or_none(iou), "accuracy": or_none(accuracy), "pixels": int(pixels)}
         for name, iou, accuracy, pixels in zip(
             labels.names, scores.iou, scores.accuracy, scores.truth
         )
     ]
     result = {
-        "miou": _number(scores.miou),
-        "pixel_accuracy": _number(scores.pixel_accuracy),
-        "mean_accuracy": _number(scores.mean_accuracy),
+        "miou": or_none(scores.miou),
+        "frequency_weighted_iou": or_none(scores.frequency_weighted_iou),
+        "pixel_accuracy": or_none(scores.pixel_accuracy),
+        "mean_accuracy": or_none(scores.mean_accuracy),
         "classes_counted": scores.classes_counted,
         "images": how["images"],
         "classes": classes,
+        **(further or {}),
         "protocol": how,
     }
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

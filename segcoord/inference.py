@@ -9,6 +9,7 @@ import torch
 
 from segcoord.data.reading import read_image
 from segcoord.model import SegmentationModel
+from segcoord.upsampling import predict_classes
 
 
 @torch.inference_mode()
@@ -35,8 +36,10 @@ def predict(model: SegmentationModel, image: np.ndarray | str | Path) -> np.ndar
         model.eval()
     try:
         batch = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0)  # (1, H, W, 3)
-        logits = model(model.normalize(batch.to(model.mean.device)))  # (1, K, H, W)
-        return logits.argmax(1).squeeze(0).to(torch.uint8).cpu().numpy()
+        logits = model.logits_at_stride(model.normalize(batch.to(model.mean.device)))
+        size = image.shape[:2]
+        classes = predict_classes(logits, model.padded_size(*size), size)  # (1, H, W)
+        return classes.squeeze(0).cpu().numpy()
     finally:
         if training:
             model.train()

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_COUNTS_AT_ONCE = 2**24  # OpenCV's histogram is float32, which holds integers up to here
 
 
 class MeanIoU(Metric):
@@ -66,19 +68,20 @@ class MeanIoU(Metric):
         k = self.num_classes
         for name, values in (("preds", preds), ("target", target)):
             low, high = (int(v) for v in values.aminmax())
-            if low < 0 or high > (k - 1 if name == "preds" else 255):
-                outside = low if low < 0 else high
-                raise ValueError(f"{name} holds {outside}; {k} classes were expected")
-        # One histogram of (target, preds) pairs; void has rows of its own, so nothing is masked.
-        pairs = target.flatten().to(torch.int32) * k + preds.flatten().to(torch.int32)
-        counts = torch.bincount(pairs, minlength=256 * k).view(256, k)
-        counted = counts.sum(1)
-        counted[:k] = 0
-        counted[self.ignore_index] = 0
-        if counted.any():
-            value = int(counted.nonzero()[0])
+            if low < 0 or high > 255:
+                raise ValueError(
+                    f"{name} holds {low if low < 0 else high}; {k} classes were expected"
+                )
+        counts = count_pairs(target.to(torch.uint8), preds.to(torch.uint8))
+        outside = counts[:, k:].any(0).nonzero()
+        if len(outside):
+            raise ValueError(f"preds holds {k + int(outside[0])}; {k} classes were expected")
+        other = counts[k:].any(1)
+        other[self.ignore_index - k] = False
+        if other.any():
+            value = k + int(other.nonzero()[0])
             raise ValueError(f"target holds {value}, neither a class nor {self.ignore_index}")
-        self.confusion += counts[:k]
+        self.confusion += counts[:k, :k]
 
     def compute(self) -> Tensor:
         return torch.tensor(self.scores().miou, dtype=torch.float64)
@@ -86,6 +89,26 @@ class MeanIoU(Metric):
     def scores(self) -> Scores:
         """All scores of what was counted so far, in this process."""
         return Scores(self.confusion.cpu().numpy())
+
+
+def count_pairs(rows: Tensor, columns: Tensor) -> Tensor:
+    """How often each pair of values occurs.
+
+    Args:
+        rows, columns: uint8, of one shape.
+
+    Returns:
+        (256, 256) int64 on their device.
+    """
+    rows, columns = rows.flatten(), columns.flatten()
+    if rows.device.type != "cpu":
+        return torch.bincount(rows.int() * 256 + columns, minlength=256 * 256).view(256, 256)
+    counts = np.zeros((256, 256), np.int64)
+    for pair in zip(rows.split(_COUNTS_AT_ONCE), columns.split(_COUNTS_AT_ONCE)):
+        maps = [values.numpy()[None] for values in pair]
+        # It needs no memory for the pairs, and counts void as any value, so that nothing is masked.
+        counts += cv2.calcHist(maps, [0, 1], None, [256, 256], [0, 256] * 2).astype(np.int64)
+    return torch.from_numpy(counts)
 
 
 @dataclass(frozen=True)
@@ -107,34 +130,51 @@ class Scores:
     def iou(self) -> np.ndarray:
         """(K,) float64; NaN for a class in neither truth nor prediction."""
         union = self.truth + self.confusion.sum(0) - self.confusion.diagonal()
-        return _divide(self.confusion.diagonal(), union)
+        return divide(self.confusion.diagonal(), union)
 
     @property
     def accuracy(self) -> np.ndarray:
         """(K,) float64: share of a class's pixels that was found; NaN for a class not in truth."""
-        return _divide(self.confusion.diagonal(), self.truth)
+        return divide(self.confusion.diagonal(), self.truth)
 
     @property
     def miou(self) -> float:
-        return _mean(self.iou)
+        return mean(self.iou)
+
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """Each class's IoU weighted by its share of the labelled pixels (Long et al. 2015)."""
+        return float(divide(np.nansum(self.iou * self.truth), self.truth.sum()))
 
     @property
     def mean_accuracy(self) -> float:
-        return _mean(self.accuracy)
+        return mean(self.accuracy)
 
     @property
     def pixel_accuracy(self) -> float:
-        return float(_divide(self.confusion.diagonal().sum(), self.confusion.sum()))
+        return float(divide(self.confusion.diagonal().sum(), self.confusion.sum()))
+
+    @property
+    def absent(self) -> list[int]:
+        """Classes in neither truth nor prediction, which the mean IoU leaves out."""
+        return np.flatnonzero(np.isnan(self.iou)).tolist()
 
     @property
     def classes_counted(self) -> int:
-        return int(np.isfinite(self.iou).sum())
+        return len(self.confusion) - len(self.absent)
 
 
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """float64; NaN for 0 / 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.divide(part, whole, dtype=np.float64)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
+    """Over what is not NaN; NaN where nothing is."""
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def or_none(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return float(value) if np.isfinite(value) else None

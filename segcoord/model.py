@@ -120,11 +120,45 @@ class SegmentationModel(ImageModel):
             (N, K, H, W) float32 logits: the network's, upsampled with align_corners=False.
         """
         h, w = x.shape[-2:]
+        return self.upsample(self.logits_at_stride(x), h, w)
+
+    def logits_and_features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """`forward`, with the encoder's features from which its logits come.
+
+        Args:
+            x: as of `forward`.
+
+        Returns:
+            (N, K, H, W) float32 logits, and a feature (N, C_i, H'/s_i, W'/s_i) of each stage of the
+            padded image, from the image itself to the last.
+        """
+        h, w = x.shape[-2:]
+        features = self.net.encoder(self._pad(x))
+        logits = self.net.segmentation_head(self.net.decoder(features))  # (N, K, H'/d, W'/d)
+        return self.upsample(logits, h, w), features
+
+    def upsample(self, logits: Tensor, height: int, width: int) -> Tensor:
+        """(N, K, H'/d, W'/d) of a padded image, d any stride -> (N, K, height, width)."""
+        size = self.padded_size(height, width)
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
+
+    def _pad(self, x: Tensor) -> Tensor:
+        h, w = x.shape[-2:]
         height, width = self.padded_size(h, w)
-        x = F.pad(x, (0, width - w, 0, height - h))  # (N, 3, H', W')
-        logits = self.net(x)  # (N, K, H'/s, W'/s)
-        logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        return logits[..., :h, :w]
+        return F.pad(x, (0, width - w, 0, height - h))  # (N, 3, H', W')
+
+    def logits_at_stride(self, x: Tensor) -> Tensor:
+        """The network's logits of the padded image, before they are upsampled.
+
+        Args:
+            x: as for `forward`.
+
+        Returns:
+            (N, K, H'/d, W'/d) float32, where (H', W') is `padded_size(H, W)` and d the decoder's
+            stride.
+        """
+        return self.net(self._pad(x))
 
     def to_plain(self) -> dict:
         """Architecture, labels and normalisation in plain types; `from_plain` rebuilds from it."""

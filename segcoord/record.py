@@ -52,6 +52,7 @@ class Record:
         enabled: bool = True,
     ) -> None:
         self.run, self.config, self.enabled = run, config, enabled
+        self.headline = scores[0]
         self.warned: set[str] = set()
         self.loggers: Loggers | None = None
         if not enabled:
@@ -116,7 +117,7 @@ class Record:
 
     def _plot(self) -> None:
         began = time.monotonic()
-        self._write("plot.png", lambda: write_plot(self.run, self.config))
+        self._write("plot.png", lambda: write_plot(self.run, self.config, self.headline))
         now = time.monotonic()
         self.next_plot = now + max(PLOT_INTERVAL, PLOT_SHARE * (now - began))
 

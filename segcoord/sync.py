@@ -1,25 +1,25 @@
 """Batch norm over all processes of a run.
 
-On a GPU it is PyTorch's own, which has no form for the CPU; there it is the few lines below, which
-say the same with the same names.
+On a GPU it is PyTorch's own. That has no form for the CPU, and DistributedDataParallel refuses it
+there, so the few lines below say the same.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from timm.layers.norm_act import SyncBatchNormAct, convert_sync_batchnorm
+from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 
 def synchronized(module: nn.Module, device: torch.device) -> nn.Module:
     """The module with every batch norm, timm's too, taking its statistics over all processes."""
-    module = convert_sync_batchnorm(module)
-    if device.type == "cpu":
-        forms = {nn.SyncBatchNorm: _OnCpu, SyncBatchNormAct: _OnCpuWithActivation}
-        for norm in module.modules():
-            norm.__class__ = forms.get(type(norm), type(norm))
+    if device.type != "cpu":
+        return convert_sync_batchnorm(module)
+    forms = {nn.BatchNorm2d: _OnCpu, BatchNormAct2d: _OnCpuWithActivation}
+    for norm in module.modules():
+        norm.__class__ = forms.get(type(norm), type(norm))
     return module
 
 
@@ -39,26 +39,26 @@ class _Sum(torch.autograd.Function):
         return grad
 
 
-class _OnCpu(nn.SyncBatchNorm):
+def _over_all(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """(N, C, H, W) float, normalised per channel over all processes' N, H and W."""
+    dims, shape = (0, 2, 3), (1, -1, 1, 1)
+    count = x.new_tensor(float(x.numel() // x.shape[1]))
+    dist.all_reduce(count)
+    mean = _Sum.apply(x.sum(dims)) / count  # (C,)
+    centred = x - mean.view(shape)
+    var = _Sum.apply(centred.square().sum(dims)) / count  # (C,), biased
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(var * count / (count - 1), norm.momentum)
+    return centred * (norm.weight / (var + norm.eps).sqrt()).view(shape) + norm.bias.view(shape)
+
+
+class _OnCpu(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, ...) float, normalised per channel over all processes' N and places."""
-        if not self.training:
-            weights = (self.running_mean, self.running_var, self.weight, self.bias)
-            return F.batch_norm(x, *weights, False, 0.0, self.eps)
-        dims = [d for d in range(x.ndim) if d != 1]
-        shape = [-1 if d == 1 else 1 for d in range(x.ndim)]
-        count = _Sum.apply(x.new_tensor([x.numel() / x.shape[1]]))
-        mean = _Sum.apply(x.sum(dims)) / count  # (C,)
-        centred = x - mean.view(shape)
-        var = _Sum.apply(centred.square().sum(dims)) / count  # (C,), biased
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            unbiased = var * count / (count - 1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(unbiased, self.momentum)
-        scale = self.weight / (var + self.eps).sqrt()
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return _over_all(self, x) if self.training else super().forward(x)
 
 
-class _OnCpuWithActivation(SyncBatchNormAct, _OnCpu):
-    """timm's, whose forward calls the next class's: the norm above, then its activation."""
+class _OnCpuWithActivation(BatchNormAct2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(_over_all(self, x))) if self.training else super().forward(x)

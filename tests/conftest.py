@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes of several threads 
 import pytest
 import torch
 
+from segcoord.checkpoints import read_checkpoint
 from segcoord.cli import run, train
 from segcoord.data.sample import write_sample
 
@@ -63,4 +65,36 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path
         *SMALL,
     ]
     assert run(train, "train.py", arguments) == 0
+    return folder
+
+
+def command(root: Path, folder: Path, *more: str) -> list[str]:
+    """A run of 8 steps with validations at 3, 6 and 8, whose epochs of 4 steps don't divide it."""
+    config = ROOT / "configs" / "sample.yaml"
+    return [
+        f"--config={config}",
+        f"--data.root={root}",
+        f"--run={folder}",
+        "--train.max_steps=8",
+        "--train.lr=0.002",
+        "--train.val_interval=3",
+        *SMALL,
+        *more,
+    ]
+
+
+def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    return read_checkpoint(folder / name)["state_dict"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
+    """The folder of a run by `command` that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert run(train, "train.py", command(sample_voc, folder)) == 0
     return folder

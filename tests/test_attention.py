@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -137,6 +139,150 @@ def test_pools_export_at_other_sizes(form: str) -> None:
     for height, width in ((25, 41), (31, 17), (48, 60)):
         x = torch.randn(1, 16, height, width)
         torch.testing.assert_close(exported.module()(x), block(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_are_the_derivatives(form: str, memory_format, training: bool) -> None:
+    """First and second, numerically, of the input and of every parameter."""
+    block, _ = pair(form, 8, 2, training)
+    x = torch.randn(2, 8, 3, 4, dtype=torch.float64).contiguous(memory_format=memory_format)
+    inputs = (x.requires_grad_(), *block.parameters())
+
+    def run(x: Tensor, *parameters: Tensor) -> Tensor:
+        names = [name for name, _ in block.named_parameters()]
+        buffers = {name: buffer.clone() for name, buffer in block.named_buffers()}
+        return torch.func.functional_call(block, dict(zip(names, parameters)) | buffers, (x,))
+
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("grad", [True, False])
+def test_leaves_its_input_and_the_gradient_given_alone(form: str, memory_format, grad) -> None:
+    block = FORMS[form][0](16)
+    x = torch.randn(2, 16, 5, 6).contiguous(memory_format=memory_format)
+    before = x.clone()
+    with torch.set_grad_enabled(grad):
+        y = block(x.requires_grad_(grad))
+    if grad:
+        weight = torch.randn_like(y)
+        again = weight.clone()
+        y.backward(weight)
+        assert torch.equal(weight, again)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_the_backward_pass_keeps_the_input_and_no_product(memory_format) -> None:
+    x = torch.randn(2, 32, 24, 24).contiguous(memory_format=memory_format).requires_grad_()
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        CoordAtt(32)(x)
+    assert kept.pop(x.untyped_storage().data_ptr()) == x.nbytes
+    assert max(kept.values()) < x.nbytes / 4
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_a_frozen_block_and_a_frozen_input(form: str, memory_format) -> None:
+    ours, theirs = pair(form, 16, 4, training=False)
+    x = torch.randn(2, 16, 5, 6, dtype=torch.float64).contiguous(memory_format=memory_format)
+    ours(x).sum().backward()
+    theirs(x).sum().backward()
+    for p, q in zip(ours.parameters(), theirs.parameters()):
+        torch.testing.assert_close(p.grad, q.grad)
+    mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    ours.requires_grad_(False)(mine).sum().backward()
+    theirs.requires_grad_(False)(other).sum().backward()
+    torch.testing.assert_close(mine.grad, other.grad)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("cast", ["input", "nothing"])
+def test_under_autocast(form: str, memory_format, cast: str) -> None:
+    """As the authors' form does there, in forward and backward, within bfloat16's rounding."""
+    ours, theirs = (module.float() for module in pair(form, 32, 4, training=True))
+    x = torch.randn(2, 32, 12, 10).contiguous(memory_format=memory_format)
+    x = x.bfloat16() if cast == "input" else x
+    results = []
+    for block in (ours, theirs):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = block(leaf)
+        y.float().square().sum().backward()
+        results.append((y, leaf.grad, block.conv1.weight.grad))
+    for mine, other in zip(*results):
+        assert mine.dtype == other.dtype
+        mine, other = mine.float(), other.float()
+        torch.testing.assert_close(mine, other, rtol=0.05, atol=0.03 * other.abs().max().item())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("training", [True, False])
+def test_compiles_in_one_graph_and_scripts(form: str, training: bool) -> None:
+    block = FORMS[form][0](16).train(training)
+    x = torch.randn(2, 16, 6, 7)
+    others = {
+        "compiled": torch.compile(copy.deepcopy(block), backend="aot_eager", fullgraph=True),
+        "scripted": torch.jit.script(copy.deepcopy(block)),
+    }
+    leaf = x.clone().requires_grad_()
+    y = block(leaf)
+    y.square().sum().backward()
+    for name, other in others.items():
+        mine = x.clone().requires_grad_()
+        found = other(mine)
+        found.square().sum().backward()
+        torch.testing.assert_close(found, y, msg=name)
+        torch.testing.assert_close(mine.grad, leaf.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_traced_at_one_size_it_is_right_at_others(form: str, memory_format) -> None:
+    block = FORMS[form][0](16).eval()
+    x = torch.randn(1, 16, 24, 40).contiguous(memory_format=memory_format)
+    traced = torch.jit.trace(block, x)
+    for height, width in ((25, 41), (7, 60)):
+        x = torch.randn(2, 16, height, width).contiguous(memory_format=memory_format)
+        torch.testing.assert_close(traced(x), block(x))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_graph_of_evaluation_has_no_concatenation(form: str) -> None:
+    block = FORMS[form][0](16).eval()
+    exported = torch.export.export(block, (torch.randn(1, 16, 8, 9),))
+    called = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert {"aten.mean.dim", "aten.conv2d.default"} <= called
+    assert not any("cat" in name or "pool" in name for name in called)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_in_many_processes(memory_format, tmp_path) -> None:
+    """Wrapped for data-parallel training, with gradients that are averaged as they come."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
+    try:
+        block = CoordAtt(16)
+        wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(block))
+        x = torch.randn(2, 16, 5, 6).contiguous(memory_format=memory_format)
+        block(x).square().sum().backward()
+        wrapped(x).square().sum().backward()
+        for p, q in zip(block.parameters(), wrapped.module.parameters()):
+            torch.testing.assert_close(p.grad, q.grad)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(("channels", "reduction"), [(0, 32), (16, 0)])

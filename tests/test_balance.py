@@ -20,7 +20,7 @@ from segcoord.config import ClassConfig, DataConfig
 from segcoord.data.balance import FORMULAS, class_weights
 from segcoord.data.check import SplitCheck, check_split
 from segcoord.data.layouts import find_split
-from segcoord.segmentation import cross_entropy
+from segcoord.losses import cross_entropy
 
 MASKS = ([[0, 0, 0, 0, 0, 0, 1, 255]], [[0, 0, 0, 1, 1, 2, 255, 255]], [[0, 0, 255, 255] * 2])
 

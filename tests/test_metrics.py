@@ -91,6 +91,44 @@ def test_equals_a_count_pixel_by_pixel(drawn: tuple) -> None:
     assert metric.confusion.sum() == (target != ignore_index).sum()
 
 
+def voc_devkit(
+    pairs: list[tuple[np.ndarray, np.ndarray]], num: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """VOCcode/VOCevalseg.m of the 2012 kit, step by step: its joint histogram and its accuracies.
+
+    MATLAB numbers from 1 and column by column: bin 1 + gt + res * num of a (num, num) array.
+    """
+    confcounts = np.zeros(num * num, int)
+    for gt, res in pairs:
+        gt, res = gt.astype(float), res.astype(float)
+        locs = gt < 255
+        sumim = 1 + gt + res * num
+        for bin in sumim[locs]:
+            confcounts[int(bin) - 1] += 1
+    confcounts = confcounts.reshape(num, num, order="F")
+    accuracies = np.zeros(num)
+    for j in range(num):
+        gtj, resj, gtjresj = confcounts[j].sum(), confcounts[:, j].sum(), confcounts[j, j]
+        denominator = gtj + resj - gtjresj
+        accuracies[j] = 100 * gtjresj / denominator if denominator else np.nan  # MATLAB's 0 / 0
+    return confcounts, accuracies
+
+
+@RANDOM
+@given(maps())
+def test_equals_the_voc_development_kit(drawn: tuple) -> None:
+    k, ignore_index, pairs = drawn
+    scores = metric_of(k, ignore_index, pairs).scores()
+    maps_ = [(t.numpy().copy(), p.numpy()) for p, t in pairs]
+    for truth, _ in maps_:
+        truth[truth == ignore_index] = 255
+    confcounts, accuracies = voc_devkit(maps_, k)
+    assert (scores.confusion == confcounts).all()
+    np.testing.assert_allclose(100 * scores.iou, accuracies, rtol=1e-14)
+    if not scores.absent:  # the kit's mean is NaN where a class is absent
+        np.testing.assert_allclose(100 * scores.miou, accuracies.mean(), rtol=1e-14)
+
+
 @RANDOM
 @given(maps())
 def test_several_updates_equal_one(drawn: tuple) -> None:
@@ -154,7 +192,9 @@ def test_scores_of_a_3x3_image_by_hand() -> None:
     assert scores.miou == pytest.approx(4 / 9)
     assert scores.mean_accuracy == pytest.approx(11 / 18)
     assert scores.pixel_accuracy == pytest.approx(5 / 8)
-    assert scores.classes_counted == 3  # the fourth occurs nowhere
+    assert scores.frequency_weighted_iou == pytest.approx((3 / 2 + 3 / 2 + 2 / 3) / 8)
+    assert scores.classes_counted == 3
+    assert scores.absent == [3]
     assert metric.compute() == pytest.approx(4 / 9)
     assert metric.compute().dtype == torch.float64
 
@@ -199,6 +239,7 @@ def test_nothing_counted_is_nan(target: list[list[int]]) -> None:
         assert metric.compute().isnan()
         assert isnan(scores.mean_accuracy)
         assert isnan(scores.pixel_accuracy)
+        assert isnan(scores.frequency_weighted_iou)
     assert np.isnan(scores.iou).all()
     assert scores.classes_counted == 0
 
@@ -207,6 +248,12 @@ def test_counts_beyond_what_float32_holds() -> None:
     n = 2**24 + 1  # float32 would make it 2**24
     scores = Scores(np.array([[n, 1], [0, n - 1]]))
     np.testing.assert_allclose(scores.iou, [n / (n + 1), (n - 1) / n], rtol=1e-15)
+
+
+def test_a_map_with_more_pixels_than_float32_counts() -> None:
+    n = 2**24 + 5
+    zeros = torch.zeros(n, dtype=torch.uint8)
+    assert metric_of(2, 255, [(zeros, zeros)]).confusion.tolist() == [[n, 0], [0, 0]]
 
 
 def test_shape_of_a_batch_and_memory_order_do_not_matter() -> None:

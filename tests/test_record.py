@@ -128,9 +128,8 @@ def test_the_plot_shows_what_the_metrics_hold(tmp_path: Path) -> None:
         assert (picture.format, picture.size) == ("PNG", (900, 660))
     assert (tmp_path / "plot.png").stat().st_mtime_ns > early  # the end is in it too
 
-    loss, score, rate = draw_curves(
-        read_metrics(tmp_path / "metrics.csv"), CONFIG, "imagenet/001"
-    ).axes
+    rows = read_metrics(tmp_path / "metrics.csv")
+    loss, score, rate = draw_curves(rows, CONFIG, "top1", "imagenet/001").axes
     raw, smooth = loss.lines
     assert np.allclose(raw.get_ydata(), [*losses, 1.0], rtol=1e-5)
     assert np.ptp(smooth.get_ydata()) < np.ptp(raw.get_ydata())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, SMALL
+from conftest import ROOT, command, rows, weights
 
 import segcoord
 from segcoord.checkpoints import read_checkpoint
@@ -68,37 +67,6 @@ def test_groups(sample_voc: Path) -> None:
     assert both == {id(p) for p in model.parameters()}
     assert {id(p) for p in encoder["params"]} == {id(p) for p in model.net.encoder.parameters()}
     assert all(g["momentum"] == 0.9 and g["weight_decay"] == 4e-5 for g in (encoder, rest))
-
-
-def command(root: Path, folder: Path, *more: str) -> list[str]:
-    """A run of 8 steps with validations at 3, 6 and 8, whose epochs of 4 steps don't divide it."""
-    config = ROOT / "configs" / "sample.yaml"
-    return [
-        f"--config={config}",
-        f"--data.root={root}",
-        f"--run={folder}",
-        "--train.max_steps=8",
-        "--train.lr=0.002",
-        "--train.val_interval=3",
-        *SMALL,
-        *more,
-    ]
-
-
-def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    return read_checkpoint(folder / name)["state_dict"]
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert run(train, "train.py", command(sample_voc, folder)) == 0
-    return folder
 
 
 @pytest.mark.parametrize(("stop_at", "workers"), [(2, 0), (3, 2), (7, 0)])

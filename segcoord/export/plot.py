@@ -22,33 +22,38 @@ PLACE = {"left": 0.075, "right": 0.985, "top": 0.9, "bottom": 0.08, "hspace": 0.
 LOSS, PALE, SCORE, RATE = "#1f5fa8", "#c2d6ec", "#c8501e", "#5c7f3d"
 
 
-def write_plot(run: Path, config: Config | ClassificationConfig) -> None:
+def write_plot(run: Path, config: Config | ClassificationConfig, score: str) -> None:
     """Writes plot.png; nothing where metrics.csv has no row yet.
+
+    Args:
+        run: the run's folder.
+        config: of the run.
+        score: the column that decides about best.ckpt.
 
     Raises:
         UserError: it can't be written.
     """
     rows = read_metrics(run / "metrics.csv")
     if rows:
-        figure = draw_curves(rows, config, "/".join(run.resolve().parts[-2:]))
+        figure = draw_curves(rows, config, score, "/".join(run.resolve().parts[-2:]))
         with atomic_write(run / "plot.png") as temporary:
             figure.canvas.print_png(temporary)
 
 
 def draw_curves(
-    rows: list[dict[str, str]], config: Config | ClassificationConfig, name: str
+    rows: list[dict[str, str]], config: Config | ClassificationConfig, score: str, name: str
 ) -> Figure:
     """Loss, the score of each validation with the best marked, and the learning rate.
 
     Args:
         rows: of metrics.csv, at least one.
         config: of the run.
+        score: the column that decides about best.ckpt.
         name: of the run, for the title.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes long to import
     from matplotlib.figure import Figure
 
-    score = config.headline
     losses, rates, scores = (_column(rows, name) for name in ("loss", "lr", score))
     figure = Figure(figsize=(9, 6.6), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)

@@ -1,0 +1,118 @@
+"""Kills a real run with SIGKILL at random moments, resumes it, and compares it with one left alone.
+
+python benchmarks/kill.py --data DIR [--times 20] [--seed 0]
+
+DIR is a sample dataset (segcoord data sample --layout voc --out DIR --train 16 --val 6). A run of
+30 steps with validations every 7, every second time with 2 loaders, is killed at a moment drawn
+between its first state and its end, then resumed; every third one is killed and resumed twice. Its
+weights, their average, its optimiser, its best weights and its rows of metrics must be those of the
+run left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from segcoord.checkpoints import read_checkpoint
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+CONFIG = TRAIN.parent / "configs" / "sample.yaml"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    draw = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        alone = Path(scratch, "alone")
+        began = start(args.data, alone, 0)
+        wait_for_state(alone, began)
+        first = time.monotonic()
+        assert began.wait() == 0, "the run left alone failed"
+        seconds = time.monotonic() - first
+        print(f"left alone: {seconds:.1f} s from its first state to its end")
+        equal = 0
+        for number in range(args.times):
+            run, workers = Path(scratch, f"run{number}"), 2 * (number % 2)
+            process, told = start(args.data, run, workers), []
+            wait_for_state(run, process)
+            for _ in range(2 if number % 3 == 2 else 1):
+                time.sleep(draw.uniform(0, seconds))
+                process.kill()
+                process.wait()
+                told.append(f"step {read_checkpoint(run / 'last.ckpt')['progress']['step']}")
+                process = resume(run, workers)
+            assert process.wait() == 0, f"{run} could not be resumed"
+            same = is_same(run, alone)
+            equal += same
+            saved = " and ".join(told)
+            print(
+                f"{number + 1:2}: {workers} loaders, killed, resumed from {saved}: "
+                f"{'equal' if same else 'DIFFERS'}",
+                flush=True,
+            )
+        print(f"{equal} of {args.times} equal")
+        return 0 if equal == args.times else 1
+
+
+def start(data: str, run: Path, workers: int) -> subprocess.Popen:
+    return launch(
+        f"--config={CONFIG}", f"--data.root={data}", f"--run={run}", f"--data.workers={workers}",
+        "--data.crop_size=[64,64]", "--train.batch_size=4", "--train.max_steps=30",
+        "--train.val_interval=7", "--train.ema_decay=0.95", "--train.accelerator=cpu",
+    )  # fmt: skip
+
+
+def resume(run: Path, workers: int) -> subprocess.Popen:
+    return launch(f"--resume={run}", f"--data.workers={workers}")
+
+
+def launch(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, str(TRAIN), *arguments], stdout=subprocess.DEVNULL)
+
+
+def wait_for_state(run: Path, process: subprocess.Popen) -> None:
+    while not (run / "last.ckpt").exists() and process.poll() is None:
+        time.sleep(0.01)
+
+
+def is_same(mine: Path, theirs: Path) -> bool:
+    for name in ("last.ckpt", "best.ckpt"):
+        a, b = (read_checkpoint(run / name) for run in (mine, theirs))
+        for content in (a, b):
+            content["config"]["data"].pop("workers")
+            content["progress"].pop("seconds")
+        if not equal(a, b):
+            return False
+    return rows(mine) == rows(theirs)
+
+
+def equal(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
