@@ -130,3 +130,6 @@ class Classification:
             for _ in batch["label"]:
                 on_image()
         return dict(zip(self.columns, (metric.compute().item() for metric in metrics)))
+
+    def examples(self, model: Classifier) -> None:
+        """None: a class is nothing to draw."""

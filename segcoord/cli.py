@@ -21,6 +21,7 @@ USAGE = """usage: segcoord COMMAND ...
   evaluate      score a model on a split, export its masks; also: python evaluate.py
   models        list the encoders with their parameters and multiply-adds
   table         train every row of a table of encoders, write it as Markdown and CSV
+  runs          list the runs below a folder with the best mIoU of each
   attend        draw where a model looks, and its coordinate gates
   data sample   draw a small labelled dataset of street scenes
   data check    look for mistakes in a dataset before they cost a training
@@ -203,6 +204,17 @@ def models(program: str, argv: list[str]) -> int:
     return 0
 
 
+def runs(program: str, argv: list[str]) -> int:
+    """Lists the runs below a folder."""
+    parser = _parser(program, "List the runs in a folder and below it, the best first.")
+    parser.add_argument("folder", type=str, nargs="?", default="runs", metavar="DIR")
+    parser.add_argument("--json", type=str, metavar="FILE", help="write them as JSON too")
+    args = parse(parser, argv)
+    from segcoord.run_list import list_runs
+
+    return list_runs(Path(args.folder), args.json)
+
+
 def attend(program: str, argv: list[str]) -> int:
     """Draws Grad-CAM and the gates of one or several checkpoints for one image."""
     parser = _parser(program, "Draw where models look: Grad-CAM and the gates of their attention.")
@@ -357,6 +369,7 @@ COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "models": models,
     "attend": attend,
     "table": table,
+    "runs": runs,
     "data sample": data_sample,
     "data check": data_check,
     "data get": data_get,

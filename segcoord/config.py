@@ -164,6 +164,7 @@ class OptimConfig:
             for less memory.
         stop_if_unsaved: end a run that can't be saved, for a full disk say, where it would warn and
             go on.
+        loggers: of wandb (Weights & Biases) and mlflow, those that are told the numbers too.
     """
 
     max_steps: int
@@ -189,6 +190,7 @@ class OptimConfig:
     compile: bool = False
     gradient_checkpointing: bool = False
     stop_if_unsaved: bool = False
+    loggers: list[Literal["wandb", "mlflow"]] = field(default_factory=list)
 
     def check(self) -> None:
         """Raises UserError for values that can't work, alone or together."""
@@ -223,6 +225,8 @@ class OptimConfig:
         given = self.poly_power is not None
         ok = given and self.poly_power >= 0 if self.schedule == "poly" else not given
         _require(ok, "train.poly_power", self.poly_power, "0 or more with poly, null with cosine")
+        once = len(set(self.loggers)) == len(self.loggers)
+        _require(once, "train.loggers", self.loggers, "each at most once")
 
 
 @dataclass
@@ -291,6 +295,7 @@ class Config(_Settings):
     """A whole run that trains a segmentation model."""
 
     task: ClassVar[str] = "segmentation"
+    headline: ClassVar[str] = "miou"
     model: ModelConfig
     data: DataConfig
     train: TrainConfig
@@ -375,6 +380,7 @@ class ClassificationConfig(_Settings):
     """A whole run that trains a backbone to classify images."""
 
     task: ClassVar[str] = "classification"
+    headline: ClassVar[str] = "top1"
     model: ClassifierConfig
     data: ImageFolderConfig
     train: OptimConfig

@@ -43,6 +43,37 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+class GrowingFile:
+    """A file that only grows, by whole pieces; what a full disk refuses waits in memory.
+
+    Args:
+        path: of the file; its first piece makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.waiting = b""
+
+    def add(self, piece: bytes) -> None:
+        """Appends all that waits, and then this piece.
+
+        Raises:
+            OSError: not all of it could be written. The file is as it was, and the next call tries
+                again.
+        """
+        self.waiting += piece
+        with self.path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            left = memoryview(self.waiting)
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(before)
+                raise
+        self.waiting = b""
+
+
 def require_space(folder: Path, needed: int, what: str) -> None:
     """Checks the free space before something large is written.
 

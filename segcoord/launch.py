@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from segcoord.checkpoints import init_from
 from segcoord.classification import Classification, create_classifier
 from segcoord.config import ClassificationConfig, Config
-from segcoord.console import console, counting_bar, show_pairs, show_scores
+from segcoord.console import RunLog, console, counting_bar, show_pairs, show_scores
 from segcoord.counts import giga_macs, parameters
 from segcoord.data.balance import class_weights
 from segcoord.data.imagefolder import check_folders, find_folders
@@ -25,8 +25,9 @@ from segcoord.data.report import check_for_training
 from segcoord.devices import is_main_process, stop_the_others, training_fabric
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
+from segcoord.loggers import require_loggers
 from segcoord.model import create_model
-from segcoord.runs import new_run, read_origin, refuse_existing, write_origin
+from segcoord.runs import new_run, note_resume, read_origin, refuse_existing, write_origin
 from segcoord.segmentation import Segmentation
 from segcoord.state import read_state
 from segcoord.training import Stopped, Task, train
@@ -36,6 +37,7 @@ _MAY_CHANGE = {
     *("data.root", "data.workers", "data.pack"),
     *("train.val_interval", "train.patience", "train.stop_if_unsaved"),
     *("train.accelerator", "train.devices", "train.num_nodes"),
+    "train.loggers",
 }
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: saved, to be started again with --resume
 
@@ -64,6 +66,21 @@ def run_training(
         offline: take weights from the cache alone.
         again: the command by which the user goes on after a stop.
     """
+    with RunLog() as log:
+        return _run_training(config, name, run, resume, init, offline, again, log)
+
+
+def _run_training(
+    config: Config | ClassificationConfig,
+    name: str,
+    run: str | None,
+    resume: str | None,
+    init: str | None,
+    offline: bool,
+    again: str,
+    log: RunLog,
+) -> int:
+    require_loggers(config.train.loggers)
     fabric = training_fabric(config.train)
     main = is_main_process()
     console.quiet = not main
@@ -86,6 +103,9 @@ def run_training(
     folder = _prepare_folder(task, name, run, resume) if main else None
     fabric.launch()
     folder = _agree(task, folder, fabric)
+    if main:
+        _note_session(task, folder, fabric, bool(resume))
+        log.write_to(folder / "log.txt")
     console.print(f"run        {folder}\n")
     try:
         scores = train(task, folder, fabric, state)
@@ -114,8 +134,16 @@ def _prepare_folder(task: Task, name: str, run: str | None, resume: str | None) 
     folder = new_run(run, name)
     with atomic_write(folder / "config.yaml") as temporary:
         temporary.write_text(task.config.to_yaml())
-    write_origin(folder, task.model.started, weights)
     return folder
+
+
+def _note_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> None:
+    """Writes down code, command and machine, once all processes are there."""
+    device, processes = fabric.device, fabric.world_size
+    if resumed:
+        note_resume(folder, device, processes)
+    else:
+        write_origin(folder, device, processes, task.model.started, _weights_by_class(task))
 
 
 def _agree(task: Task, folder: Path | None, fabric: Fabric) -> Path:

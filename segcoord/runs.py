@@ -1,9 +1,12 @@
-"""The folder of a run: where it lies, its metrics.csv, its checkpoints.
+"""The folder of a run: where it lies, what it came from, its metrics.csv.
 
 config.yaml     every setting, resolved
-origin.json     code, versions, command and weights that it began with; the classes' weights
+origin.json     code, versions, device, command and weights that it began with, and each resume
+log.txt         what was printed
 metrics.csv     a row every few steps and for each validation
-tensorboard/    the same numbers
+plot.png        the curves of metrics.csv
+predictions/    images of the validation split, their truth and prediction, at each validation
+tensorboard/    the numbers and the predictions
 best.ckpt       the weights with the best validation mIoU
 last.ckpt       the newest weights with all that is needed to go on
 """
@@ -12,19 +15,22 @@ from __future__ import annotations
 
 import csv
 import json
+import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from segcoord.encoders.weights import Report
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
+
+if TYPE_CHECKING:
+    import torch
+
+    from segcoord.encoders.weights import Report
 
 
 def new_run(run: str | None, config_name: str) -> Path:
@@ -56,33 +62,92 @@ def refuse_existing(folder: Path) -> None:
         )
 
 
+PACKAGES = (
+    "segcoord",
+    "torch",
+    "torchvision",
+    "timm",
+    "segmentation-models-pytorch",
+    "albumentations",
+    "opencv-python-headless",
+    "lightning-fabric",
+    "numpy",
+)
+
+
 def origin() -> dict:
     """What a result came from: commit, versions, command, date."""
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
     return {
         "commit": _commit(),
-        "versions": {name: version(name) for name in ("segcoord", "torch", "timm")},
+        "versions": versions,
         "command": shlex.join(sys.argv),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
 def write_origin(
-    folder: Path, started: Report | None, class_weights: dict[str, float] | None = None
+    folder: Path,
+    device: torch.device,
+    processes: int,
+    started: Report | None,
+    class_weights: dict[str, float] | None = None,
 ) -> None:
-    """Writes origin.json: code, versions, threads, and the weights that the run began with.
+    """Writes origin.json: code, versions, machine, and the weights that the run began with.
 
-    `class_weights` are those of the loss, which come from the data.
+    Args:
+        folder: of the run.
+        device: of this process.
+        processes: that train together, each on its device.
+        started: what became of the weights of a file.
+        class_weights: of the loss, which come from the data.
     """
     weights = None
     if started is not None:
         weights = {"from": started.source, "loaded": len(started.matched), "new": started.new}
-    content = origin() | {
-        "threads": torch.get_num_threads(),
-        "weights": weights,
-        "class_weights": class_weights,
-    }
+    session = origin() | _machine(device, processes)
+    _write(folder, session | {"weights": weights, "class_weights": class_weights, "resumed": []})
+
+
+def note_resume(folder: Path, device: torch.device, processes: int) -> None:
+    """Adds to origin.json that the run goes on: when, by which command, code and machine."""
+    content = read_origin(folder)
+    session = origin() | _machine(device, processes)
+    _write(folder, content | {"resumed": [*content.get("resumed", []), session]})
+
+
+def _write(folder: Path, content: dict) -> None:
     with atomic_write(folder / "origin.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _machine(device: torch.device, processes: int) -> dict:
+    import torch  # as late as here, for `segcoord runs` does without
+
+    cpu = _cpu()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    return {
+        "platform": platform.platform(),
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "devices": [name if device.type in ("cpu", "cuda") else device.type] * processes,
+    }
+
+
+def _cpu() -> str:
+    """The processor's name."""
+    table = Path("/proc/cpuinfo")  # what `platform` knows of Linux is only the architecture
+    lines = table.read_text().splitlines() if table.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # another build of OpenCV, or a source tree that isn't installed
+        return None
 
 
 def read_origin(folder: Path) -> dict:
@@ -111,39 +176,11 @@ def _commit() -> str | None:
 def last_validation(run: Path, score: str) -> dict[str, str] | None:
     """The newest row of metrics.csv that has this score; None before the first validation."""
     path = run / "metrics.csv"
-    if not path.is_file():
-        return None
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get(score)]
+    rows = [row for row in read_metrics(path) if row.get(score)] if path.is_file() else []
     return rows[-1] if rows else None
 
 
-class MetricsFile:
-    """metrics.csv, a row at a time; a run that goes on first drops what came after its state.
-
-    Args:
-        path: of the file.
-        scores: the columns of a validation.
-        step: the state's step.
-        validated: the state's last validation.
-    """
-
-    def __init__(self, path: Path, scores: Sequence[str], step: int, validated: int) -> None:
-        self.path = path
-        self.columns = ["step", "epoch", "loss", "lr", *scores, "seconds"]
-        kept = []
-        if path.exists():
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    last = validated if row[scores[0]] else step
-                    # A machine that died can leave a line cut short; it came after the state.
-                    if row["step"].isdigit() and int(row["step"]) <= last:
-                        kept.append(row)
-        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(kept)
-
-    def add(self, row: dict[str, float]) -> None:
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv, without a last line that was cut short when its machine died."""
+    text = path.read_text()
+    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,6 +16,7 @@ from segcoord.data.loader import TrainSet
 from segcoord.data.transforms import TrainTransform
 from segcoord.errors import UserError
 from segcoord.evaluation import evaluate
+from segcoord.export.examples import draw_examples
 from segcoord.losses import cross_entropy, dice_loss, lovasz_loss
 from segcoord.metrics import Scores
 from segcoord.model import SegmentationModel
@@ -173,3 +175,7 @@ class Segmentation:
             model, self.val_split, self.config.data.workers, lambda *_: on_image()
         )
         return {name: getattr(self.scores, name) for name in self.columns}
+
+    def examples(self, model: SegmentationModel) -> np.ndarray:
+        """Images of the validation split, their truth and prediction: (H, W, 3) uint8 RGB."""
+        return draw_examples(model.eval(), self.val_split)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from segcoord.classification import Classification
+from segcoord.config import CONFIGS
 from segcoord.errors import UserError
-from segcoord.segmentation import Segmentation
 from segcoord.settings import nearest, read_yaml, task_of
 
 
@@ -58,8 +57,7 @@ class Table:
     @property
     def score(self) -> str:
         """The column of metrics.csv that the table is about."""
-        task = Segmentation if self.task == "segmentation" else Classification
-        return task.columns[0]
+        return CONFIGS[self.task].headline
 
 
 def read_table(path: Path) -> Table:

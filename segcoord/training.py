@@ -14,7 +14,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,17 +24,16 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from segcoord.checkpoints import save
 from segcoord.config import ClassificationConfig, Config
-from segcoord.console import TrainingBar
+from segcoord.console import TrainingBar, console
 from segcoord.data.loader import Order, Shares, train_loader
 from segcoord.devices import memory_told
 from segcoord.ema import Ema
 from segcoord.errors import UserError
 from segcoord.model import ImageModel
-from segcoord.runs import MetricsFile
+from segcoord.record import Record
 from segcoord.schedule import make_optimizer, rate
 from segcoord.state import Progress, keep_previous, restore
 from segcoord.sync import synchronized
@@ -77,6 +76,9 @@ class Task(Protocol):
 
         Where several processes train, each predicts its share, and all get the whole's scores.
         """
+
+    def examples(self, model: ImageModel) -> np.ndarray | None:
+        """A picture of some predictions, (H, W, 3) uint8 RGB; None where there are none to draw."""
 
 
 class Stopped(Exception):
@@ -158,11 +160,14 @@ class _Loop:
         self.unsaved = ""  # why the last checkpoint could not be written
         self.asked: int | None = None  # the signal that asked for a stop
         self.saved = self.counted = time.monotonic()
-        if fabric.is_global_zero:
-            self.metrics = MetricsFile(
-                run / "metrics.csv", task.columns, progress.step, progress.validated
-            )
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=progress.step + 1)
+        self.record = Record(
+            run,
+            task.config,
+            task.columns,
+            progress.step,
+            progress.validated,
+            enabled=fabric.is_global_zero,
+        )
 
     def run_to_end(self) -> dict[str, float] | None:
         settings, progress, fabric = self.settings, self.progress, self.fabric
@@ -177,8 +182,11 @@ class _Loop:
         loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         scores = None
         self.counted = time.monotonic()
+        if progress.step == 0:
+            # From here on there is always something to go on from.
+            self._save_last(required=True)
         with (
-            closing(self),
+            self.record,
             TrainingBar(
                 settings.max_steps,
                 progress.step,
@@ -187,9 +195,6 @@ class _Loop:
                 progress.best,
             ) as self.bar,
         ):
-            if progress.step == 0:
-                # From here on there is always something to go on from.
-                self._save_last(required=True)
             scores = self._validate_if_due()
             batches = iter(loader)
             while progress.step < settings.max_steps and not self._out_of_patience():
@@ -203,10 +208,6 @@ class _Loop:
         if scores is not None and self.unsaved:
             raise UserError(f"The run is at its end, but its last state is lost: {self.unsaved}")
         return scores
-
-    def close(self) -> None:
-        if self.fabric.is_global_zero:
-            self.board.close()
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.patience
@@ -315,6 +316,7 @@ class _Loop:
         if score > progress.best and self._save("best.ckpt", {"best": score}):
             progress.best, progress.since_best = score, 0
         self._log(progress.step, **scores)
+        self.record.add_examples(progress.step, lambda: self.task.examples(self.result))
         self._save_last()
         self.bar.validated(progress.step, scores, progress.best)
         return scores
@@ -331,16 +333,8 @@ class _Loop:
         self.bar.advance_validation(self.fabric.world_size)
 
     def _log(self, step: int, **values: float) -> None:
-        if not self.fabric.is_global_zero:
-            return
         epoch = step * self.settings.batch_size / len(self.task.train_set)
-        seconds = f"{self.progress.seconds:.1f}"
-        self.metrics.add(
-            {"step": step, "epoch": f"{epoch:.3f}", "seconds": seconds}
-            | {name: f"{value:.6g}" for name, value in values.items()}
-        )
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        self.record.add(step, epoch, self.progress.seconds, values)
 
     def _save_last(self, required: bool = False) -> None:
         self._read_losses()
@@ -365,7 +359,7 @@ class _Loop:
             if required or self.settings.stop_if_unsaved:
                 raise
             self.unsaved = str(error)
-            self.bar.say(f"step {self.progress.step}: {error}\nThe run goes on.")
+            console.print(f"step {self.progress.step}: {error}\nThe run goes on.")
             return False
         self.unsaved = ""
         return True
@@ -385,7 +379,7 @@ def _stop_on_signals(loop: _Loop) -> Iterator[None]:
         if signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             again = "; Ctrl-C again to stop at once"
-        loop.bar.say(f"Stopping after this step{again}.")
+        console.print(f"Stopping after this step{again}.")
 
     before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -277,6 +277,9 @@ class Toy:
     def validate(self, model: ImageModel, on_image) -> dict[str, float]:
         return {"score": 0.5}
 
+    def examples(self, model: ImageModel) -> None:
+        """Nothing to draw."""
+
     def step(self, folder: Path) -> dict[str, torch.Tensor]:
         """What one step takes off the weights."""
         before = {k: v.clone() for k, v in self.model.state_dict().items()}

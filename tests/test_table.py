@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import statistics
 from pathlib import Path
 
@@ -174,8 +175,9 @@ def test_a_cell_that_was_killed_at_its_start_is_begun_anew(
     command = [str(file), *options(sample_voc, out)]
     assert run(table, "segcoord table", command) == 0
     cell = out / "mobilenetv2_050_os16_seed0"
-    for name in ("last.ckpt", "previous.ckpt", "best.ckpt", "metrics.csv"):
+    for name in ("last.ckpt", "previous.ckpt", "best.ckpt", "metrics.csv", "plot.png"):
         (cell / name).unlink()
+    shutil.rmtree(cell / "predictions")
     (cell / ".last.ckpt.x.part").touch()
     assert run(table, "segcoord table", command) == 0
     assert [line["runs"] for line in lines(out)] == ["1", "1"]

@@ -117,7 +117,8 @@ def test_a_run_leaves_what_it_promises(uninterrupted: Path) -> None:
     names = {p.name for p in uninterrupted.iterdir()}
     assert names == {
         *("best.ckpt", "last.ckpt", "previous.ckpt"),
-        *("config.yaml", "origin.json", "metrics.csv", "tensorboard"),
+        *("config.yaml", "origin.json", "log.txt", "metrics.csv"),
+        *("plot.png", "predictions", "tensorboard"),
     }
     assert list((uninterrupted / "tensorboard").iterdir())
     validations = [r for r in rows(uninterrupted) if r["miou"]]
