@@ -17,7 +17,8 @@ from conftest import ROOT, command, rows
 from segcoord.checkpoints import read_checkpoint
 from segcoord.cli import run, train
 
-# At random weights batch norm makes ten per cent of a gradient of what sums in another order differ by.
+# At random weights batch norm makes ten per cent of a gradient of what sums in another order
+# differ by.
 # So these runs begin with some training, and with the encoder's statistics at rest, and are without
 # the pooled branch of an ASPP; test_sync.py compares that in double precision.
 MODEL = (
