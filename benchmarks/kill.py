@@ -3,7 +3,7 @@
 python benchmarks/kill.py --data DIR [--times 20] [--seed 0]
 
 DIR is a sample dataset (segcoord data sample --layout voc --out DIR --train 16 --val 6). A run of
-30 steps with validations every 7, every second time with 2 loaders, is killed at a moment drawn
+60 steps with validations every 7, every second time with 2 loaders, is killed at a moment drawn
 between its first state and its end, then resumed; every third one is killed and resumed twice. Its
 weights, their average, its optimiser, its best weights and its rows of metrics must be those of the
 run left alone.
@@ -49,7 +49,8 @@ def main() -> int:
             process, told = start(args.data, run, workers), []
             wait_for_state(run, process)
             for _ in range(2 if number % 3 == 2 else 1):
-                time.sleep(draw.uniform(0, seconds))
+                time.sleep(draw.uniform(0, 0.8 * seconds))
+                assert process.poll() is None, "it ended before it was killed; take more steps"
                 process.kill()
                 process.wait()
                 told.append(f"step {read_checkpoint(run / 'last.ckpt')['progress']['step']}")
@@ -70,7 +71,7 @@ def main() -> int:
 def start(data: str, run: Path, workers: int) -> subprocess.Popen:
     return launch(
         f"--config={CONFIG}", f"--data.root={data}", f"--run={run}", f"--data.workers={workers}",
-        "--data.crop_size=[64,64]", "--train.batch_size=4", "--train.max_steps=30",
+        "--data.crop_size=[64,64]", "--train.batch_size=4", "--train.max_steps=60",
         "--train.val_interval=7", "--train.ema_decay=0.95", "--train.accelerator=cpu",
     )  # fmt: skip
 
