@@ -5,21 +5,25 @@
 It makes photo-like files, and measures in one run, alternating: the pipeline that most people
 copy (PIL: load, scale the whole, crop, flip, to float, normalise), albumentations as documented,
 ours from files, ours from the pack. Ratios are to the first, medians over the rounds: of processor
-time of one thread, and of time by the clock through a DataLoader.
+time of one thread, and of time by the clock through a DataLoader whose workers run already.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import random
+import re
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import date
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -117,25 +121,38 @@ def measure(variants: dict[str, Callable[[int], object]], count: int, rounds: in
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def through_loader(pil: PilSet, ours: dict[str, TrainSet], rounds: int) -> dict:
-    """Seconds by the clock for one image from a DataLoader of 2 workers, their start included."""
-    batch, few, many = 4, 12, 60  # steps; from the pack more, for they take no time
-    order = [n % len(pil) for n in range(batch * few)]
-    loaders = {"PIL, scale all, float": (DataLoader(pil, batch, sampler=order, num_workers=2), few)}
+def through_loader(pil: PilSet, ours: dict[str, TrainSet], rounds: int) -> tuple[dict, dict]:
+    """Through a DataLoader of 2 workers, by variant and round: seconds by the clock for one image,
+    and by how many MB the memory of a worker's own grew meanwhile.
+
+    The same steps for all, counted once the workers run and while they still work ahead.
+    """
+    workers, batch, warm, counted, ahead = 2, 4, 8, 48, 4  # the latter three in steps
+    steps = warm + counted + ahead
+    order = [n % len(pil) for n in range(batch * steps)]
+    loaders = {"PIL, scale all, float": DataLoader(pil, batch, sampler=order, num_workers=workers)}
     for name, dataset in ours.items():
-        steps = many if "pack" in name else few
-        loaders[name] = (
-            train_loader(dataset, Shares(Order(len(dataset), batch, 0), (0, steps)), 2),
-            steps,
-        )
+        shares = Shares(Order(len(dataset), batch, 0), (0, steps))
+        loaders[name] = train_loader(dataset, shares, workers)
     seconds: dict[str, list[float]] = {name: [] for name in loaders}
+    grown: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in range(rounds):
-        for name, (loader, steps) in loaders.items():
-            began = time.perf_counter()
-            for _ in loader:
-                pass
-            seconds[name].append((time.perf_counter() - began) / (batch * steps))
-    return seconds
+        for name, loader in loaders.items():
+            batches = iter(loader)
+            deque(islice(batches, warm), maxlen=0)
+            before, began = own_memory(), time.perf_counter()
+            deque(islice(batches, counted), maxlen=0)
+            seconds[name].append((time.perf_counter() - began) / (batch * counted))
+            grown[name].append(max(now - then for now, then in zip(own_memory(), before)))
+            deque(batches, maxlen=0)
+    return seconds, grown
+
+
+def own_memory() -> list[float]:
+    """MB that each process started here shares with no other."""
+    children = sorted(child.pid for child in multiprocessing.active_children())
+    maps = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in children]
+    return [int(re.search(r"Private_Dirty: +(\d+)", text)[1]) / 1000 for text in maps]
 
 
 def main() -> None:
@@ -185,8 +202,10 @@ def main() -> None:
                 variants[name] = lambda index, dataset=dataset: dataset[0, index]
             report(f"{case}, one core", measure(variants, count, args.rounds))
             if case.startswith("Cityscapes"):
-                seconds = through_loader(pil, ours, max(3, args.rounds // 2))
-                report(f"{case}, DataLoader of 2 workers, their start included", seconds)
+                seconds, grown = through_loader(pil, ours, max(3, args.rounds // 2))
+                report(f"{case}, DataLoader of 2 workers", seconds)
+                for name, values in grown.items():
+                    print(f"  {name:34} {max(values):9.1f} MB by which a worker's memory grew")
     machine = {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

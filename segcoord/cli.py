@@ -356,7 +356,7 @@ def data_pack(program: str, argv: list[str]) -> int:
     args = parse(parser, argv)
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers: found {args.workers}, expected 1 or more")
-    from segcoord.commands import pack_data
+    from segcoord.data_commands import pack_data
 
     data = parser.instantiate(args).data
     pack_data(data, args.split, args.out, args.workers, args.verify)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,10 @@ from segcoord.cityscapes_scores import (
     read_instances,
 )
 from segcoord.config import DataConfig
-from segcoord.console import console, counting_bar, show_cityscapes, show_scores
+from segcoord.console import console, counted, counting_bar, show_cityscapes, show_scores
 from segcoord.counts import count, encoder_names
 from segcoord.data.layouts import Sample, Split, find_split, label_set
-from segcoord.data.pack import REMEDY, open_pack, packs_folder, source_of, verify, with_pack
-from segcoord.data.packing import write_pack
+from segcoord.data.pack import source_of, verify, with_pack
 from segcoord.data.reading import read_image
 from segcoord.devices import fabric_on
 from segcoord.errors import UserError
@@ -74,44 +72,6 @@ def draw_attend(paths: list[str], class_name: str | None, block: str | None, out
     console.print(f"{out}")
 
 
-def pack_data(
-    data: DataConfig, name: str | None, out: str | None, workers: int | None, check_only: bool
-) -> None:
-    """Writes or verifies the packs of one split, or of the training and the validation split."""
-    data.check()
-    packs = Path(out).expanduser() if out else packs_folder(data)
-    for each in [name] if name else dict.fromkeys((data.train_split, data.val_split)):
-        split, folder = find_split(data, each), packs / each
-        if check_only:
-            pack = open_pack(folder, split)
-            with counting_bar() as bar:
-                task = bar.add_task(f"verify {each}", total=len(split))
-                verify(pack, split, lambda task=task: bar.advance(task))
-            console.print(f"{folder}: every byte of {len(split)} images is as it was written")
-        elif not _up_to_date(folder, split):
-            with counting_bar() as bar:
-                task = bar.add_task(f"pack {each}", total=len(split))
-                progress = partial(bar.update, task)
-                write_pack(split, folder, workers, lambda n, tell=progress: tell(completed=n))
-            size = sum(p.stat().st_size for p in folder.iterdir())
-            console.print(f"{folder}: {len(split)} images, {size / 1e6:.1f} MB")
-    if packs != packs_folder(data) and not check_only:
-        console.print(f"To read it: --data.pack {out}")
-
-
-def _up_to_date(folder: Path, split: Split) -> bool:
-    """Whether there is nothing to pack; says so, or why what is there doesn't do."""
-    if not folder.exists():
-        return False
-    try:
-        open_pack(folder, split)
-    except UserError as error:
-        console.print(f"{str(error).removesuffix(REMEDY)}It is written anew.")
-        return False
-    console.print(f"{folder}: is up to date")
-    return True
-
-
 def run_evaluation(args: Namespace, data: DataConfig) -> int:
     """Scores a checkpoint on a split and writes what was asked for; returns the exit code."""
     data.check()
@@ -127,6 +87,9 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     if not split.labelled and (args.json or args.sheet):
         raise UserError(f"--json and --sheet compare with truth; split {split.name!r} has none")
     _refuse_to_overwrite(split, args.masks, args.overlays)
+    if split.pack is not None and split.labelled:  # a wrong byte there would only change the score
+        with counted(f"verify {split.name}", len(split)) as tell:
+            verify(split.pack, split, tell, masks_alone=True)
     picked = set(np.linspace(0, len(split) - 1, min(SHEET_ROWS, len(split))).round().astype(int))
     rows: list[list[np.ndarray]] = []
     instances = _instance_weights(split) if data.layout == "cityscapes" else None

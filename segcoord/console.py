@@ -6,6 +6,8 @@ import shlex
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from io import StringIO
 from pathlib import Path
@@ -106,6 +108,30 @@ def counting_bar(**kwargs: object) -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=console, transient=True, **kwargs)
+
+
+@contextmanager
+def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left, or now and then a line where there is no terminal.
+
+    Yields what is to be called with the number of things done, first with those that were before.
+    """
+    began = last = time.monotonic()
+    before: int | None = None
+    with counting_bar() as bar:
+        task = bar.add_task(what, total=total)
+
+        def tell(done: int) -> None:
+            nonlocal before, last
+            before = done if before is None else before
+            bar.update(task, completed=done)
+            now = time.monotonic()
+            if not console.is_terminal and now - last > PLAIN_INTERVAL and done > before:
+                last = now
+                left = (now - began) / (done - before) * (total - done)
+                console.print(f"{what}: {done}/{total}  left {clock(left)}")
+
+        yield tell
 
 
 class TrainingBar:

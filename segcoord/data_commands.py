@@ -1,4 +1,4 @@
-"""What `segcoord data check`, `ids` and `weights` do, once their arguments are read."""
+"""What `segcoord data check`, `pack`, `ids` and `weights` do, once their arguments are read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from pathlib import Path
 from rich.table import Table
 
 from segcoord.config import DataConfig
-from segcoord.console import console, counting_bar
+from segcoord.console import console, counted, counting_bar
 from segcoord.data.across import compare, labels_missing
 from segcoord.data.balance import FORMULAS, class_weights
 from segcoord.data.findings import Finding, errors
-from segcoord.data.layouts import Split, find_split, label_set, stray_masks
+from segcoord.data.layouts import (
+    IMAGE_SUFFIXES,
+    Split,
+    find_split,
+    label_set,
+    stray_masks,
+    unread_files,
+)
+from segcoord.data.pack import REMEDY, open_pack, packs_folder, verify
+from segcoord.data.packing import refuse_to_replace, write_pack
 from segcoord.data.report import check, inspect, show_data, show_findings, write_report
 from segcoord.errors import UserError
 from segcoord.palette import ColorTable, convert_masks, find_masks, parse_color
@@ -73,11 +82,65 @@ def _list(data: DataConfig, name: str) -> tuple[Split | None, list[Finding]]:
         findings.append(
             Finding("warning", "masks without an image", name, found, remedy, str(path))
         )
+    for path in unread_files(data, split) if split else []:
+        found = f"{path.suffix or 'no suffix'}: of no kind that is read."
+        remedy = f"Convert images to PNG; read are {', '.join(IMAGE_SUFFIXES)}."
+        findings.append(
+            Finding("warning", "files that are passed over", name, found, remedy, str(path))
+        )
     return split, findings
 
 
 def _counted(n: int, what: str) -> str:
     return f"{n or 'no'} {what}{'' if n == 1 else 's'}"
+
+
+def pack_data(
+    data: DataConfig, name: str | None, out: str | None, workers: int | None, check_only: bool
+) -> None:
+    """Writes or verifies the packs of one split, or of the training and the validation split.
+
+    Args:
+        data: checked here.
+        name: of the split; None for the two.
+        out: folder of the packs; None for the one in the dataset.
+        workers: processes that decode; None for one on each core.
+        check_only: write nothing, read every byte instead.
+    """
+    data.check()
+    packs = Path(out).expanduser() if out else packs_folder(data)
+    names = [name] if name else list(dict.fromkeys((data.train_split, data.val_split)))
+    for each in names:
+        refuse_to_replace(packs / each)
+    for each in names:
+        split, folder = find_split(data, each), packs / each
+        if check_only:
+            if not folder.exists():
+                raise UserError(f"{folder}: there is no pack to verify; data pack writes one")
+            pack = open_pack(folder, split)
+            with counted(f"verify {each}", len(split)) as tell:
+                verify(pack, split, tell)
+            console.print(f"{folder}: every byte of {len(split)} images is as it was written")
+        elif not _up_to_date(folder, split):
+            with counted(f"pack {each}", len(split)) as tell:
+                write_pack(split, folder, workers, tell)
+            size = sum(p.stat().st_size for p in folder.iterdir())
+            console.print(f"{folder}: {len(split)} images, {size / 1e6:.1f} MB")
+    if packs != packs_folder(data) and not check_only:
+        console.print(f"To read it: --data.pack {out}")
+
+
+def _up_to_date(folder: Path, split: Split) -> bool:
+    """Whether there is nothing to pack; says so, or why what is there doesn't do."""
+    if not folder.exists():
+        return False
+    try:
+        open_pack(folder, split)
+    except UserError as error:
+        console.print(f"{str(error).removesuffix(REMEDY)}It is written anew.")
+        return False
+    console.print(f"{folder}: is up to date")
+    return True
 
 
 def show_weights(data: DataConfig) -> None:

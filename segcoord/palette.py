@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -11,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from segcoord.cores import available_cores
 from segcoord.data.layouts import MASK_SUFFIXES
 from segcoord.data.reading import read_colors, read_mask_values
 from segcoord.errors import UserError
@@ -129,7 +129,7 @@ def convert_masks(
         except UserError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         for result in pool.map(convert, files):
             advance()
             if isinstance(result, UserError):

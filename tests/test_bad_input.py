@@ -95,7 +95,7 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
     "an image too small to scale": (
         lambda t: (
             Image.new("RGB", (1, 1)).save(t.image),
-            t.write_ids(np.zeros((1, 1))),
+            t.write_ids(np.ones((1, 1))),
             t.train.write_text(t.stems[3]),
         ),
         "1x1 pixels can't be scaled by",

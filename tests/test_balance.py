@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -164,9 +165,10 @@ def stop_after(step: int, arguments: list[str]) -> None:
 
     make = training._Loop._step
 
-    def stepping(loop, batch, fabric) -> None:
-        make(loop, batch, fabric)
-        loop.stop = loop.progress.step == step
+    def stepping(loop, batches) -> None:
+        make(loop, batches)
+        if loop.progress.step == step:
+            loop.asked = signal.SIGINT
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training._Loop, "_step", stepping)

@@ -82,6 +82,31 @@ def damage_inside(tree: Tree) -> None:
     path.write_bytes(raw)
 
 
+def damage_photograph(tree: Tree) -> None:
+    """A JPEG with a wrong mark amid its pixels, which decoders step over."""
+    raw = tree.image.read_bytes()
+    half = len(raw) // 2
+    tree.image.write_bytes(raw[:half] + b"\xff\xd3" + raw[half + 2 :])
+
+
+def flip_bit_of_mask(tree: Tree) -> None:
+    """In the pixels; found by its checksum alone."""
+    raw = bytearray(tree.mask.read_bytes())
+    raw[raw.index(b"IDAT") + 30] ^= 1
+    tree.mask.write_bytes(raw)
+
+
+def turn(tree: Tree, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(tree.image).save(tree.image, exif=exif)
+
+
+def link_to_nowhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("gone")
+
+
 def greys(tree: Tree) -> None:
     colors = COLORS[np.minimum(tree.ids(), K - 1)]
     tree.write_ids(cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY))
@@ -139,6 +164,90 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str, str, str | None, str, str]
     "an image damaged inside": (
         damage_inside,
         *("error", "damaged files", "{stem}.png", "truncated or damaged", "Fetch it anew"),
+    ),
+    "a photograph damaged inside": (
+        damage_photograph,
+        *("error", "damaged files", "{image}", "Corrupt JPEG data", "Fetch it anew; if"),
+    ),
+    "a flipped bit in a mask": (
+        flip_bit_of_mask,
+        *("error", "damaged files", "{mask}", "the checksum of its chunk 'IDAT'", "Fetch it anew"),
+    ),
+    "a link to an image that is not there": (
+        lambda t: link_to_nowhere(t.image),
+        *(
+            "error",
+            "missing files",
+            "{image}",
+            "a link to a file that is not there",
+            "Mend the link",
+        ),
+    ),
+    "a link to a mask that is not there": (
+        lambda t: link_to_nowhere(t.mask),
+        *(
+            "error",
+            "missing files",
+            "{mask}",
+            "a link to a file that is not there",
+            "Mend the link",
+        ),
+    ),
+    "a turned photograph": (
+        lambda t: turn(t, 6),
+        *("warning", "images that viewers turn", "{image}"),
+        *("has EXIF orientation 6, which training ignores", "drawn on the stored pixels"),
+    ),
+    "a file of an unknown kind among the images": (
+        lambda t: (t.images / "scene.gif").write_bytes(b"GIF89a"),
+        *("warning", "files that are passed over", "scene.gif", ".gif: of no kind", "to PNG"),
+    ),
+    "an empty image": (
+        lambda t: t.image.write_bytes(b""),
+        *("error", "files that are no images", "{image}", "the file is empty", "Fetch"),
+    ),
+    "a page in the place of an image": (
+        lambda t: t.image.write_text("<!DOCTYPE html><title>404</title>"),
+        *("error", "files that are no images", "{image}", "it is a web page", "Fetch"),
+    ),
+    "a suffix in a list": (
+        lambda t: t.train.write_text("\n".join([f"{t.stems[0]}.jpg", *t.stems[1:]])),
+        *("error", "images that are listed and not there", "train.txt:1"),
+        *("no image ", "one name a line, without suffix"),
+    ),
+    "a list of two columns": (
+        lambda t: t.train.write_text("\n".join([f"{t.stems[0]} 1", *t.stems[1:]])),
+        *("error", "images that are listed and not there", "train.txt:1"),
+        *("no image ", "one name a line, without suffix"),
+    ),
+    "a list in UTF-16": (
+        lambda t: t.train.write_text("\n".join(t.stems), encoding="utf-16"),
+        *("error", "a split that can't be read", None, "Save it as UTF-8, one name a line", ""),
+    ),
+    "masks of other names": (
+        lambda t: [p.rename(p.with_name(f"{p.stem}_mask.png")) for p in t.masks.iterdir()],
+        *("error", "masks that are named otherwise than images", "SegmentationClass"),
+        *("22 masks there, none named as an image; the first is", "its image's name"),
+    ),
+    "masks saved as JPEGs": (
+        lambda t: [p.rename(p.with_suffix(".jpg")) for p in t.masks.iterdir()],
+        *("error", "a split that can't be read", None, "22 .jpg. A JPEG's compression", ""),
+    ),
+    "a JPEG named as a PNG mask": (
+        lambda t: Image.open(t.mask).convert("L").save(t.mask, "JPEG"),
+        *("error", "masks that were compressed with loss", "{mask}", "a JPEG file", "before"),
+    ),
+    "a mask with transparency": (
+        lambda t: Image.open(t.mask).convert("LA").save(t.mask),
+        *("error", "masks with transparency", "{mask}", "mode LA", "without its alpha channel"),
+    ),
+    "masks of zeros": (
+        lambda t: t.every_mask(lambda ids: ids * 0),
+        *("error", "no class but the first", None, "hold 'road' alone", "every pixel is 0"),
+    ),
+    "one binary mask of 0 and 255": (
+        lambda t: t.write_ids((t.ids() > 3) * 255),
+        *("warning", "masks of 0 and void alone", "{mask}", "holds 'road' and void", "0/255"),
     ),
     "a truncated mask": (
         lambda t: cut(t.mask, 0.6),
@@ -414,6 +523,56 @@ def test_a_link_is_the_same_file(tmp_path: Path, link: Callable) -> None:
     assert check_data(data, None, str(report)) == 1
     findings = json.loads(report.read_text())["findings"]
     assert [f["kind"] for f in findings] == ["images in both splits"]
+
+
+def test_an_image_of_another_kind_is_not_passed_over(tmp_path: Path) -> None:
+    data, report = folder_data(tmp_path / "data"), tmp_path / "report.json"
+    for kind in ("images", "masks"):
+        folder = tmp_path / "data" / kind / "train"
+        shutil.copy(folder / "0001.png", folder / "0002.png")
+    image = tmp_path / "data" / "images" / "train" / "0002.png"
+    Image.open(image).save(image.with_suffix(".gif"))
+    image.unlink()
+    assert check_data(data, "train", str(report)) == 0
+    found = {f["kind"]: Path(f["file"]).name for f in json.loads(report.read_text())["findings"]}
+    assert found == {
+        "masks without an image": "0002.png",
+        "files that are passed over": "0002.gif",
+    }
+
+
+@pytest.mark.parametrize("layout", ["folder", "cityscapes"])
+def test_links_that_lead_nowhere_in_both_splits(
+    tmp_path: Path, sample_cityscapes: Path, layout: str, capsys
+) -> None:
+    """Of the same name; the check goes on and tells both."""
+    root, report = tmp_path / "data", tmp_path / "report.json"
+    data = DataConfig("cityscapes", str(root))
+    if layout == "folder":
+        data = folder_data(root)
+        links = [root / "images" / split / "0001.png" for split in ("train", "val")]
+    else:
+        shutil.copytree(sample_cityscapes, root)
+        images = root / "leftImg8bit"
+        links = [next((images / "train").glob("*/*.png"))]
+        links.append(next((images / "val").iterdir()) / links[0].name)
+        links[1].touch()
+        mask = next((root / "gtFine" / "val").glob("*/*_labelIds.png"))
+        frame = links[0].name.removesuffix("_leftImg8bit.png")
+        shutil.copy(mask, mask.with_name(f"{frame}_gtFine_labelIds.png"))
+    for link in links:
+        link_to_nowhere(link)
+    assert check_data(data, None, str(report)) == 1
+    findings = json.loads(report.read_text())["findings"]
+    missing = [f["file"] for f in findings if f["kind"] == "missing files"]
+    assert missing == [str(link) for link in links]
+
+
+def test_a_folder_of_negatives_is_no_mistake_of_a_mask(tree: Tree) -> None:
+    """A mask of the first class and nothing else, void neither, is an image without objects."""
+    tree.write_ids(tree.ids() * 0)
+    code, report = check(tree)
+    assert (code, report["findings"]) == (0, [])
 
 
 def test_cityscapes_finds_a_label_without_its_image(sample_cityscapes: Path, tmp_path) -> None:

@@ -500,7 +500,7 @@ def test_check_finds_truncated_images(tmp_path: Path, suffix: str, share: float)
     path = root / "images" / "train" / f"b.{suffix}"
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     Image.fromarray(image).save(path)
-    put_mask(root / "masks" / "train" / "b.png", np.zeros((30, 40)))
+    put_mask(root / "masks" / "train" / "b.png", np.ones((30, 40)))
     assert check_split(find_split(folder(root), "train")).pixels.sum() == 24 + 1200
     raw = path.read_bytes()
     path.write_bytes(raw[: int(len(raw) * share)])

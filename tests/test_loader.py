@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
+import os
+import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segcoord.config import DataConfig
+from segcoord.data.imagefolder import ImageList
 from segcoord.data.layouts import find_split
 from segcoord.data.loader import Order, Shares, TrainSet, train_loader
+from segcoord.data.samples import Sample, Samples
 from segcoord.data.transforms import TrainTransform
-from segcoord.labels import VOID
+from segcoord.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOID
+from segcoord.labels import VOC as VOC_LABELS
 
 MEAN = (0.485, 0.456, 0.406)
 
@@ -126,3 +135,67 @@ def test_flip(flip: bool, expected: set[bool]) -> None:
     t = transform(scale=(1.0, 1.0), flip=flip, color_jitter=0)
     flipped = {bool(t(image, mask, (0, 0, i))[1][0, 0] == 0) for i in range(30)}
     assert flipped == expected
+
+
+def private_growth(samples, look: Callable[[object], object]) -> int:
+    """Bytes that a forked process takes for itself while it looks at every sample."""
+    receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
+
+    def private() -> int:
+        text = Path("/proc/self/smaps_rollup").read_text()
+        return 1024 * int(re.search(r"Private_Dirty: +(\d+)", text)[1])
+
+    child = os.fork()
+    if child == 0:
+        try:
+            gc.disable()
+            for index in range(64):  # what any work takes
+                look(samples[index])
+            before = private()
+            for index in range(len(samples)):
+                look(samples[index])
+            sender.send(private() - before)
+        finally:
+            os._exit(0)
+    sender.close()
+    try:
+        return receiver.recv()
+    finally:
+        os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="not on this system")
+def test_a_worker_shares_the_names_of_a_large_split() -> None:
+    """To look at a Python object writes to it; 30,000 samples as such are 20 MB in each worker."""
+    count, root = 30_000, Path("/data/images/train")
+    names = [f"scene_{number:08d}" for number in range(count)]
+    plain = [Sample(n, root / f"{n}.jpg", root / f"{n}.png", VOC_LABELS) for n in names]
+
+    def look(sample: Sample) -> None:
+        assert os.fspath(sample.image) != os.fspath(sample.mask)
+
+    assert private_growth(plain, look) > 10_000_000  # so this test can see it
+    samples = Samples(plain)
+    listed = ImageList([(str(s.image), number % 1000) for number, s in enumerate(plain)])
+    del plain, names
+    # What is left, 3 MB, is Python's table of interned names, and no more with a million.
+    assert private_growth(samples, look) < 5_000_000
+    assert private_growth(listed, lambda one: one[0].endswith("jpg")) < 2_000_000
+
+
+def test_samples_are_those_that_were_given() -> None:
+    labels = [VOC_LABELS, CITYSCAPES, CITYSCAPES_TRAIN_IDS]
+    given = [
+        Sample("a b", Path("/x/a b.jpg"), Path("/x/a b.png"), labels[2]),
+        Sample("\u00e9\u4e2d", Path("\u00e9/\u4e2d.jpg"), None, labels[0]),
+        Sample(os.fsdecode(b"\xff"), Path(os.fsdecode(b"/\xff.jpg")), None, labels[1]),
+    ]
+    samples = Samples(given)
+    assert list(samples) == given
+    assert (samples[-1], samples[1:], len(samples)) == (given[2], given[1:], 3)
+    assert [s.labels for s in samples] == [labels[2], labels[0], labels[1]]
+    assert list(pickle.loads(pickle.dumps(samples))) == given
+    with pytest.raises(IndexError):
+        samples[3]
+    pairs = [("/x/a.jpg", 3), ("/x/\u00e9.jpg", 999)]
+    assert list(ImageList(pairs)) == pairs

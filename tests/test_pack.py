@@ -25,6 +25,7 @@ from PIL import Image
 from segcoord.cli import data_pack, evaluate, main, run, train
 from segcoord.config import ClassConfig, DataConfig
 from segcoord.data import packing
+from segcoord.data.check import inspect_split
 from segcoord.data.layouts import Split, find_split
 from segcoord.data.loader import Order, Shares, TrainSet, train_loader
 from segcoord.data.pack import (
@@ -264,6 +265,71 @@ def test_another_folder(root: Path, tmp_path: Path, capsys) -> None:
     assert with_pack(find_split(data, "train"), config(root)).pack is None
 
 
+# -- what training looks at before it begins
+
+
+def checked(split: Split) -> tuple:
+    """What the check before a training finds."""
+    check = inspect_split(split)
+    numbers = [check.pixels, check.images, check.within, check.void]
+    return [np.array(n).tolist() for n in numbers], check.sizes, check.findings, check.bad
+
+
+def test_the_check_of_a_pack_finds_what_that_of_the_files_does(root: Path, monkeypatch) -> None:
+    split = find_split(config(root), "train")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = split.samples[2].image
+    Image.open(image).save(image, exif=exif)
+    for index, value in ((4, 255), (9, 0)):
+        ids = np.array(Image.open(split.samples[index].mask))
+        ids = np.where(ids == 255, 255, value) if value == 0 else ids * 0 + value
+        Image.fromarray(ids.astype(np.uint8)).save(split.samples[index].mask)
+    found = checked(split)
+    assert [f.kind for f in found[2]] == [
+        "images that viewers turn",
+        "masks of nothing but void",
+        "masks of 0 and void alone",
+    ]
+    split, _ = packed(root)
+    for name in ("count_mask", "read_header", "read_image"):
+        monkeypatch.delattr(f"segcoord.data.reading.{name}")  # no file is read again
+    assert checked(with_pack(split, config(root))) == found
+    assert checked(with_pack(packed_unlabelled(root), config(root)))[0] == [[0] * 8] * 3 + [0]
+
+
+def packed_unlabelled(root: Path) -> Split:
+    shutil.rmtree(root / "VOCdevkit" / "VOC2012" / "SegmentationClass")
+    return packed(root, "val")[0]
+
+
+@pytest.mark.parametrize("value", [153, 3])
+def test_damaged_masks_of_a_pack_end_it_before_the_training(
+    root: Path, tmp_path: Path, capsys, value: int
+) -> None:
+    """153 would be an index out of range, 3 a class: wrong without a sound."""
+    split, folder = packed(root)
+    masks = np.memmap(folder / MASKS, np.uint8, "r+")
+    masks[12288 * 5 : 12288 * 5 + 99] = value
+    masks.flush()
+    arguments = [f"--config={ROOT / 'configs' / 'sample.yaml'}", f"--data.root={root}"]
+    run_of = f"--run={tmp_path / 'run'}"
+    assert run(train, "train.py", [*arguments, run_of, *SMALL, "--train.max_steps=1"]) == 1
+    told = capsys.readouterr().err
+    assert f"{split.samples[5].image}: its mask in {folder / MASKS} is not as it was" in told
+    assert "Remove the pack's folder and run segcoord data pack again" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_masks_of_a_pack_are_not_scored(root: Path, tiny_run: Path, capsys) -> None:
+    split, folder = packed(root, "val")
+    flip_byte(folder / MASKS, 12288 * 2 + 5)
+    checkpoint = [f"--checkpoint={tiny_run / 'best.ckpt'}", f"--data.root={root}"]
+    assert run(evaluate, "evaluate.py", [*checkpoint, "--data.workers=0"]) == 1
+    told = capsys.readouterr().err
+    assert f"1 of 6 masks are not as they were written ({split.samples[2].stem})" in told
+
+
 # -- packs that are no longer right
 
 
@@ -442,12 +508,43 @@ def test_what_changed_meanwhile_is_done_again(root: Path) -> None:
     assert same(with_pack(split, config(root)), split)
 
 
+@pytest.mark.parametrize("name", [IMAGES, MASKS])
+def test_pixels_that_are_gone_are_done_again(root: Path, name: str) -> None:
+    """A journal tells what was written, and only its checksums whether it still is there."""
+    split, folder = find_split(config(root), "train"), root / ".segcoord" / "train"
+
+    def go_on_after(damage) -> int:
+        with pytest.raises(Stop):
+            write_pack(split, folder, 1, stop_at(7))
+        damage(folder.parent / ".train.part" / name)
+        told = []
+        write_pack(split, folder, 1, told.append)
+        found = with_pack(split, config(root))
+        assert same(found, split)
+        verify(found.pack, split)
+        shutil.rmtree(folder)
+        return told[0]
+
+    def emptied(path: Path) -> None:
+        length = path.stat().st_size
+        os.truncate(path, 0)
+        os.truncate(path, length)
+
+    size = 12288 * (3 if name == IMAGES else 1)
+    assert go_on_after(lambda path: None) == 7
+    assert go_on_after(lambda path: os.truncate(path, 0)) == 0
+    assert go_on_after(lambda path: cut(path)) == 0
+    assert go_on_after(emptied) == 0
+    assert go_on_after(lambda path: flip_byte(path, 5 * size + 100)) == 5
+
+
 SLOW = """
 import sys, time
 from pathlib import Path
 from segcoord.cli import run
 from segcoord.config import ClassConfig, DataConfig
 from segcoord.data import packing
+from segcoord.data.check import inspect_split
 from segcoord.data.layouts import find_split
 
 packing.SYNC_INTERVAL = 0
@@ -525,12 +622,32 @@ def test_a_bad_image_stops_it_by_name(root: Path) -> None:
     split, folder = find_split(config(root), "train"), root / ".segcoord" / "train"
     image = split.samples[3].image
     image.write_bytes(image.read_bytes()[:-2000])
-    with pytest.raises(UserError, match=str(image)):
+    with pytest.raises(UserError, match=str(image)) as caught:
         write_pack(split, folder, 1)
+    assert "segcoord data check names all such files" in str(caught.value)
     image.write_bytes(b"")
-    with pytest.raises(UserError, match=str(image)):
+    with pytest.raises(UserError, match=str(image)) as caught:
         write_pack(split, folder, 1)
+    assert "segcoord data check names all such files" in str(caught.value)
     assert not folder.exists()
+
+
+def test_what_the_check_calls_an_error_is_not_packed(root: Path) -> None:
+    """Damage that libjpeg covers with a guess; colours that a program numbered as it likes."""
+    split, folder = find_split(config(root), "train"), root / ".segcoord" / "train"
+    image, mask = split.samples[3].image, split.samples[5].mask
+    raw = image.read_bytes()
+    half = len(raw) // 2
+    image.write_bytes(raw[:half] + b"\xff\xd3" + raw[half + 2 :])
+    with pytest.raises(UserError, match=rf"{image}: truncated or damaged .*Corrupt JPEG data"):
+        write_pack(split, folder, 2)
+    image.write_bytes(raw)
+    picture = Image.open(mask)
+    own = Image.fromarray(7 - np.minimum(np.array(picture), 7))
+    own.putpalette([n for value in range(7, -1, -1) for n in [value] * 3])
+    own.save(mask)
+    with pytest.raises(UserError, match=rf"{mask}: its palette's colours are the classes'"):
+        write_pack(split, folder, 1)
 
 
 # -- no room, no permission, not ours
@@ -543,8 +660,71 @@ def test_a_disk_that_is_too_small_is_told_before(root: Path, monkeypatch) -> Non
     with pytest.raises(UserError, match=r"needs 0.002 GB more, 0.001 GB are free there") as caught:
         write_pack(split, folder, 1)
     assert "--out" in str(caught.value)
-    assert not folder.exists()
-    assert not (folder.parent / ".train.part" / IMAGES).exists()
+    assert "Removing" not in str(caught.value)
+    assert not any(folder.parent.iterdir())
+
+
+def test_a_stale_pack_in_the_way_is_told(root: Path, monkeypatch) -> None:
+    """It stays until the new one is complete, and takes its room until then."""
+    split, folder = packed(root)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
+    with pytest.raises(UserError, match=f"Removing {folder}, which it replaces, would help"):
+        write_pack(split, folder, 1)
+    assert same(with_pack(split, config(root)), split)
+    assert [p.name for p in folder.parent.iterdir()] == ["train"]
+
+
+def test_the_index_has_its_room(root: Path, monkeypatch) -> None:
+    """As much as is asked for is needed: pixels, and at most so much for the index."""
+    split, folder = find_split(config(root), "train"), root / ".segcoord" / "train"
+    needed = 4 * 12288 * 16 + packing.INDEX_LINE * 16 + packing.RESERVE
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, needed - 1))
+    with pytest.raises(UserError, match="nothing was written"):
+        write_pack(split, folder, 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, needed))
+    write_pack(split, folder, 1)
+    assert (folder / INDEX).stat().st_size < packing.INDEX_LINE * 16
+
+
+def test_what_the_command_refuses_at_once(root: Path, tmp_path: Path, capsys) -> None:
+    arguments = [f"--config={ROOT / 'configs' / 'sample.yaml'}", f"--data.root={root}"]
+    pack = ["data", "pack", *arguments]
+    for options in ([], [f"--out={tmp_path / 'none'}"]):
+        assert main([*pack, "--verify", *options]) == 1
+        assert "train: there is no pack to verify; data pack writes one" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main([*pack, f"--out={tmp_path / 'file'}"]) == 1
+    assert f"{tmp_path / 'file'}: is a file, expected a folder" in capsys.readouterr().err
+    other = tmp_path / "other"
+    (other / "val").mkdir(parents=True)
+    (other / "val" / "notes.txt").write_text("")
+    assert main([*pack, f"--out={other}"]) == 1
+    assert "val: is no pack, it holds 'notes.txt'; nothing was written" in capsys.readouterr().err
+    assert [p.name for p in other.iterdir()] == ["val"]
+
+
+def test_two_configurations_are_told_how_to_have_a_pack_each(root: Path, tmp_path: Path) -> None:
+    packed(root)
+    others = {"classes": CLASSES[:7], "void_ids": [7]}
+    assert "segcoord data pack --out DIR" in (told := refusal(root, **others))
+    assert "--data.pack DIR" in told
+
+
+def test_lines_with_the_time_left_where_there_is_no_terminal(root: Path, monkeypatch, capsys):
+    monkeypatch.setattr("segcoord.console.PLAIN_INTERVAL", -1)
+    arguments = [f"--config={ROOT / 'configs' / 'sample.yaml'}", f"--data.root={root}"]
+    assert main(["data", "pack", *arguments, "--split=train", "--workers=1"]) == 0
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("pack train: ")]
+    assert len(lines) == 16
+    assert lines[3].startswith("pack train: 4/16  left 0:00:")
+
+
+def test_the_commands_for_data_import_no_torch() -> None:
+    """Which takes seconds, to say that a pack is up to date."""
+    code = "import sys, segcoord.data_commands; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_a_disk_that_fills_up_meanwhile(root: Path, monkeypatch) -> None:
@@ -598,7 +778,7 @@ def test_a_small_tmpfs(root: Path, tmp_path: Path, monkeypatch) -> None:
 def test_a_place_that_cant_be_written(root: Path, tmp_path: Path) -> None:
     split = find_split(config(root), "train")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"could not be written.*--out"):
+    with pytest.raises(UserError, match=r"file: is a file, expected a folder .*--out"):
         write_pack(split, tmp_path / "file" / "train", 1)
 
 

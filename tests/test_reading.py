@@ -16,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segcoord.data.reading import is_complete, read_image, read_mask, read_mask_values
+from segcoord.data.reading import (
+    is_complete,
+    read_colors,
+    read_header,
+    read_image,
+    read_mask,
+    read_mask_values,
+)
 from segcoord.errors import UserError
 from segcoord.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC, LabelClass, LabelSet, numbered
 
@@ -277,26 +284,144 @@ def test_png_with_a_chunk_that_pillow_refuses(
             read(write(tmp_path, "image.png", raw))
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, deadline=None, max_examples=120)
 @given(
     st.sampled_from(list(KINDS)),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
     st.floats(0.5, 1),
 )
 def test_damaged_files_never_crash(kind: str, flips: list[tuple[float, int]], kept: float) -> None:
-    raw = bytearray(encode(picture(), **KINDS[kind]))
-    for where, value in flips:
-        raw[int(where * len(raw))] = value
-    with tempfile.TemporaryDirectory() as folder:
-        path = write(Path(folder), "damaged", bytes(raw[: int(kept * len(raw))]))
-        for read, dimensions in ((read_image, 3), (read_mask_values, 2)):
+    """A PNG, which has checksums, is read as it was or refused."""
+    mask = Image.fromarray(picture()[..., 0]) if kind == "png" else picture()
+    for read, source in ((read_image, picture()), (read_mask_values, mask)):
+        whole = encode(source, **KINDS[kind])
+        raw = bytearray(whole)
+        for where, value in flips:
+            raw[int(where * len(raw))] = value
+        with tempfile.TemporaryDirectory() as folder:
+            path = write(Path(folder), "damaged", bytes(raw[: int(kept * len(raw))]))
             try:
                 array = read(path)
             except UserError as error:
                 assert str(path) in str(error)
+                continue
+            assert array.dtype == np.uint8
+            assert array.ndim == (3 if read is read_image else 2)
+            if kind == "png":
+                assert (array == np.array(source)).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
+def test_no_flipped_bit_of_a_png_passes(tmp_path: Path, mode: str) -> None:
+    """Pillow skips the checksums of the pixels, and hands out others."""
+    values = np.random.default_rng(0).integers(0, 21, (24, 30)).astype(np.uint8)
+    source = palette_mask(values) if mode == "P" else Image.fromarray(picture()).convert(mode)
+    readers = [read_image] + [read_mask_values] * (mode in "LP") + [read_colors] * (mode != "L")
+    raw = encode(source, format="PNG")
+    rng = np.random.default_rng(1)
+    for read in readers:
+        whole = read(write(tmp_path, "whole.png", raw))
+        for place in rng.integers(8, len(raw), 120):
+            damaged = bytearray(raw)
+            damaged[place] ^= 1 << rng.integers(8)
+            try:
+                array = read(write(tmp_path, "damaged.png", bytes(damaged)))
+            except UserError as error:
+                assert "damaged.png: " in str(error)
             else:
-                assert array.dtype == np.uint8
-                assert array.ndim == dimensions
+                assert (array == whole).all()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "cmyk", "grey"])
+def test_strict_reading_refuses_what_libjpeg_guesses(tmp_path: Path, kind: str) -> None:
+    source = Image.fromarray(picture(200, 300))
+    source = source.convert({"cmyk": "CMYK", "grey": "L"}.get(kind, "RGB"))
+    raw = encode(source, **KINDS.get(kind, JPEG))
+    path = write(tmp_path, "photo.jpg", raw)
+    assert (read_image(path, strict=True) == read_image(path)).all()
+    for junk in (b"\0" * 70, b"\xff\xd9" * 2):
+        read_image(write(tmp_path, "junk.jpg", raw + junk), strict=True)
+    middle = len(raw) * 2 // 3
+    path = write(tmp_path, "damaged.jpg", raw[:middle] + b"\xff\xd3" + raw[middle + 2 :])
+    read_image(path)
+    with pytest.raises(UserError, match=r"damaged\.jpg: truncated or damaged .*Corrupt JPEG data"):
+        read_image(path, strict=True)
+
+
+def test_a_jpeg_of_rare_subsampling_is_not_called_damaged(tmp_path: Path) -> None:
+    """2x2, 2x1, 1x1, which turbojpeg doesn't take and libjpeg does; here over other pixels."""
+    raw = bytearray(encode(picture(), **JPEG))
+    frame = raw.index(b"\xff\xc0")
+    raw[frame + 11], raw[frame + 14] = 0x22, 0x21
+    path = write(tmp_path, "photo.jpg", bytes(raw))
+    assert (read_image(path, strict=True) == read_image(path)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"format": "JPEG"}, "a JPEG file"),
+        ({"format": "WEBP"}, "a WEBP file"),
+        ({"format": "JPEG2000"}, "a JPEG2000 file"),
+        ({"format": "TIFF", "compression": "jpeg"}, "a JPEG-compressed TIFF file"),
+    ],
+)
+def test_a_mask_compressed_with_loss_is_refused_whatever_its_suffix(
+    tmp_path: Path, options: dict, told: str
+) -> None:
+    path = write(tmp_path, "mask.png", encode(Image.new("L", (16, 16)), **options))
+    with pytest.raises(UserError, match=rf"mask\.png: {told}, whose compression changes ids"):
+        read_mask(path, numbered(256 - 2))
+    with pytest.raises(UserError, match=rf"mask\.png: {told}, whose compression changes colours"):
+        read_colors(path)
+
+
+def test_a_palette_whose_indices_are_not_ids_is_refused(tmp_path: Path) -> None:
+    """As a program saves colours, numbering them as it likes; the indices are ids of others."""
+    values = np.array([[0, 1], [1, 0]], np.uint8)
+    picture = Image.fromarray(values)
+    picture.putpalette(VOC.colors[[15, 7]].tobytes())
+    with pytest.raises(UserError, match="0 has the colour of person, whose id is 15"):
+        read_mask(write(tmp_path, "mask.png", encode(picture, format="PNG")), VOC)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+def test_the_header_tells_the_exif_orientation(tmp_path: Path, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = write(tmp_path, "image", encode(picture(), exif=exif, **KINDS[kind]))
+    assert read_header(path) == (picture().shape[:2], orientation, kind != "webp")
+    assert read_header(write(tmp_path, "plain", encode(picture(), **KINDS[kind]))).orientation == 1
+
+
+def test_a_malformed_exif_block_is_no_mistake(tmp_path: Path) -> None:
+    path = write(tmp_path, "image.jpg", encode(picture(), exif=b"Exif\0\0garbage", **JPEG))
+    assert read_header(path).orientation == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "the file is empty"),
+        (b"\n <!DOCTYPE html><html>", "it is a web page"),
+        (b"\xef\xbb\xbf<svg/>", "it is a web page, or other text in <...>"),
+        (b"no image", "it is of no known format"),
+    ],
+)
+def test_what_is_no_image_is_told_in_words(tmp_path: Path, content: bytes, told: str) -> None:
+    path = write(tmp_path, "image.jpg", content)
+    for read in (read_image, read_header, read_mask_values):
+        with pytest.raises(UserError, match=f"can't be read as an image: {told}"):
+            read(path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_header, read_mask_values])
+def test_a_link_that_leads_nowhere(tmp_path: Path, read: Callable) -> None:
+    path = tmp_path / "image.jpg"
+    path.symlink_to("gone.jpg")
+    with pytest.raises(UserError, match=r"image\.jpg: a link to a file that is not there"):
+        read(path)
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask_values])
@@ -376,7 +501,18 @@ def test_mask_values_become_class_indices(tmp_path: Path) -> None:
     assert read_mask_values(path).tolist() == [[200, 3, 9, 255]]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "CMYK"])
+@pytest.mark.parametrize("mode", ["LA", "PA"])
+def test_mask_with_transparency_is_refused(tmp_path: Path, mode: str) -> None:
+    options = {"format": "TIFF" if mode == "PA" else "PNG"}
+    path = write(tmp_path, "mask", encode(Image.new(mode, (4, 4)), **options))
+    with pytest.raises(
+        UserError, match=f"mask of mode {mode} .* without its alpha channel"
+    ) as told:
+        read_mask(path, VOC)
+    assert "data ids" not in str(told.value)  # which takes colours alone
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
 def test_colour_mask_is_refused(tmp_path: Path, mode: str) -> None:
     options = {"format": "TIFF"} if mode == "CMYK" else {"format": "PNG"}
     path = write(tmp_path, "mask", encode(Image.new(mode, (4, 4)), **options))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+from fractions import Fraction
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
@@ -21,10 +24,13 @@ FILL = (124, 116, 104)
 def scaled_first(
     image: np.ndarray, mask: np.ndarray, window: Window, crop: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The plain way: scale everything, pad, crop, flip."""
-    size = window.scaled[::-1]
-    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-    mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    """The plain way: scale everything, pad, crop, flip; the mask by the pixel a centre lies in."""
+    rows, columns = (
+        [math.floor(Fraction(2 * x + 1, 2) * length / scaled) for x in range(scaled)]
+        for length, scaled in zip(mask.shape, window.scaled)
+    )
+    mask = mask[np.ix_(rows, columns)]
+    image = cv2.resize(image, window.scaled[::-1], interpolation=cv2.INTER_LINEAR)
     before = [max(0, -window.top), max(0, -window.left)]
     after = [max(0, o + c - s) for o, c, s in zip((window.top, window.left), crop, window.scaled)]
     sides = (before[0], after[0], before[1], after[1])
@@ -87,6 +93,40 @@ def test_a_ramp_is_not_shifted() -> None:
             assert abs(shift) < 0.01, window
 
 
+RAMP = np.arange(251, dtype=np.uint8)  # a prime: at no scale a centre lies right between two pixels
+
+
+@pytest.mark.parametrize("scale", [0.6, 0.75, 1.3, 1.7, 2.0])
+@pytest.mark.parametrize("flip", [False, True])
+def test_mask_and_image_lie_at_the_same_place(scale: float, flip: bool) -> None:
+    """Both show their own coordinate, which the image has exactly and the mask to the nearest."""
+    scaled, crop = int(scale * 251), (90, 90)
+    for down in (False, True):
+        mask = np.broadcast_to(RAMP[:, None] if down else RAMP, (251, 251)).copy()
+        image = np.repeat(mask[..., None], 3, axis=2)
+        window = Window((scaled, scaled), 40, 50, flip)
+        found, ids = take_window(image, mask, window, crop, FILL)
+        apart = ids - found[..., 0].astype(float)
+        assert abs(apart.mean()) < 0.1  # pixels of the image; up to 0.8 by INTER_NEAREST
+        assert np.abs(apart).max() <= 1
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.6, 0.75, 0.9173, 1.3, 1.7, 2.0, 3.3])
+def test_the_mask_is_that_of_nearest_exact_and_of_pil(scale: float) -> None:
+    scaled, crop = int(scale * 251), (200, 60)
+    mask = np.random.default_rng(4).integers(0, 256, (251, 251), dtype=np.uint8)
+    image = np.zeros((251, 251, 3), np.uint8)
+    top, left = (min(0, scaled - part) for part in crop)
+    _, ids = take_window(image, mask, Window((scaled, scaled), top, left, False), crop, FILL)
+    ids = ids[-top:, -left:]
+    size = (scaled, scaled)
+    for whole in (
+        cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT),
+        np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)),
+    ):
+        assert (ids == whole[: len(ids), : ids.shape[1]]).all()
+
+
 def test_scale_one_is_a_copy() -> None:
     rng = np.random.default_rng(2)
     image = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
@@ -135,7 +175,9 @@ def test_scale_and_position_are_distributed_as_albumentations_draws_them(size) -
     rows, columns = np.mgrid[: size[0], : size[1]].astype(np.uint8)
     theirs = A.Compose(
         [
-            A.RandomScale((scale[0] - 1, scale[1] - 1), mask_interpolation=cv2.INTER_NEAREST, p=1),
+            A.RandomScale(
+                (scale[0] - 1, scale[1] - 1), mask_interpolation=cv2.INTER_NEAREST_EXACT, p=1
+            ),
             A.RandomCrop(*crop, pad_if_needed=True, pad_position="random", fill_mask=VOID, p=1),
             A.HorizontalFlip(p=0.5),
         ]

@@ -8,7 +8,8 @@ import numpy as np
 
 from segcoord.data.check import SplitCheck
 from segcoord.data.findings import Finding
-from segcoord.data.layouts import Sample, Split
+from segcoord.data.layouts import Split
+from segcoord.data.samples import Sample
 
 _NO_SCORE = "A score on images that were trained on is no score: take them out of one split."
 
@@ -69,8 +70,10 @@ def absent_classes(split: Split, check: SplitCheck) -> list[Finding]:
 
 def overlap(train: Split, val: Split) -> list[Finding]:
     """Files that are in both splits; an error unless their names say that it is meant so."""
-    others = {sample.stem: sample for sample in train.samples}
-    both = [s for s in val.samples if s.stem in others and _same_file(s, others[s.stem])]
+    others = {sample.stem: index for index, sample in enumerate(train.samples)}
+    both = [
+        s for s in val.samples if s.stem in others and _same_file(s, train.samples[others[s.stem]])
+    ]
     meant = train.name in (val.name, "trainval")  # VOC's trainval is train and val
     return [
         Finding(
@@ -134,4 +137,7 @@ def same_pixels(
 
 
 def _same_file(a: Sample, b: Sample) -> bool:
-    return a.image == b.image or a.image.samefile(b.image)
+    try:
+        return a.image == b.image or a.image.samefile(b.image)
+    except OSError:  # one of them is not there, which the check of its split tells
+        return False

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 
+from segcoord.cores import available_cores
 from segcoord.data import reading
-from segcoord.data.diagnosis import foreign_palette, unknown_values
 from segcoord.data.findings import Finding, errors, listed
-from segcoord.data.layouts import Sample, Split
+from segcoord.data.layouts import Split
+from segcoord.data.pack import Pack, damaged_pack
+from segcoord.data.samples import Sample
 from segcoord.errors import UserError
-from segcoord.labels import UNKNOWN, VOID
+from segcoord.labels import VOID
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,10 @@ class SplitCheck:
 
 @dataclass
 class _Seen:
-    """What one sample holds: (H, W), (256,) pixels by class index, digest, mistakes."""
+    """What one sample holds: (H, W), EXIF orientation, (256,) pixels by index, digest, mistakes."""
 
     size: tuple[int, int] | None = None
+    orientation: int = 1
     counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     digest: bytes | None = None
     errors: list[UserError] = field(default_factory=list)
@@ -59,6 +59,8 @@ class _Seen:
 
 def check_split(split: Split, advance: Callable[[], None] = lambda: None) -> SplitCheck:
     """Reads the header and the end of every image, and the whole of every mask.
+
+    Where the split has a pack, only its masks are read: all else was when it was written.
 
     Args:
         split: its files.
@@ -86,7 +88,8 @@ def inspect_split(
     Args:
         split: its files.
         advance: called once for each sample, for a progress bar.
-        content: decode every image too, which finds damage inside of it, and digest its pixels.
+        content: decode every image too, which finds damage inside of it, and digest its pixels;
+            for a split without a pack.
     """
     k = len(split.labels)
     pixels, images, within = np.zeros((3, k), np.int64)
@@ -94,10 +97,17 @@ def inspect_split(
     sizes: Counter[tuple[int, int]] = Counter()
     digests: list[bytes | None] = []
     findings: list[Finding] = []
-    # Decoding and digesting release Python's lock, so threads use every core.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen_in_order = pool.map(lambda sample: _inspect(sample, content), split.samples)
-        for sample, seen in zip(split.samples, seen_in_order):
+    alone: list[Sample] = []  # samples that hold id 0 and void, and nothing else
+    zero = int(split.labels.to_index[0])
+
+    def look(index: int) -> _Seen:
+        if split.pack is not None:
+            return _inspect_packed(split.samples[index], split.pack, index)
+        return _inspect(split.samples[index], content)
+
+    # Decoding, digesting and checksums release Python's lock, so threads use every core.
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for sample, seen in zip(split.samples, pool.map(look, range(len(split)))):
             advance()
             counted = seen.counts[:k]
             pixels += counted
@@ -110,10 +120,16 @@ def inspect_split(
                 digests.append(seen.digest)
             findings += [Finding.of(error, split.name) for error in seen.errors]
             bad += bool(seen.errors)
+            if seen.orientation != 1:
+                findings.append(_turned(sample, seen.orientation, split.name))
             if seen.counts[VOID] and not counted.any():
                 findings.append(_all_void(sample, split.name))
-    if k > 1 and void and np.flatnonzero(images).tolist() == [0]:
-        findings.append(_first_class_alone(split))
+            elif seen.counts[VOID] and np.flatnonzero(counted).tolist() == [zero]:
+                alone.append(sample)
+    if k > 1 and np.flatnonzero(images).tolist() == [0]:
+        findings.append(_first_class_alone(split, void))
+    elif np.count_nonzero(images) > 1:
+        findings += [_binary(sample, split) for sample in alone]
     return SplitCheck(pixels, images, within, void, sizes, digests, findings, bad)
 
 
@@ -128,70 +144,82 @@ def _all_void(sample: Sample, split: str) -> Finding:
     )
 
 
-def _first_class_alone(split: Split) -> Finding:
+def _first_class_alone(split: Split, void: int) -> Finding:
+    first = split.labels.classes[0]
     return Finding(
         "error",
         "no class but the first",
         split.name,
-        f"split {split.name!r}: its masks hold {split.labels.names[0]!r} and void alone.",
-        "If they are 0/255 binary masks, write 0 and 1, for 255 is void.",
+        f"split {split.name!r}: its masks hold {first.name!r}{' and void' if void else ''} alone.",
+        "If they are 0/255 binary masks, write 0 and 1, for 255 is void."
+        if void
+        else f"Find out where the ids were lost: every pixel is {first.id}.",
+    )
+
+
+def _binary(sample: Sample, split: Split) -> Finding:
+    name = split.labels.names[split.labels.to_index[0]]
+    return Finding(
+        "warning",
+        "masks of 0 and void alone",
+        split.name,
+        f"this mask holds {name!r} and void alone, others of split {split.name!r} more.",
+        "If it is a 0/255 binary mask, write the class's id, for 255 is void.",
+        str(sample.mask),
+    )
+
+
+def _turned(sample: Sample, orientation: int, split: str) -> Finding:
+    return Finding(
+        "warning",
+        "images that viewers turn",
+        split,
+        f"has EXIF orientation {orientation}, which training ignores: it takes the stored pixels.",
+        "Right where the masks were drawn on the stored pixels, and wrong where on what a viewer "
+        "shows.",
+        str(sample.image),
     )
 
 
 def _inspect(sample: Sample, content: bool) -> _Seen:
     seen = _Seen()
     try:
+        header = reading.read_header(sample.image)
+        seen.size, seen.orientation = header.size, header.orientation
         if content:
-            image = reading.read_image(sample.image)
+            image = reading.read_image(sample.image, strict=True)
             seen.size = image.shape[:2]
             # The shape too, for the same bytes can be a picture of another width.
             digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
             digest.update(np.ascontiguousarray(image))
             seen.digest = digest.digest()
-        else:
-            seen.size = check_image(sample.image)
+        elif not header.complete:
+            reading.read_image(sample.image)
     except UserError as error:
         seen.errors.append(error)
     if sample.mask is not None:
         try:
-            seen.counts = _count_mask(sample, seen.size)
+            seen.counts = reading.count_mask(sample.mask, sample.labels, seen.size)
         except UserError as error:
             seen.errors.append(error)
     return seen
 
 
-def _count_mask(sample: Sample, size: tuple[int, int] | None) -> np.ndarray:
-    """(256,) int64 pixels by class index; UserError for what is wrong with the mask."""
-    values, palette = reading.read_mask_palette(sample.mask)
-    if size is not None and values.shape != size:
-        raise reading.other_size(sample.mask, values.shape, size)
-    # OpenCV counts in float32, which is exact up to 2**24.
-    parts = np.array_split(values.ravel(), values.size // 2**24 + 1)
-    histogram = sum(
-        cv2.calcHist([p], [0], None, [256], [0, 256]).astype(np.int64) for p in parts
-    ).ravel()
-    if palette is not None:
-        error = foreign_palette(sample.mask, histogram, palette, sample.labels)
-        if error is not None:
-            raise error
-    indices = sample.labels.to_index
-    if histogram[indices == UNKNOWN].any():
-        raise unknown_values(sample.mask, histogram, sample.labels)
-    counts = np.zeros(256, np.int64)
-    np.add.at(counts, indices, histogram)
-    return counts
+def _inspect_packed(sample: Sample, pack: Pack, index: int) -> _Seen:
+    """From the index, once the mask has the checksum that is there; other bytes train wrongly."""
+    seen = _Seen(tuple(pack.sizes[index].tolist()), int(pack.orientations[index]))
+    if pack.labelled and pack.damaged(index, masks_alone=True):
+        seen.errors.append(damaged_pack(pack, sample))
+    elif pack.labelled:
+        seen.counts = pack.counts(index)
+    return seen
 
 
-def check_image(path: Path) -> tuple[int, int]:
-    """(H, W); decodes nothing unless the file's end looks wrong."""
-    try:
-        with path.open("rb") as file, Image.open(path) as header:
-            size, kind = header.size[::-1], header.format
-            reading.check_image_depth(path, header, file.read(32))
-            file.seek(-min(64, path.stat().st_size), os.SEEK_END)
-            end = file.read()
-    except reading.UNREADABLE as error:
-        raise reading.not_an_image(path, error) from error
-    if not reading.is_complete(end, kind):
+def check_image(path: Path) -> None:
+    """Decodes nothing unless the file's end looks wrong.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    if not reading.read_header(path).complete:
         reading.read_image(path)
-    return size

@@ -67,6 +67,13 @@ def _are_greys(values: list[int], labels: LabelSet) -> bool:
     return len(values) > 1 and all((np.abs(greys - v) <= 1).any() for v in values)
 
 
+def agrees(palette: np.ndarray, labels: LabelSet) -> bool:
+    """Whether a palette, (N, 3) uint8 RGB, has each class's colour at its id, as far as it goes."""
+    ids = labels.to_value[: len(labels)]
+    inside = ids < len(palette)
+    return bool((palette[ids[inside]] == labels.colors[: len(labels)][inside]).all())
+
+
 def foreign_palette(
     path: Path, histogram: np.ndarray, palette: np.ndarray, labels: LabelSet
 ) -> UserError | None:

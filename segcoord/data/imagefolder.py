@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +13,37 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import find_classes, make_dataset
 
 from segcoord.config import ImageFolderConfig
+from segcoord.cores import available_cores
 from segcoord.data.check import check_image
 from segcoord.data.findings import SHOWN
 from segcoord.data.layouts import IMAGE_SUFFIXES
 from segcoord.data.reading import read_image
+from segcoord.data.samples import byte_strings
 from segcoord.data.transforms import ClassTransform
 from segcoord.errors import UserError
 
 
+class ImageList(Sequence[tuple[str, int]]):
+    """(path, class index) of each image; as segcoord.data.samples, shared by those who load."""
+
+    def __init__(self, images: Sequence[tuple[str, int]]) -> None:
+        self._paths = byte_strings(path for path, _ in images)
+        self._classes = np.array([index for _, index in images], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> tuple[str, int]:
+        return os.fsdecode(self._paths[index]), int(self._classes[index])
+
+
 @dataclass(frozen=True)
 class Folders:
-    """One split: its classes in the order of their names, and (path, class index) of each image."""
+    """One split: its classes in the order of their names, and its images."""
 
     name: str
     classes: list[str]
-    samples: list[tuple[str, int]]
+    samples: ImageList
 
 
 def find_folders(data: ImageFolderConfig) -> tuple[Folders, Folders]:
@@ -61,7 +77,7 @@ def _find(root: Path, name: str) -> Folders:
         samples = make_dataset(folder, index, IMAGE_SUFFIXES)
     except FileNotFoundError as error:
         raise UserError(f"{folder}: {error}") from error
-    return Folders(name, classes, samples)
+    return Folders(name, classes, ImageList(samples))
 
 
 def check_folders(folders: tuple[Folders, ...], advance: Callable[[], None]) -> None:
@@ -79,7 +95,7 @@ def check_folders(folders: tuple[Folders, ...], advance: Callable[[], None]) -> 
             return str(error)
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         samples = [sample for split in folders for sample in split.samples]
         problems = [told for told in pool.map(problem, samples) if told]
     if problems:

@@ -17,6 +17,7 @@ import numpy as np
 from segcoord import labels as tables
 from segcoord.config import ClassConfig, DataConfig
 from segcoord.data.reading import read_image, read_mask
+from segcoord.data.samples import Sample, Samples
 from segcoord.errors import UserError
 from segcoord.labels import LabelClass, LabelSet
 
@@ -32,16 +33,6 @@ Tell = Callable[[UserError], None]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image, its mask (None where the split has no labels) and how the mask is to be read."""
-
-    stem: str
-    image: Path
-    mask: Path | None
-    labels: LabelSet
-
-
-@dataclass(frozen=True)
 class Split:
     """The samples of a split; either all have masks or none has.
 
@@ -53,7 +44,7 @@ class Split:
     """
 
     name: str
-    samples: list[Sample]
+    samples: Samples
     labels: LabelSet
     pack: Pack | None = None
 
@@ -138,7 +129,7 @@ def find_split(data: DataConfig, name: str, tell: Tell = refuse) -> Split:
                 )
             )
         samples = [s for s in samples if s.mask is not None]
-    return Split(name, samples, labels)
+    return Split(name, Samples(samples), labels)
 
 
 def stray_masks(data: DataConfig, split: Split) -> list[Path]:
@@ -148,7 +139,11 @@ def stray_masks(data: DataConfig, split: Split) -> list[Path]:
     """
     if not split.labelled:
         return []
-    images = {p.stem for p in _siblings(s.image for s in split.samples)}
+    images = {
+        p.stem
+        for p in _siblings(s.image for s in split.samples)
+        if p.suffix.lower() in IMAGE_SUFFIXES and _is_there(p)
+    }
     strays = []
     for path in _siblings(s.mask for s in split.samples):
         stem: str | None = path.stem
@@ -161,8 +156,28 @@ def stray_masks(data: DataConfig, split: Split) -> list[Path]:
     return strays
 
 
+def unread_files(data: DataConfig, split: Split) -> list[Path]:
+    """Files in the folders of a split's images whose suffix says that they are of no kind that is
+    read; in Cityscapes' tree, whose images are all PNGs, there are none.
+    """
+    if data.layout == "cityscapes":
+        return []
+    return [
+        path
+        for path in _siblings(s.image for s in split.samples)
+        if path.suffix.lower() not in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and not path.is_dir()
+    ]
+
+
 def _siblings(paths: Iterable[Path]) -> list[Path]:
     return sorted(p for folder in {path.parent for path in paths} for p in folder.iterdir())
+
+
+def _is_there(path: Path) -> bool:
+    """Also true for a link that leads nowhere: reading it tells so, instead of passing it over."""
+    return path.is_file() or path.is_symlink()
 
 
 def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell) -> list[Sample]:
@@ -173,20 +188,23 @@ def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell) 
     stems = read_list(list_file, tell)
     images = _by_stem(base / "JPEGImages", IMAGE_SUFFIXES, tell)
     masks_folder = base / ("SegmentationClassAug" if name == "trainaug" else "SegmentationClass")
-    masks = _by_stem(masks_folder, MASK_SUFFIXES, tell) if masks_folder.is_dir() else {}
+    masks = _masks_of(images, masks_folder, tell)
     samples = []
     for line, stem in stems:
         if stem in images:
             samples.append(Sample(stem, images[stem], masks.get(stem), labels))
-        else:
-            tell(
-                UserError(
-                    f"no image {stem}.* in {base / 'JPEGImages'}.",
-                    path=f"{list_file}:{line}",
-                    remedy="Fetch the missing images, or take their names out of the list.",
-                    kind="images that are listed and not there",
-                )
+            continue
+        remedy = "Fetch the missing images, or take their names out of the list."
+        if len(stem.split()) > 1 or Path(stem).suffix.lower() in IMAGE_SUFFIXES:
+            remedy = "Write one name a line, without suffix, and nothing else."
+        tell(
+            UserError(
+                f"no image {stem}.* in {base / 'JPEGImages'}.",
+                path=f"{list_file}:{line}",
+                remedy=remedy,
+                kind="images that are listed and not there",
             )
+        )
     return samples
 
 
@@ -199,7 +217,10 @@ def read_list(path: Path, tell: Tell = refuse) -> list[tuple[int, str]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a UTF-8 text file ({error})") from error
+        raise UserError(
+            f"{path}: not a UTF-8 text file ({error}). Save it as UTF-8, one name a line; "
+            "PowerShell and some editors write UTF-16."
+        ) from error
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         stem = line.strip()
@@ -235,12 +256,15 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...], tell: Tell = refuse) -> di
     files = sorted(
         p
         for p in folder.iterdir()
-        if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()
+        if p.suffix.lower() in suffixes and not p.name.startswith(".") and _is_there(p)
     )
     if not files:
         kinds = Counter(p.suffix or "no suffix" for p in folder.iterdir())
         found = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(4)) or "nothing"
-        raise UserError(f"{folder}: no {', '.join(suffixes)} in it; found {found}")
+        lossy = suffixes == MASK_SUFFIXES and kinds.keys() & {".jpg", ".jpeg", ".webp"}
+        hint = ". A JPEG's compression changes ids: take the masks as they were before"
+        told = f"{folder}: no {', '.join(suffixes)} in it; found {found}{hint if lossy else ''}"
+        raise UserError(told)
     by_stem: dict[str, Path] = {}
     for path in files:
         if path.stem in by_stem:
@@ -256,6 +280,25 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...], tell: Tell = refuse) -> di
         else:
             by_stem[path.stem] = path
     return by_stem
+
+
+def _masks_of(images: dict[str, Path], folder: Path, tell: Tell) -> dict[str, Path]:
+    """The masks in a folder by stem, none where there is no such folder.
+
+    Raises:
+        UserError: there are masks, and none has the name of an image.
+    """
+    masks = _by_stem(folder, MASK_SUFFIXES, tell) if folder.is_dir() else {}
+    if masks and not masks.keys() & images.keys():
+        first, image = next(iter(masks.values())), next(iter(images.values()))
+        raise UserError(
+            f"{len(masks)} masks there, none named as an image; the first is {first.name}, the "
+            f"first image {image.name}.",
+            path=folder,
+            remedy="Give each mask its image's name, but for the suffix.",
+            kind="masks that are named otherwise than images",
+        )
+    return masks
 
 
 def _cityscapes(
@@ -290,7 +333,7 @@ def _cityscapes(
             (truth / f"{frame}_gtFine_labelIds.png", labels),
             (truth / f"{frame}_gtFine_labelTrainIds.png", tables.CITYSCAPES_TRAIN_IDS),
         ]
-        mask, numbering = next(((p, n) for p, n in choices if p.is_file()), (None, labels))
+        mask, numbering = next(((p, n) for p, n in choices if _is_there(p)), (None, labels))
         samples.append(Sample(image.stem, image, mask, numbering))
     if not samples:
         raise UserError(f"{folder}: no CITY/*{suffix} in it. See data/README.md for the tree.")
@@ -310,5 +353,5 @@ def _folder(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tel
             raise UserError(f"{key}: {folder} leaves the dataset's folder {root}")
         folders.append(folder)
     images = _by_stem(folders[0], IMAGE_SUFFIXES, tell)
-    masks = _by_stem(folders[1], MASK_SUFFIXES, tell) if folders[1].is_dir() else {}
+    masks = _masks_of(images, folders[1], tell)
     return [Sample(stem, image, masks.get(stem), labels) for stem, image in images.items()]

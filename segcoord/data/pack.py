@@ -16,11 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from segcoord.config import DataConfig
-from segcoord.data.layouts import Sample, Split
+from segcoord.data.layouts import Split
+from segcoord.data.samples import Sample
 from segcoord.errors import UserError
 
 FORMAT, VERSION = "segcoord pack", 1
 IMAGES, MASKS, INDEX = "images.u8", "masks.u8", "index.jsonl"
+REWRITE = (
+    "Remove the pack's folder and run segcoord data pack again; a disk that changes files needs a "
+    "look too."
+)
 REMEDY = "Run segcoord data pack again, or read the files with --data.pack off."
 
 
@@ -29,19 +34,30 @@ class Pack:
 
     Args:
         folder: of the pack.
-        sizes: (N, 2) int64, height and width of each image.
         labelled: whether there are masks.
+        records: of its index.
+
+    Attributes:
+        sizes: (N, 2) int64, height and width of each image.
         checksums: (N, 2) uint32, CRC-32 of each image's and mask's bytes; 0 without a mask.
+        orientations: (N,) uint8, EXIF orientation of each image, 1 where it has none.
 
     Raises:
         UserError: a file is missing, or is not as long as the sizes say.
     """
 
-    def __init__(
-        self, folder: Path, sizes: np.ndarray, labelled: bool, checksums: np.ndarray
-    ) -> None:
-        self.folder, self.sizes, self.labelled, self.checksums = folder, sizes, labelled, checksums
-        self.starts = np.concatenate([[0], np.cumsum(sizes.prod(axis=1))])
+    def __init__(self, folder: Path, labelled: bool, records: list[dict]) -> None:
+        self.folder, self.labelled = folder, labelled
+        self.sizes = np.array([r["size"] for r in records], np.int64)
+        both = [(r["image"][2], r["mask"][2] if r["mask"] else 0) for r in records]
+        self.checksums = np.array(both, np.uint32)
+        self.orientations = np.array([r.get("orientation", 1) for r in records], np.uint8)
+        # The histograms behind each other, as few of the classes are in a mask.
+        counts = [r.get("pixels", {}) for r in records]
+        self._ends = np.cumsum([0, *map(len, counts)])
+        self._classes = np.array([int(c) for one in counts for c in one], np.uint8)
+        self._pixels = np.array([n for one in counts for n in one.values()], np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(self.sizes.prod(axis=1))])
         pixels = int(self.starts[-1])
         expected = {IMAGES: 3 * pixels} | ({MASKS: pixels} if labelled else {})
         self._files = {name: _identity(folder / name) for name in expected}
@@ -78,10 +94,28 @@ class Pack:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_maps": {}}  # the pixels stay behind
 
-    def damaged(self, index: int) -> bool:
-        """Whether the bytes of an image or its mask are not those that were written."""
-        found = [0 if x is None else zlib.crc32(x) for x in self[index]]
-        return found != self.checksums[index].tolist()
+    def counts(self, index: int) -> np.ndarray:
+        """(256,) int64 pixels of a mask by class index, 255 for void, from the index."""
+        counts = np.zeros(256, np.int64)
+        part = slice(*self._ends[index : index + 2])
+        counts[self._classes[part]] = self._pixels[part]
+        return counts
+
+    def damaged(self, index: int, masks_alone: bool = False) -> bool:
+        """Whether the bytes of a mask, or of an image or its mask, are not those written."""
+        first = 1 if masks_alone else 0
+        found = [0 if x is None else zlib.crc32(x) for x in self[index][first:]]
+        return found != self.checksums[index, first:].tolist()
+
+
+def damaged_pack(pack: Pack, sample: Sample) -> UserError:
+    """What to say of a mask of which a pack has other bytes than were written."""
+    return UserError(
+        f"its mask in {pack.folder / MASKS} is not as it was written; the pack is damaged.",
+        path=sample.image,
+        remedy=REWRITE,
+        kind="damaged packs",
+    )
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -155,9 +189,7 @@ def open_pack(folder: Path, split: Split) -> Pack:
     header, records = read_index(folder / INDEX)
     if difference := _difference(records, split):
         raise UserError(f"{folder}: the pack is not up to date: {difference}. {REMEDY}")
-    sizes = np.array([r["size"] for r in records], np.int64)
-    both = [(r["image"][2], r["mask"][2] if r["mask"] else 0) for r in records]
-    return Pack(folder, sizes, header["labelled"], np.array(both, np.uint32))
+    return Pack(folder, header["labelled"], records)
 
 
 def read_index(path: Path) -> tuple[dict, list[dict]]:
@@ -238,27 +270,42 @@ def _difference(records: list[dict], split: Split) -> str | None:
         elif (record["mask"] and record["mask"][:2]) != current["mask"]:
             changed.append(sample.mask or sample.image)
         else:
-            return "its masks were read with other classes (data.classes, data.void_ids)"
+            return (
+                "its masks were read with other classes (data.classes, data.void_ids). For a pack "
+                "of each, write one to a place of its own with segcoord data pack --out DIR, and "
+                "read it with --data.pack DIR"
+            )
     if changed:
         return f"{len(changed)} of {len(split)} samples changed since, the first {changed[0]}"
     return None
 
 
-def verify(pack: Pack, split: Split, advance: Callable[[], None] = lambda: None) -> None:
-    """Reads every byte of a pack.
+def verify(
+    pack: Pack,
+    split: Split,
+    progress: Callable[[int], None] = lambda done: None,
+    masks_alone: bool = False,
+) -> None:
+    """Reads every byte of a pack, or of its masks.
+
+    Args:
+        pack: of the split.
+        split: whose images are named.
+        progress: called with the number of images done.
+        masks_alone: leave the images out.
 
     Raises:
         UserError: names the images whose bytes are not those that were written.
     """
     bad = []
     for index, sample in enumerate(split.samples):
-        if pack.damaged(index):
+        if pack.damaged(index, masks_alone):
             bad.append(sample.stem)
-        advance()
+        progress(index + 1)
     if bad:
+        what = "masks" if masks_alone else "images"
         shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
         raise UserError(
-            f"{pack.folder}: the pack is damaged: {len(bad)} of {len(pack)} images are not as they "
-            f"were written ({shown}). Remove the folder and run segcoord data pack again; a disk "
-            "that changes files needs a look too."
+            f"{pack.folder}: the pack is damaged: {len(bad)} of {len(pack)} {what} are not as they "
+            f"were written ({shown}). {REWRITE}"
         )

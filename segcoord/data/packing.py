@@ -27,7 +27,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segcoord.data.layouts import Sample, Split
+from segcoord.cores import available_cores
+from segcoord.data.layouts import Split
 from segcoord.data.pack import (
     FORMAT,
     IMAGES,
@@ -38,21 +39,23 @@ from segcoord.data.pack import (
     partial_folder,
     source,
 )
-from segcoord.data.reading import image_size, read_image, read_mask
+from segcoord.data.reading import Header, read_header, read_image, read_mask
+from segcoord.data.samples import Sample
 from segcoord.errors import UserError
 
 SYNC_INTERVAL = 2.0  # seconds between journal entries: what a killed packer loses at most
-RESERVE = 2**20  # bytes kept free, for the index
+RESERVE = 2**20  # bytes kept free
+INDEX_LINE = 1024  # bytes of the index for an image, more than most lines take
 AHEAD = 4  # samples handed to each process before the first has to be done
 LOCK = "lock"
 
 
 class _Job(NamedTuple):
-    """One sample and its place: pixels before it, (H, W)."""
+    """One sample, what its image's header says, its place: pixels before it, the folder."""
 
     sample: Sample
+    header: Header
     start: int
-    size: tuple[int, int]
     part: Path
 
 
@@ -78,11 +81,11 @@ def write_pack(
     """
     folder = folder.expanduser().absolute()
     part = partial_folder(folder)
-    _refuse_to_replace(folder)
+    refuse_to_replace(folder)
     try:
         part.mkdir(parents=True, exist_ok=True)
         with _locked(part):
-            _write(split, part, workers, progress)
+            _write(split, part, folder, workers, progress)
             _move(part, folder)
     except OSError as error:
         raise UserError(
@@ -97,8 +100,11 @@ def write_pack(
         ) from error
 
 
-def _refuse_to_replace(folder: Path) -> None:
-    """Raises UserError unless the folder is absent, empty or a pack."""
+def refuse_to_replace(folder: Path) -> None:
+    """Raises UserError unless the folder is absent, empty or a pack, and can be made."""
+    for above in folder.expanduser().absolute().parents:
+        if above.exists() and not above.is_dir():
+            raise UserError(f"{above}: is a file, expected a folder for the packs (--out)")
     if not folder.exists():
         return
     found = {p.name for p in folder.iterdir()} if folder.is_dir() else {"a file"}
@@ -116,16 +122,28 @@ def _locked(part: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{part}: another process is writing this pack") from None
-        yield
+        try:
+            yield
+        finally:
+            if part.exists() and [p.name for p in part.iterdir()] == [LOCK]:
+                (part / LOCK).unlink()  # nothing was written, so nothing stays
+                part.rmdir()
 
 
-def _write(split: Split, part: Path, workers: int | None, progress: Callable[[int], None]) -> None:
+def _write(
+    split: Split,
+    part: Path,
+    folder: Path,
+    workers: int | None,
+    progress: Callable[[int], None],
+) -> None:
     jobs, start = [], 0
-    for sample in split.samples:
-        size = image_size(sample.image)
-        jobs.append(_Job(sample, start, size, part))
-        start += size[0] * size[1]
-    header = {
+    with _pointing_to_the_check():
+        for sample in split.samples:
+            header = read_header(sample.image)
+            jobs.append(_Job(sample, header, start, part))
+            start += header.size[0] * header.size[1]
+    top = {
         "format": FORMAT,
         "version": VERSION,
         "split": split.name,
@@ -135,8 +153,8 @@ def _write(split: Split, part: Path, workers: int | None, progress: Callable[[in
         "classes": split.labels.names,
     }
     lengths = {part / IMAGES: 3 * start} | ({part / MASKS: start} if split.labelled else {})
-    kept = _kept(part / INDEX, jobs, list(lengths))
-    _require_space(part, lengths)
+    kept = _kept(part / INDEX, jobs, lengths)
+    _require_space(part, folder, lengths, len(jobs))
     if not split.labelled:
         (part / MASKS).unlink(missing_ok=True)
     for path, length in lengths.items():
@@ -144,7 +162,10 @@ def _write(split: Split, part: Path, workers: int | None, progress: Callable[[in
             file.truncate(length)  # no blocks are taken yet
     done = len(kept)
     progress(done)
-    with _Journal(part / INDEX, [json.dumps(header), *kept], list(lengths)) as journal:
+    with (
+        _Journal(part / INDEX, [json.dumps(top), *kept], list(lengths)) as journal,
+        _pointing_to_the_check(),
+    ):
         for record in _records(jobs[done:], workers):
             journal.add(json.dumps(record))
             done += 1
@@ -152,31 +173,61 @@ def _write(split: Split, part: Path, workers: int | None, progress: Callable[[in
         journal.end()
 
 
-def _kept(index: Path, jobs: list[_Job], pixels: list[Path]) -> list[str]:
-    """The lines of a journal that still hold: up to the first that is torn or of other sources."""
+@contextmanager
+def _pointing_to_the_check() -> Iterator[None]:
+    """Where the first bad file ends the packing, says how to find them all."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}\nsegcoord data check names all such files at once.") from error
+
+
+def _kept(index: Path, jobs: list[_Job], lengths: dict[Path, int]) -> list[str]:
+    """The lines of a journal that still hold: up to the first one that is torn, of other sources,
+    or whose pixels are not on the disk.
+    """
     kept: list[str] = []
-    if not all(path.exists() for path in (index, *pixels)):
+    if not index.exists() or any(_length(path) != length for path, length in lengths.items()):
         return kept
     for line, job in zip(index.read_text(errors="replace").split("\n")[1:], jobs):
         try:
             record = json.loads(line)
             place = (record["start"], tuple(record["size"]))
-            if place != (job.start, job.size) or not is_of(record, source(job.sample)):
+            same = place == (job.start, job.header.size) and is_of(record, source(job.sample))
+            if not (same and _holds(job, record)):
                 break
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, IndexError):
             break
         kept.append(line)
     return kept
 
 
-def _require_space(part: Path, lengths: dict[Path, int]) -> None:
+def _length(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
+
+
+def _holds(job: _Job, record: dict) -> bool:
+    """Whether the pixels of a sample that was packed are as they were written."""
+    count = job.header.size[0] * job.header.size[1]
+    for key, name, channels in (("image", IMAGES, 3), ("mask", MASKS, 1)):
+        if record[key] is not None:
+            place = {"count": channels * count, "offset": channels * job.start}
+            if zlib.crc32(np.fromfile(job.part / name, np.uint8, **place)) != record[key][2]:
+                return False
+    return True
+
+
+def _require_space(part: Path, folder: Path, lengths: dict[Path, int], images: int) -> None:
     taken = sum(path.stat().st_blocks * 512 for path in lengths if path.exists())
-    needed, free = sum(lengths.values()) + RESERVE - taken, shutil.disk_usage(part).free
+    needed = sum(lengths.values()) + images * INDEX_LINE + RESERVE - taken
+    free = shutil.disk_usage(part).free
     if needed > free:
+        old = _length(folder / IMAGES)
+        stale = f" Removing {folder}, which it replaces, would help." if old else ""
         raise UserError(
             f"{part.parent}: the pack needs {needed / 1e9:.3f} GB more, {free / 1e9:.3f} GB are "
-            "free there; nothing was written. Free space, or choose another place with --out, "
-            "which data.pack then has to name."
+            f"free there; nothing was written.{stale} Free space, or choose another place with "
+            "--out, which data.pack then has to name."
         )
 
 
@@ -239,8 +290,7 @@ class _Journal:
 def _records(jobs: list[_Job], workers: int | None) -> Iterator[dict]:
     """Decodes and writes; yields the records in order."""
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        workers = min(cores or 1, 16, len(jobs) // 16)  # a process takes a second to start
+        workers = min(available_cores(), 16, len(jobs) // 16)  # a process takes a second to start
     if workers < 2:
         yield from map(_decode, jobs)
         return
@@ -277,13 +327,14 @@ def _decode(job: _Job) -> dict:
     sample = job.sample
     # Before the pixels, so that a file that changes meanwhile is found to have changed.
     record = source(sample)
-    record |= {"size": list(job.size), "start": job.start}
-    image = read_image(sample.image)
-    if image.shape[:2] != job.size:
+    size, orientation, _ = job.header
+    record |= {"size": list(size), "start": job.start, "orientation": orientation}
+    image = read_image(sample.image, strict=True)
+    if image.shape[:2] != size:
         raise UserError(f"{sample.image}: its size is not what its header said; was it changed?")
     record["image"].append(_put(image, job.part / IMAGES, 3 * job.start))
     if sample.mask is not None:
-        mask = read_mask(sample.mask, sample.labels, job.size)
+        mask = read_mask(sample.mask, sample.labels, size)
         record["mask"].append(_put(mask, job.part / MASKS, job.start))
         counts = np.bincount(mask.ravel(), minlength=256)
         record["pixels"] = {str(i): int(counts[i]) for i in np.flatnonzero(counts)}

@@ -8,47 +8,89 @@ palette indices into colours. Nothing here rotates by EXIF: masks are drawn on t
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from segcoord.data.diagnosis import CONVERT, unknown_values
+from segcoord.data.damage import (
+    UNREADABLE,
+    check_jpeg,
+    check_png,
+    damaged,
+    is_complete,
+    missing,
+    not_an_image,
+)
+from segcoord.data.diagnosis import CONVERT, agrees, foreign_palette, unknown_values
 from segcoord.errors import UserError
 from segcoord.labels import UNKNOWN, LabelSet
 
 _IMAGE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 _DIRECT_MODES = {"L", "RGB"}  # what OpenCV decodes as Pillow does
+_LOSSY = {"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"}
 _PNG_DEPTH, _PNG_COLOR = 24, 25  # where IHDR has the bits per sample and the kind of colour
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for a damaged file."""
+_START, _END = 32, 64  # bytes of a file that tell what it is, and whether it is all there
+_ORIENTATION = 0x0112  # of EXIF; 1 is upright
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def read_image(path: Path) -> np.ndarray:
+class Header(NamedTuple):
+    """What an image file tells without being decoded.
+
+    Args:
+        size: (H, W).
+        orientation: EXIF's, by which viewers turn it; 1 where there is none.
+        complete: False where the file's end may be missing, which decoding then tells.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    complete: bool
+
+
+def read_image(path: Path, strict: bool = False) -> np.ndarray:
     """(H, W, 3) uint8 RGB. Grey, palette and CMYK images are converted, alpha is dropped.
+
+    Args:
+        path: of the file.
+        strict: also refuse a JPEG of which libjpeg has to guess a part; takes half as long again.
 
     Raises:
         UserError: unreadable, truncated, or more than 8 bits per channel.
     """
     raw, header = _open(path)
     check_image_depth(path, header, raw)
+    if strict and header.format in ("JPEG", "MPO"):
+        check_jpeg(path, raw, header.mode)
     if header.mode in _DIRECT_MODES and is_complete(raw, header.format):
         image = cv2.imdecode(np.frombuffer(raw, np.uint8), _DECODE)
         if image is not None:
             return image
-    return np.array(_decode(path, header).convert("RGB"))
+    return np.array(_decode(path, raw, header).convert("RGB"))
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) from the header; UserError where there is none."""
+def read_header(path: Path) -> Header:
+    """Of an image; UserError for one that can't be opened, or of more than 8 bits per channel."""
+    start = b""
     try:
-        with Image.open(path) as header:
-            return header.size[::-1]
+        with path.open("rb") as file:
+            start = file.read(_START)
+            file.seek(-min(_END, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            end = file.read()
+            file.seek(0)
+            with _opened(file) as header:
+                check_image_depth(path, header, start)
+                size, kind = header.size[::-1], header.format
+                return Header(size, _orientation(header), is_complete(end, kind))
+    except FileNotFoundError:
+        raise missing(path) from None
     except UNREADABLE as error:
-        raise UserError(f"{path}: can't be read as an image: {error}") from error
+        raise not_an_image(path, start, error) from error
 
 
 def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -62,13 +104,49 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
     Raises:
         UserError: unreadable, not a map of ids, of another size, or with values of no class.
     """
-    values = read_mask_values(path)
+    values, palette = _read_values(path, size)
+    indices = cv2.LUT(values, labels.to_index)
+    if (indices == UNKNOWN).any() or (palette is not None and not agrees(palette, labels)):
+        _check_values(path, _histogram(values), palette, labels)
+    return indices
+
+
+def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(256,) int64 pixels by class index, 255 for void; otherwise as `read_mask`."""
+    values, palette = _read_values(path, size)
+    histogram = _histogram(values)
+    _check_values(path, histogram, palette, labels)
+    counts = np.zeros(256, np.int64)
+    np.add.at(counts, labels.to_index, histogram)
+    return counts
+
+
+def _read_values(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `read_mask_palette`; UserError where the size is another."""
+    values, palette = read_mask_palette(path)
     if size is not None and values.shape != tuple(size):
         raise other_size(path, values.shape, size)
-    indices = cv2.LUT(values, labels.to_index)
-    if (indices == UNKNOWN).any():
-        raise unknown_values(path, np.bincount(values.ravel(), minlength=256), labels)
-    return indices
+    return values, palette
+
+
+def _histogram(values: np.ndarray) -> np.ndarray:
+    """(256,) int64: how often each value occurs."""
+    # OpenCV counts in float32, which is exact up to 2**24.
+    parts = np.array_split(values.ravel(), values.size // 2**24 + 1)
+    counts = (cv2.calcHist([p], [0], None, [256], [0, 256]).astype(np.int64) for p in parts)
+    return sum(counts).ravel()
+
+
+def _check_values(
+    path: Path, histogram: np.ndarray, palette: np.ndarray | None, labels: LabelSet
+) -> None:
+    """Raises UserError where a mask's values are not the ids of classes, or not meant as such."""
+    if palette is not None:
+        error = foreign_palette(path, histogram, palette, labels)
+        if error is not None:
+            raise error
+    if histogram[labels.to_index == UNKNOWN].any():
+        raise unknown_values(path, histogram, labels)
 
 
 def read_mask_values(path: Path) -> np.ndarray:
@@ -79,6 +157,7 @@ def read_mask_values(path: Path) -> np.ndarray:
 def read_mask_palette(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """As `read_mask_values`, and the palette: (N, 3) uint8 RGB, None for a grey mask."""
     raw, header = _open(path)
+    _refuse_lossy(path, header, "ids")
     check_mask_mode(path, header.mode)
     if header.format == "PNG" and raw[_PNG_COLOR] == 0 and raw[_PNG_DEPTH] in (2, 4):
         raise UserError(
@@ -88,7 +167,7 @@ def read_mask_palette(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
             remedy="Save it as an 8-bit grey or a palette PNG.",
             kind="masks that are not 8 bits deep",
         )
-    values = np.array(_decode(path, header)).astype(np.uint8, copy=False)
+    values = np.array(_decode(path, raw, header)).astype(np.uint8, copy=False)
     if header.mode != "P":
         return values, None
     return values, np.array(header.getpalette("RGB"), np.uint8).reshape(-1, 3)
@@ -102,13 +181,8 @@ def read_colors(path: Path) -> np.ndarray:
     """
     raw, header = _open(path)
     check_image_depth(path, header, raw)
+    _refuse_lossy(path, header, "colours")
     mistake = {"path": path, "kind": "masks without exact colours"}
-    if header.format in ("JPEG", "WEBP"):
-        raise UserError(
-            f"a {header.format} file, whose compression changes colours; expected a PNG.",
-            remedy="Take the masks as they were before.",
-            **mistake,
-        )
     if header.mode not in {"P", "RGB", "RGBA"}:
         raise UserError(
             f"a mask of mode {header.mode}, expected colours (RGB, RGBA or a palette).",
@@ -116,7 +190,7 @@ def read_colors(path: Path) -> np.ndarray:
             "tells. If its colours were made grey, take the masks as they were before.",
             **mistake,
         )
-    colors = np.array(_decode(path, header).convert("RGBA"))
+    colors = np.array(_decode(path, raw, header).convert("RGBA"))
     through = int((colors[..., 3] != 255).sum())
     if through:
         raise UserError(
@@ -151,18 +225,38 @@ def check_image_depth(path: Path, header: Image.Image, start: bytes) -> None:
 
 def check_mask_mode(path: Path, mode: str) -> None:
     """Raises UserError unless a mask of this Pillow mode can be a map of ids."""
-    if mode not in {"P", "L", "1"}:
-        colored = mode.startswith(("RGB", "CMYK", "LA"))
-        kind = "a colour picture" if colored else "not 8 bits deep"
-        raise UserError(
-            f"a mask of mode {mode} ({kind}), expected one 8-bit class id per pixel "
-            "(a palette or grey PNG).",
-            path=path,
-            remedy=f"Write the class ids instead of their colours: {CONVERT}"
-            if colored
-            else "Save it with 8 bits.",
-            kind="masks in colours" if colored else "masks that are not 8 bits deep",
-        )
+    if mode in {"P", "L", "1"}:
+        return
+    told, kind, remedy = "not 8 bits deep", "masks that are not 8 bits deep", "Save it with 8 bits."
+    if mode in {"LA", "La", "PA"}:
+        told = "ids or greys, with transparency"
+        kind = "masks with transparency"
+        remedy = "If its values are ids, save it without its alpha channel."
+    elif mode.startswith(("RGB", "CMYK")):
+        told, kind = "a colour picture", "masks in colours"
+        remedy = f"Write the class ids instead of their colours: {CONVERT}"
+    raise UserError(
+        f"a mask of mode {mode} ({told}), expected one 8-bit class id per pixel "
+        "(a palette or grey PNG).",
+        path=path,
+        remedy=remedy,
+        kind=kind,
+    )
+
+
+def _refuse_lossy(path: Path, header: Image.Image, what: str) -> None:
+    """Raises UserError for a mask whose values are only nearly those that were saved."""
+    kind = header.format
+    if kind == "TIFF" and header.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
+        kind = "JPEG-compressed TIFF"
+    elif kind not in _LOSSY:
+        return
+    raise UserError(
+        f"a {kind} file, whose compression changes {what}; expected a PNG.",
+        path=path,
+        remedy="Take the masks as they were before.",
+        kind="masks that were compressed with loss",
+    )
 
 
 def other_size(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> UserError:
@@ -179,45 +273,38 @@ def other_size(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> Use
     )
 
 
-def is_complete(raw: bytes, kind: str | None) -> bool:
-    """False if the file's end marker is missing, which is how a truncated file shows cheaply."""
-    if kind == "JPEG":
-        return b"\xff\xd9" in raw[-64:]
-    if kind == "PNG":
-        return b"IEND" in raw[-64:]
-    return False  # other formats take Pillow's way, which checks for itself
-
-
-def not_an_image(path: Path, error: Exception) -> UserError:
-    """What to say of a file that Pillow can't even open."""
-    return UserError(
-        f"can't be read as an image: {error}.",
-        path=path,
-        remedy="Fetch it anew, or take it out of the split.",
-        kind="files that are no images",
-    )
-
-
 def _open(path: Path) -> tuple[bytes, Image.Image]:
+    raw = b""
     try:
         raw = path.read_bytes()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return raw, Image.open(io.BytesIO(raw))
+        return raw, _opened(io.BytesIO(raw))
     except FileNotFoundError:
-        raise UserError("no such file", path=path, kind="missing files") from None
+        raise missing(path) from None
     except UNREADABLE as error:
-        raise not_an_image(path, error) from error
+        raise not_an_image(path, raw[:_START], error) from error
 
 
-def _decode(path: Path, header: Image.Image) -> Image.Image:
+def _opened(file: io.BufferedIOBase) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file)
+
+
+def _decode(path: Path, raw: bytes, header: Image.Image) -> Image.Image:
+    if header.format == "PNG":
+        check_png(path, raw)
     try:
         header.load()
     except UNREADABLE as error:
-        raise UserError(
-            f"truncated or damaged ({error}).",
-            path=path,
-            remedy="Fetch it anew.",
-            kind="damaged files",
-        ) from error
+        raise damaged(path, error) from error
     return header
+
+
+def _orientation(header: Image.Image) -> int:
+    """EXIF's; a PNG that has it behind its pixels, which would have to be read first, has none."""
+    if header.format not in ("JPEG", "MPO", "WEBP") and "exif" not in header.info:
+        return 1
+    try:
+        return int(header.getexif().get(_ORIENTATION, 1) or 1)
+    except Exception:  # malformed in any way, so that no viewer turns it either
+        return 1

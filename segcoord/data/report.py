@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 from rich.table import Table
 
 from segcoord.config import DataConfig
-from segcoord.console import console, counting_bar
+from segcoord.console import console, counted
 from segcoord.data.across import compare
 from segcoord.data.check import SplitCheck, check_split, inspect_split
 from segcoord.data.findings import Finding, errors, grouped, listed
@@ -29,16 +30,16 @@ _STYLES = {"error": "bold red", "warning": "yellow"}
 
 def check(split: Split) -> SplitCheck:
     """`check_split` with a bar."""
-    with counting_bar() as bar:
-        task = bar.add_task(f"check {split.name}", total=len(split))
-        return check_split(split, lambda: bar.advance(task))
+    done = count(1)
+    with counted(f"check {split.name}", len(split)) as tell:
+        return check_split(split, lambda: tell(next(done)))
 
 
 def inspect(split: Split) -> SplitCheck:
     """`inspect_split` of all content, with a bar."""
-    with counting_bar() as bar:
-        task = bar.add_task(f"check {split.name}", total=len(split))
-        return inspect_split(split, lambda: bar.advance(task), content=True)
+    done = count(1)
+    with counted(f"check {split.name}", len(split)) as tell:
+        return inspect_split(split, lambda: tell(next(done)), content=True)
 
 
 def check_for_training(splits: Sequence[Split], data: DataConfig) -> list[SplitCheck]:

@@ -7,7 +7,6 @@ train on and what the tests read. The scenes themselves are drawn in `segcoord.d
 from __future__ import annotations
 
 import multiprocessing
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +20,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from segcoord.cores import available_cores
 from segcoord.data.scenes import draw_scene, render
 from segcoord.data.scenes.canvas import EGO, STATIC
 from segcoord.errors import UserError
@@ -147,8 +147,7 @@ def _run(write: Callable[[_Scene], None], scenes: list[_Scene]) -> None:
     console = Console()
     shown = {"description": "drawing", "total": len(scenes), "console": console}
     shown |= {"transient": True, "disable": not console.is_terminal}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(cores or 1, len(scenes) // 24, 16)
+    workers = min(available_cores(), len(scenes) // 24, 16)
     if workers < 2:
         for _ in track(map(write, scenes), **shown):
             pass

@@ -22,12 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.io import loadmat
 
 from segcoord.console import console, counting_bar
 from segcoord.data.layouts import read_list
-from segcoord.data.reading import UNREADABLE, other_size, read_mask, read_mask_values
+from segcoord.data.reading import other_size, read_header, read_mask, read_mask_values
 from segcoord.errors import UserError
 from segcoord.export.masks import write_mask
 from segcoord.files import atomic_write, require_space
@@ -216,7 +215,7 @@ def _make_masks(sources: Mapping[str, _Source], folder: Path) -> None:
 def _make_mask(source: _Source, target: Path) -> str | UserError:
     """What became of one mask, or what is wrong with it."""
     try:
-        size = _image_size(source.image)
+        size = read_header(source.image).size
         if source.mask.suffix == ".png":
             ids = read_mask(source.mask, VOC, size)
         else:
@@ -230,15 +229,6 @@ def _make_mask(source: _Source, target: Path) -> str | UserError:
         return "replaced, for they differed" if there else "written"
     except UserError as error:
         return error
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    """(H, W), from the header."""
-    try:
-        with Image.open(path) as header:
-            return header.size[::-1]
-    except UNREADABLE as error:
-        raise UserError(f"{path}: can't be read as an image: {error}") from error
 
 
 def _holds(path: Path, ids: np.ndarray) -> bool:

@@ -77,11 +77,10 @@ def _axis(length: int, scaled: int, offset: int, crop: int) -> _Axis:
     start, stop = max(0, offset), min(scaled, offset + crop)  # in the scaled image
     step = length / scaled
     first, last = (start + 0.5) * step - 0.5, (stop - 0.5) * step - 0.5
-    # cv2.resize's INTER_NEAREST, down to its rounding: floor(x * step), not at the pixel's centre.
-    nearest = np.floor(np.arange(start, stop) * (1 / (scaled / length))).astype(np.intp)
-    nearest = np.minimum(nearest, length - 1)
-    low = max(0, min(int(np.floor(first)), int(nearest[0])))
-    high = min(length, max(int(np.floor(last)) + 2, int(nearest[-1]) + 1))
+    # The pixel that the centre lies in, of the image's phase: (x + 0.5) * step, but in integers.
+    nearest = (2 * np.arange(start, stop) + 1) * length // (2 * scaled)
+    low = max(0, int(np.floor(first)))
+    high = min(length, int(np.floor(last)) + 2)
     inside = slice(start - offset, stop - offset)
     return _Axis(inside, slice(low, high), first - low, step, nearest - low)
 
@@ -95,8 +94,11 @@ def take_window(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resamples the crop alone, the image bilinear and the mask nearest.
 
-    The image differs from scaling it whole by `cv2.resize` and cropping by one grey level at most,
-    for rounding; the mask is equal. No antialiasing on the way down, as there.
+    The image differs from scaling it whole by `cv2.resize` (INTER_LINEAR) and cropping by one grey
+    level at most, for rounding. The mask has the pixel that each centre lies in, as by
+    INTER_NEAREST_EXACT or in PIL, which only take the other neighbour where a centre lies right
+    between two; INTER_NEAREST would shift it by half a pixel of the crop against the image. No
+    antialiasing on the way down, as there.
 
     Args:
         image: (H, W, 3) uint8; only the rows and columns of the crop are touched.
