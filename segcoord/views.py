@@ -95,7 +95,7 @@ class Views:
             "scales": list(self.scales),
             "flip": self.flip,
             "tiles": tiles,
-            "averaging": ", then ".join(how) or None,
+            "average_of_views": ", then ".join(how) or None,
         }
 
 

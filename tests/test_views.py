@@ -244,4 +244,4 @@ def test_what_a_report_says() -> None:
     assert str(Views((0.5, 1.0, 1.75), True)) == "multi-scale 0.5 1 1.75 + flip"
     assert str(Views(tile=(769, 769), overlap=256)) == "tiles of 769x769 overlapping by 256"
     plain = Views().to_plain()
-    assert plain == {"scales": [1.0], "flip": False, "tiles": None, "averaging": None}
+    assert plain == {"scales": [1.0], "flip": False, "tiles": None, "average_of_views": None}
