@@ -56,7 +56,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         tuple(args.scales), args.flip, args.tile and parse_tile(args.tile), args.overlap or 0
     )
     fabric = evaluation_fabric(args.device)
-    _check_options(args, fabric.world_size)
+    check_options(args, fabric.world_size)
     console.quiet = not is_main_process()
     if not is_main_process():
         fabric.launch()  # which waits until the first process has found no mistake
@@ -83,15 +83,15 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         if args.json or not _writes_predictions(args):
             raise UserError(f"{told}. Predict it with --masks, and don't score it.")
         console.print(f"{told}, and were not scored.")
+    weights = None
     if instances is not None:
-        instances.weights = over_processes(instances.weights, model.mean.device)
+        weights = over_processes(instances.weights, model.mean.device).numpy()
     if not is_main_process():
         return 0
     if scores is not None:
         show_scores(scores, model.labels.names, len(split), str(views))
         further = {}
         if data.layout == "cityscapes":
-            weights = None if instances is None else instances.compute().numpy()
             further["cityscapes"] = CityscapesScores(scores.confusion, weights).to_plain()
             show_cityscapes(further["cityscapes"])
         if args.json:
@@ -126,7 +126,7 @@ def _predict(
     return scores, {"heights": lengths[:2], "widths": lengths[2:]}
 
 
-def _check_options(args: Namespace, processes: int) -> None:
+def check_options(args: Namespace, processes: int) -> None:
     """Raises UserError for options that don't go together."""
     for option, other in (("export", "out"), ("out", "export")):
         if getattr(args, option) and not getattr(args, other):
