@@ -126,10 +126,10 @@ def test_wrong_options_are_told(tiny_run: Path, capsys, options, message) -> Non
     assert "Traceback" not in error
 
 
-def resident() -> float:
-    """MB of this process in memory."""
+def resident(field: str = "VmRSS") -> float:
+    """MB of this process in memory; by VmHWM the most that there were."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(x.split()[1]) for x in lines if x.startswith("VmRSS")) / 1000
+    return next(int(x.split()[1]) for x in lines if x.startswith(field)) / 1000
 
 
 @pytest.mark.parametrize("views", [Views(), Views((0.5,), True)], ids=["one look", "two"])
@@ -144,3 +144,14 @@ def test_memory_does_not_grow_with_the_split(views: Views, tmp_path: Path) -> No
     scores = evaluate_split(model, split, 0, lambda *_: seen.append(resident()), views)
     assert scores.truth.sum() == 180 * 256 * 320
     assert max(seen[20:]) - seen[20] < 10
+
+
+def test_averaging_keeps_no_map_of_all_classes() -> None:
+    """Which would take 160 MB, as would each of the views."""
+    image, model = np.zeros((1024, 2048, 3), np.uint8), local_model(16, classes=19)
+    views = Views((0.5, 1.0), True)
+    segcoord.predict(model, image[:64], views)  # loads code, which isn't what is asked for
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident()
+    segcoord.predict(model, image, views)
+    assert resident("VmHWM") - before < 130
