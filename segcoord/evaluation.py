@@ -161,8 +161,9 @@ def protocol(
         "ignore_index": VOID,
         "checkpoint": str(path),
         "step": content.get("progress", {}).get("step"),
-        "ema": None if training is None else training["ema_decay"] is not None,
-        "ema_decay": None if training is None else training["ema_decay"],
+        # A run from before there was such a setting had no average.
+        "ema": None if training is None else training.get("ema_decay") is not None,
+        "ema_decay": None if training is None else training.get("ema_decay"),
         "encoder": model.spec["encoder"],
         "decoder": model.spec["decoder"],
         "reduction": model.spec["reduction"],

@@ -149,7 +149,7 @@ def test_what_is_no_mistake_trains(tree: Tree) -> None:
 
 
 SETTINGS = {
-    "--train.batch_size=1": "at least 2 per device",
+    "--train.batch_size=1": "a multiple of train.accumulate, 1, and at least twice that",
     "--data.crop_size=[8,64]": "at least the output stride, 16",
     "--model.encoder=mobilenetv2_ca": "the nearest are mobilenetv2_ca_",
     "--model.output_stride=32": "found 32, expected 16 or 8",

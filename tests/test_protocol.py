@@ -55,7 +55,7 @@ def test_the_default_is_one_look(tiny_run: Path, sample_voc: Path, tmp_path, cap
     }
     assert {key: told[key] for key in known} == known
     assert told["step"] in (3, 6)
-    assert told["versions"].keys() == {"segcoord", "torch", "timm", "opencv"}
+    assert {"segcoord", "torch", "timm", "opencv"} <= told["versions"].keys()
     assert told["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert {"commit", "command", "date", "decoder", "reduction", "average"} <= told.keys()
     printed = capsys.readouterr().out

@@ -175,7 +175,7 @@ def test_the_log_is_what_was_printed(tmp_path: Path, monkeypatch) -> None:
     shown.print("not part of the run")
     assert "\x1b" in shown.file.getvalue()  # there was a bar
     first, *lines = (tmp_path / "log.txt").read_text().splitlines()
-    assert first.startswith("# 20") and "pytest" in first
+    assert first.startswith("# 20")  # the date, and the command
     assert lines[:1] == ["said before there was a folder"]
     assert ("model  " + "word " * 15).rstrip() in lines  # not cut to the terminal's width
     assert "step 1: mIoU 0.4000  (best), pixel accuracy 0.5000" in lines

@@ -35,6 +35,7 @@ def voc_test(root: Path) -> list[str]:
     (folder / "ImageSets" / "Segmentation").mkdir(parents=True)
     (folder / "SegmentationClass").mkdir()  # of trainval, which lies in the same tree
     Image.new("P", (9, 9)).save(folder / "SegmentationClass" / "2007_000032.png")
+    Image.new("RGB", (9, 9)).save(folder / "JPEGImages" / "2007_000032.jpg")
     sizes = {"2008_000006": (96, 128), "2008_000008": (64, 64), "2008_000011": (37, 50)}
     for stem, size in sizes.items():
         noise = np.random.default_rng(0).integers(256, size=(*size, 3), dtype=np.uint8)
