@@ -29,6 +29,7 @@ from segcoord.evaluation import check_labels, evaluate, protocol, write_json
 from segcoord.export.attend import draw_attention
 from segcoord.export.masks import write_mask
 from segcoord.export.overlays import blend, overlay, sheet, write_picture
+from segcoord.report_commands import Report
 
 SHEET_ROWS = 6
 
@@ -124,12 +125,19 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
             f"split {split.name!r} has no masks, so there is nothing to score; "
             "give --masks DIR or --overlays DIR to write predictions"
         )
-    if not split.labelled and (args.json or args.sheet):
-        raise UserError(f"--json and --sheet compare with truth; split {split.name!r} has none")
+    shown = args.report or args.figures
+    if not split.labelled and (args.json or args.sheet or shown):
+        raise UserError(
+            "--json, --sheet, --report and --figures compare with truth; "
+            f"split {split.name!r} has none"
+        )
+    if args.against and not shown:
+        raise UserError("--against: is shown in a report; give --report or --figures too")
     _refuse_to_overwrite(split, args.masks, args.overlays)
     picked = set(np.linspace(0, len(split) - 1, min(SHEET_ROWS, len(split))).round().astype(int))
     rows: list[list[np.ndarray]] = []
     instances = _instance_weights(split) if data.layout == "cityscapes" else None
+    report = Report(args, model, split, data) if shown else None
     done = 0
 
     def on_image(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
@@ -147,6 +155,8 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         if instances is not None:
             found = read_instances(instances_path(sample), prediction.shape)
             instances.update(prediction, found)
+        if report is not None:
+            report.add(sample, image, prediction, truth)
         done += 1
         bar.advance(task)
 
@@ -156,7 +166,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         scores = evaluate(model, split, data.workers, on_image)
     if scores is None and split.labelled:
         told = f"split {split.name!r}: no pixel of its {len(split)} masks counts; they are dummies"
-        if args.json or not (args.masks or args.overlays):
+        if args.json or shown or not (args.masks or args.overlays):
             raise UserError(f"{told}. Predict it with --masks, and don't score it.")
         console.print(f"{told}, and were not scored.")
     if scores is not None:
@@ -166,13 +176,15 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
             weights = None if instances is None else instances.compute().numpy()
             further["cityscapes"] = CityscapesScores(scores.confusion, weights).to_plain()
             show_cityscapes(further["cityscapes"])
+        how = protocol(model, split, data.root, Path(args.checkpoint))
         if args.json:
-            how = protocol(model, split, data.root, Path(args.checkpoint))
             write_json(Path(args.json), scores, model.labels, how, further)
+        if report is not None:
+            report.write(scores, how)
     if args.sheet:
         titles = ("image", "truth", "prediction")
         write_picture(Path(args.sheet), sheet(rows, titles, model.labels))
-    for what in ("masks", "overlays", "sheet", "json"):
+    for what in ("masks", "overlays", "sheet", "json", "report", "figures"):
         if getattr(args, what):
             console.print(f"{what:10} {getattr(args, what)}")
     return 0
