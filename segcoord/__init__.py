@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from segcoord.inference import predict as predict
     from segcoord.metrics import MeanIoU as MeanIoU
     from segcoord.model import create_model as create_model
+    from segcoord.views import Views as Views
 
 _HOMES = {
     "CoordAtt": "attention",
     "MeanIoU": "metrics",
     "UserError": "errors",
+    "Views": "views",
     "create_model": "model",
     "load": "checkpoints",
     "predict": "inference",

@@ -91,7 +91,13 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> SegmentationMo
     Raises:
         UserError: no such file, not a checkpoint of segcoord, or weights that don't fit.
     """
-    checkpoint = read_segmentation(path)
+    return rebuild(read_segmentation(path), path, device)
+
+
+def rebuild(
+    checkpoint: dict, path: str | Path, device: str | torch.device = "cpu"
+) -> SegmentationModel:
+    """As `load`, of what `read_segmentation` read from the path."""
     model = SegmentationModel.from_plain(checkpoint["model"])
     try:
         model.load_state_dict(checkpoint["state_dict"])

@@ -173,6 +173,14 @@ def evaluate(program: str, argv: list[str]) -> int:
     parser = _parser(program, "Score a checkpoint on a split; export its predictions.")
     parser.add_argument("--checkpoint", type=str, required=True, help="a best.ckpt or last.ckpt")
     parser.add_argument("--split", type=str, help="default: the val_split of the training")
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], help="0.5 1.0 1.5 say (default: 1.0)"
+    )
+    parser.add_argument("--flip", action="store_true", help="look at each scale mirrored too")
+    parser.add_argument(
+        "--tile", type=str, metavar="HEIGHTxWIDTH", help="predict in windows of this size"
+    )
+    parser.add_argument("--overlap", type=int, help="pixels that tiles share at least (default: 0)")
     parser.add_argument("--masks", type=str, metavar="DIR", help="write one PNG per image")
     parser.add_argument("--overlays", type=str, metavar="DIR", help="write blends with a legend")
     parser.add_argument(
@@ -187,6 +195,13 @@ def evaluate(program: str, argv: list[str]) -> int:
         "--against", type=str, metavar="RUN", help="in the report, what changed since this one"
     )
     parser.add_argument(
+        "--export",
+        type=str,
+        metavar="SERVER",
+        help="write what an official server takes to --out: voc-server or cityscapes-server",
+    )
+    parser.add_argument("--out", type=str, metavar="FILE", help="the archive of --export")
+    parser.add_argument(
         "--device", type=str, default="auto", help="auto, cpu, cuda or mps (default: auto)"
     )
     add_settings(parser, "data")
@@ -194,7 +209,7 @@ def evaluate(program: str, argv: list[str]) -> int:
     if "-h" not in argv and "--help" not in argv:
         from_run = _data_settings(argv)
     args = parse(parser, argv, *from_run)
-    from segcoord.commands import run_evaluation
+    from segcoord.evaluate_command import run_evaluation
 
     return run_evaluation(args, parser.instantiate(args).data)
 

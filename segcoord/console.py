@@ -123,8 +123,8 @@ def show_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
     console.print(table)
 
 
-def show_scores(scores: Scores, names: list[str], images: int) -> None:
-    """IoU by class and the headline numbers, in percent."""
+def show_scores(scores: Scores, names: list[str], images: int, how: str = "") -> None:
+    """IoU by class and the headline numbers, in percent; `how` names what is not the default."""
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
     for head in ("IoU %", "accuracy %", "pixels %"):
@@ -137,7 +137,7 @@ def show_scores(scores: Scores, names: list[str], images: int) -> None:
     left_out = f" (absent and left out: {', '.join(absent)})" if absent else ""
     console.print(
         f"\nmIoU {_percent(scores.miou)} % over {scores.classes_counted} of {len(names)} classes"
-        f"{left_out}, {images} images\n"
+        f"{left_out}, {images} images{', ' if how else ''}{how}\n"
         f"frequency-weighted IoU {_percent(scores.frequency_weighted_iou)} %, "
         f"pixel accuracy {_percent(scores.pixel_accuracy)} %, "
         f"mean accuracy {_percent(scores.mean_accuracy)} %"

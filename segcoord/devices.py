@@ -71,6 +71,17 @@ def training_fabric(config: OptimConfig) -> Fabric:
     return fabric
 
 
+def evaluation_fabric(accelerator: str) -> Fabric:
+    """One device for each process: this one, or those that torchrun started; not launched yet.
+
+    Raises:
+        UserError: a device that can't be used here.
+    """
+    local, nodes = _of_torchrun() or (1, 1)
+    strategy = "ddp" if local * nodes > 1 else "auto"
+    return fabric_on(accelerator, devices=local, num_nodes=nodes, strategy=strategy)
+
+
 def is_main_process() -> bool:
     """Whether this is the process that checks, prints and writes; known before the launch."""
     return rank_zero_only.rank == 0
@@ -79,16 +90,23 @@ def is_main_process() -> bool:
 def _launched(config: OptimConfig) -> tuple[int, int]:
     """Devices per node and nodes, from the settings or from torchrun."""
     devices, nodes = config.devices or 1, config.num_nodes
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    theirs = _of_torchrun()
+    if theirs is None:
         return devices, nodes
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
-    theirs = local, int(os.environ["WORLD_SIZE"]) // local
     if (config.devices is not None or config.num_nodes != 1) and theirs != (devices, nodes):
         raise UserError(
             f"train.devices, train.num_nodes: found {devices} and {nodes}, but torchrun started "
             f"{theirs[0]} processes on each of {theirs[1]} nodes; leave the settings out"
         )
     return theirs
+
+
+def _of_torchrun() -> tuple[int, int] | None:
+    """Processes per node and nodes; None where torchrun started nothing."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    return local, int(os.environ["WORLD_SIZE"]) // local
 
 
 def stop_the_others(fabric: Fabric) -> None:

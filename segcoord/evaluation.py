@@ -6,20 +6,24 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from segcoord.config import DataConfig
 from segcoord.data.layouts import Sample, Split
 from segcoord.data.loader import set_up_worker
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
-from segcoord.inference import predict
-from segcoord.labels import LabelSet
+from segcoord.inference import ONE_LOOK, predict
+from segcoord.labels import VOID, LabelSet
 from segcoord.metrics import MeanIoU, Scores, or_none
 from segcoord.model import SegmentationModel
 from segcoord.runs import origin
+from segcoord.views import Views
 
 OnImage = Callable[[Sample, np.ndarray, np.ndarray, "np.ndarray | None"], None]
 
@@ -44,8 +48,29 @@ def _as_is(item: object) -> object:
     return item
 
 
+def share(split: Split) -> range:
+    """The indices of a split that this process predicts: all, or every n-th of n processes."""
+    if dist.is_initialized():
+        return range(dist.get_rank(), len(split), dist.get_world_size())
+    return range(len(split))
+
+
+def over_processes(
+    x: Tensor, device: torch.device, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM
+) -> Tensor:
+    """The sum of a tensor over all processes, or what `op` says, in each of them."""
+    if dist.is_initialized():
+        x = x.to(device)  # where the processes can add it up
+        dist.all_reduce(x, op)
+    return x.cpu()
+
+
 def evaluate(
-    model: SegmentationModel, split: Split, workers: int = 2, on_image: OnImage | None = None
+    model: SegmentationModel,
+    split: Split,
+    workers: int = 2,
+    on_image: OnImage | None = None,
+    views: Views = ONE_LOOK,
 ) -> Scores | None:
     """Predicts every image of a split and scores what has labels.
 
@@ -59,6 +84,7 @@ def evaluate(
         on_image: called for each image of this process with its sample, the image (H, W, 3) uint8,
             the prediction (H, W) uint8 and the truth (H, W) uint8 or None; for exports and
             progress.
+        views: scales, flip and tiles of each prediction.
 
     Returns:
         The scores over the whole split; None where it has no labels, or only dummies, of which no
@@ -69,28 +95,23 @@ def evaluate(
     """
     model.eval()
     metric = MeanIoU(len(model.labels))
-    share = range(len(split))
-    if dist.is_initialized():
-        share = share[dist.get_rank() :: dist.get_world_size()]
+    mine = share(split)
     loader = DataLoader(
         _EvalSet(split),
-        sampler=share,
+        sampler=mine,
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_is,
         worker_init_fn=set_up_worker,
     )
-    for index, (image, mask) in zip(share, loader):
+    for index, (image, mask) in zip(mine, loader):
         sample = split.samples[index]
-        prediction = predict(model, image)
+        prediction = predict(model, image, views)
         if mask is not None:
             metric.update(torch.from_numpy(prediction), torch.from_numpy(mask))
         if on_image is not None:
             on_image(sample, image, prediction, mask)
-    if dist.is_initialized():
-        counted = metric.confusion.to(model.mean.device)  # where the processes can add it up
-        dist.all_reduce(counted)
-        metric.confusion = counted
+    metric.confusion = over_processes(metric.confusion, model.mean.device)
     if not metric.confusion.any():
         return None
     return metric.scores()
@@ -107,24 +128,50 @@ def check_labels(model: SegmentationModel, labels: LabelSet, where: str) -> None
     )
 
 
-def protocol(model: SegmentationModel, split: Split, root: str, checkpoint: Path) -> dict:
-    """How a score was made, for whoever compares it with another."""
+def protocol(
+    model: SegmentationModel,
+    split: Split,
+    data: DataConfig,
+    views: Views,
+    checkpoint: tuple[Path, dict],
+) -> dict:
+    """How a score was made, for whoever compares it with another.
+
+    Args:
+        model: that was scored.
+        split: on which.
+        data: where that came from.
+        views: of each image.
+        checkpoint: its path and what was read from it. One that no training wrote says neither its
+            step nor whether its weights are a moving average, which are null then.
+    """
+    path, content = checkpoint
+    training = content.get("config", {}).get("train")
+    made = origin()
     return {
         "split": split.name,
-        "root": root,
+        "layout": data.layout,
+        "root": data.root,
+        "pack": None if split.pack is None else str(split.pack.folder),
         "images": len(split),
         "size": "original",
-        "scales": [1.0],
-        "flip": False,
-        "tiles": None,
+        **views.to_plain(),
         "average": "one confusion matrix over the split; mean over classes in truth or prediction",
-        "ignore_index": 255,
-        "checkpoint": str(checkpoint),
+        "classes": len(model.labels),
+        "ignore_index": VOID,
+        "checkpoint": str(path),
+        "step": content.get("progress", {}).get("step"),
+        "ema": None if training is None else training["ema_decay"] is not None,
+        "ema_decay": None if training is None else training["ema_decay"],
         "encoder": model.spec["encoder"],
         "decoder": model.spec["decoder"],
         "reduction": model.spec["reduction"],
         "output_stride": model.output_stride,
-    } | origin()
+        "device": model.mean.device.type,
+        "processes": dist.get_world_size() if dist.is_initialized() else 1,
+        **made,
+        "versions": made["versions"] | {"opencv": cv2.__version__},
+    }
 
 
 def write_json(

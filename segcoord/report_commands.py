@@ -21,10 +21,12 @@ from segcoord.devices import fabric_on
 from segcoord.errors import UserError
 from segcoord.evaluation import check_labels, evaluate
 from segcoord.files import atomic_write
+from segcoord.inference import ONE_LOOK
 from segcoord.metrics import Scores
 from segcoord.model import SegmentationModel
 from segcoord.report.collect import Findings, Gathered
 from segcoord.runs import origin
+from segcoord.views import Views
 
 
 def checkpoint_in(path: str) -> Path:
@@ -45,13 +47,19 @@ class Report:
         model: that is evaluated.
         split: with labels.
         data: its settings.
+        views: of each image, for the other checkpoint too.
 
     Raises:
         UserError: packages are missing, or the other checkpoint is of other classes.
     """
 
     def __init__(
-        self, args: Namespace, model: SegmentationModel, split: Split, data: DataConfig
+        self,
+        args: Namespace,
+        model: SegmentationModel,
+        split: Split,
+        data: DataConfig,
+        views: Views,
     ) -> None:
         missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
         if missing:
@@ -63,7 +71,7 @@ class Report:
         self.before = None
         if args.against is not None:
             path = checkpoint_in(args.against)
-            self.before = _counts(path, split, data, model.mean.device)
+            self.before = _counts(path, split, data, model.mean.device, views)
         self.gathered = Gathered(model, len(split))
 
     def add(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
@@ -101,7 +109,8 @@ def run_comparison(args: Namespace, data: DataConfig) -> int:
     result = compare(a, b, args.resamples, seed=args.seed)
     show_comparison(result, split.labels.names, paths)
     if args.json:
-        how = {"split": split.name, "root": data.root, "size": "original", **origin()}
+        how = {"split": split.name, "root": data.root, "size": "original"}
+        how |= ONE_LOOK.to_plain() | origin()
         plain = result.to_plain(split.labels.names) | {"protocol": how}
         for key, path in zip("ab", paths):
             plain[key] |= {"checkpoint": str(path)}
@@ -111,7 +120,13 @@ def run_comparison(args: Namespace, data: DataConfig) -> int:
     return 0
 
 
-def _counts(path: Path, split: Split, data: DataConfig, device: torch.device) -> np.ndarray:
+def _counts(
+    path: Path,
+    split: Split,
+    data: DataConfig,
+    device: torch.device,
+    views: Views = ONE_LOOK,
+) -> np.ndarray:
     """(N, 3, K) int64 of `count_image` for each image, as a checkpoint predicts it."""
     model = load(path, device)
     check_labels(model, label_set(data), f"{data.layout} {data.root}")
@@ -123,7 +138,7 @@ def _counts(path: Path, split: Split, data: DataConfig, device: torch.device) ->
 
     with counting_bar() as bar:
         task = bar.add_task(f"predict {split.name} by {path}", total=len(split))
-        if evaluate(model, split, data.workers, on_image) is None:
+        if evaluate(model, split, data.workers, on_image, views) is None:
             raise UserError(f"split {split.name!r}: no pixel of its masks counts; they are dummies")
     return np.stack(counts)
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, command, rows, weights
+from jsonargparse import Namespace
+from PIL import Image
+from test_cityscapes_scores import instances_of
 
+import segcoord
 from segcoord.checkpoints import read_checkpoint
-from segcoord.cli import run, train
+from segcoord.cli import evaluate, run, train
+from segcoord.errors import UserError
+from segcoord.evaluate_command import check_options
+from segcoord.labels import CITYSCAPES
 
 # SGD moves the weights by what the gradients say, where AdamW makes a sign of the last digit count.
 STILL = (
@@ -117,31 +125,66 @@ def test_a_batch_that_devices_cannot_share(sample_voc, tmp_path, capsys, setting
     assert message in capsys.readouterr().err
 
 
-def test_an_evaluation_counts_every_image_once(uninterrupted: Path, tmp_path: Path) -> None:
-    """Six images over 1 and 4 processes, more than some have: the same confusion matrix."""
-    script = (
-        "import sys, json, torch.distributed as dist\n"
-        "import segcoord\n"
-        "from segcoord.checkpoints import read_checkpoint\n"
-        "from segcoord.config import ClassConfig, DataConfig\n"
-        "from segcoord.data.layouts import find_split\n"
-        "from segcoord.evaluation import evaluate\n"
-        "if len(sys.argv) > 2: dist.init_process_group('gloo')\n"
-        "plain = dict(read_checkpoint(sys.argv[1])['config']['data'], workers=0)\n"
-        "plain['classes'] = [ClassConfig(**c) for c in plain['classes']]\n"
-        "split = find_split(DataConfig(**plain), 'val')\n"
-        "scores = evaluate(segcoord.load(sys.argv[1]), split, 0)\n"
-        "print('COUNTS' + json.dumps(scores.confusion.tolist()), flush=True)\n"
-    )
-    path = tmp_path / "score.py"
-    path.write_text(script)
-    checkpoint = str(uninterrupted / "best.ckpt")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4", "--")
-    alone = launch(str(path), checkpoint).communicate(timeout=60)[0]
-    several = launch(*torchrun, str(path), checkpoint, "several").communicate(timeout=120)[0]
-    found, expected = (
-        [json.loads(counts) for counts in re.findall(r"COUNTS(\[\[.*?\]\])", printed)]
-        for printed in (several, alone)
-    )
-    assert len(expected) == 1, alone
-    assert found == expected * 4, several
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory, sample_cityscapes: Path) -> Path:
+    """The Cityscapes sample with instances, and a checkpoint for it at random weights."""
+    root = tmp_path_factory.mktemp("frames") / "data"
+    shutil.copytree(sample_cityscapes, root)
+    for path in (root / "gtFine" / "val").glob("*/*_labelIds.png"):
+        with Image.open(path) as ids:
+            instances = instances_of(np.array(ids))
+        Image.fromarray(instances).save(path.with_name(path.name.replace("label", "instance")))
+    torch.manual_seed(0)
+    model = segcoord.create_model("mobilenetv2_ca_050", 19, labels=CITYSCAPES)
+    segcoord.save(model, root.parent / "c.ckpt")
+    return root
+
+
+def test_an_evaluation_counts_every_image_once(frames: Path, tmp_path: Path, capfd) -> None:
+    """Four images over three processes: scores, iIoU and masks as of one; the first one prints."""
+    found = []
+    for name in ("one", "three"):
+        words = [
+            f"--checkpoint={frames.parent / 'c.ckpt'}",
+            *("--data.layout=cityscapes", f"--data.root={frames}", "--data.workers=0", "--flip"),
+            *(f"--json={tmp_path / name}.json", f"--masks={tmp_path / name}"),
+        ]
+        if name == "one":
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # as the others have
+            assert run(evaluate, "evaluate.py", words) == 0
+            torch.set_num_threads(threads)
+            printed = capfd.readouterr().out
+        else:
+            torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "--")
+            process = launch(*torchrun, str(ROOT / "evaluate.py"), *words)
+            printed = process.communicate(timeout=120)[0]
+            assert process.returncode == 0, printed
+        assert printed.count("category mIoU") == printed.count("val: read from") == 1
+        result = json.loads((tmp_path / f"{name}.json").read_text())
+        masks = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        found.append((result, masks))
+    (one, masks), (three, same_masks) = found
+    assert masks == same_masks
+    assert len(masks) == 4
+    one_made, three_made = one.pop("protocol"), three.pop("protocol")
+    assert (one_made["processes"], three_made["processes"]) == (1, 3)
+    for key in ("images", "heights", "widths", "scales", "flip", "versions"):
+        assert one_made[key] == three_made[key]
+    ours, theirs = one["cityscapes"].pop("classes"), three["cityscapes"].pop("classes")
+    assert any(c["iiou"] for c in ours)
+    for a, b in zip(ours, theirs):  # sums of real numbers, in another order
+        assert b["iiou"] == (a["iiou"] and pytest.approx(a["iiou"], rel=1e-12))
+    for key in ("iiou", "category_iiou"):
+        assert three["cityscapes"].pop(key) == pytest.approx(one["cityscapes"].pop(key), rel=1e-12)
+    one["cityscapes"].pop("categories"), three["cityscapes"].pop("categories")
+    assert one == three
+
+
+@pytest.mark.parametrize("option", ["sheet", "export"])
+def test_what_needs_all_images_takes_one_process(option: str) -> None:
+    given = dict.fromkeys(("sheet", "export", "out", "overlap", "tile"))
+    given |= {"sheet": "s.png"} if option == "sheet" else {"export": "voc-server", "out": "a.tar"}
+    check_options(Namespace(**given), 1)
+    with pytest.raises(UserError, match=f"--{option}: one process has to see all images"):
+        check_options(Namespace(**given), 2)

@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from segcoord.cli import evaluate, run
 from segcoord.compare import compare, count_image
+from segcoord.config import DataConfig
 from segcoord.data.layouts import Sample
 from segcoord.evaluation import protocol
 from segcoord.labels import LabelClass, LabelSet
@@ -28,6 +29,7 @@ from segcoord.report.collect import Findings, Gathered
 from segcoord.report.examples import KEPT, LONGEST, Examples
 from segcoord.report.figures import write_figures
 from segcoord.report.page import write_page
+from segcoord.views import Views
 
 NASTY = "<script>alert(1)</script>"
 NAMES = [NASTY, "$a_{b}$ & \"c\" 'd'", "</script><img src=x onerror=alert(2)>", "road"]
@@ -194,9 +196,10 @@ def findings(names: list[str], images: int, wrong: float, change: bool = True) -
     gathered.calibration.count(sure, rng.random(1000) < sure)
 
     class OfThese(list):
-        name = NASTY
+        name, pack = NASTY, None
 
-    how = protocol(model, OfThese(range(images)), "/data/<b>", Path("runs/<i>/best.ckpt"))
+    data = DataConfig(layout="voc", root="/data/<b>")
+    how = protocol(model, OfThese(range(images)), data, Views(), (Path("runs/<i>/best.ckpt"), {}))
     changed = compare(np.stack(before), gathered.counts, 200) if change else None
     return Findings(metric.scores(), labels, how, gathered, changed, change and "runs/<u>")
 
@@ -239,11 +242,12 @@ def test_the_command_writes_page_and_figures(tiny_run: Path, tmp_path: Path, cap
         f"--report={tmp_path / 'report.html'}",
         f"--figures={tmp_path / 'figures'}",
         f"--against={tiny_run}",
+        "--flip",
     ]
     assert run(evaluate, "evaluate.py", arguments) == 0
     told = re.search(r"mIoU ([\d.]+) %", capsys.readouterr().out)[1]
     text = (tmp_path / "report.html").read_text()
-    assert f"mIoU {told} % on val" in text
+    assert f"mIoU {told} % on val" in text and "flipped: yes" in text
     assert f"{checkpoint}" in text and "have the same mIoU on every draw" in text
     names = ("classes", "confusion", "sizes", "boundary", "calibration", "change")
     expected = {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}

@@ -8,7 +8,24 @@ import numpy as np
 from PIL import Image
 
 from segcoord.files import atomic_write
-from segcoord.labels import LabelSet
+from segcoord.labels import LabelSet, voc_colors
+
+
+def mask_picture(indices: np.ndarray, labels: LabelSet, palette: bool) -> Image.Image:
+    """Class indices as the mask values of their dataset.
+
+    Args:
+        indices: (H, W) uint8 class indices, 255 for void.
+        labels: which mask value stands for which class.
+        palette: True for a palette picture, whose pixels are the values though it looks coloured
+            (VOC); False for a grey one (Cityscapes' label ids).
+    """
+    picture = Image.fromarray(labels.to_value[indices])
+    if palette:
+        colors = np.array(voc_colors(256), np.uint8)  # also of values that stand for nothing
+        colors[labels.to_value] = labels.colors  # void and unused indices all go to 255
+        picture.putpalette(colors.ravel().tolist())
+    return picture
 
 
 def write_mask(path: Path, indices: np.ndarray, labels: LabelSet, palette: bool) -> None:
@@ -16,15 +33,7 @@ def write_mask(path: Path, indices: np.ndarray, labels: LabelSet, palette: bool)
 
     Args:
         path: the PNG to write.
-        indices: (H, W) uint8 class indices, 255 for void.
-        labels: which mask value stands for which class.
-        palette: True for a palette PNG, whose pixels are the values though it looks coloured (VOC);
-            False for a grey one (Cityscapes' label ids).
+        indices, labels, palette: as of `mask_picture`.
     """
-    picture = Image.fromarray(labels.to_value[indices])
-    if palette:
-        colors = np.zeros((256, 3), np.uint8)
-        colors[labels.to_value] = labels.colors  # void and unused indices all go to 255
-        picture.putpalette(colors.ravel().tolist())
     with atomic_write(path) as temporary:
-        picture.save(temporary, format="PNG")
+        mask_picture(indices, labels, palette).save(temporary, format="PNG")

@@ -102,4 +102,5 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     """Writes (H, W, 3) uint8 RGB as PNG or JPEG, by the path's suffix."""
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
     with atomic_write(path) as temporary:
-        Image.fromarray(picture).save(temporary, format=kind, quality=92)
+        # Pillow's own compress_level, 6, takes four times as long for an eighth less.
+        Image.fromarray(picture).save(temporary, format=kind, quality=92, compress_level=2)
