@@ -11,6 +11,14 @@ function showTip(target, x, y) {
   tip.style.top = `${y - height - 14 > 4 ? y - height - 14 : y + 18}px`;
 }
 
+function tellFocused() {
+  const place = document.activeElement;
+  if (!place.dataset.tip || !place.matches(":focus-visible")) return;
+  const box = place.getBoundingClientRect();
+  showTip(place, box.left + box.width / 2, box.top);
+}
+addEventListener("scroll", () => { if (!tip.hidden) tellFocused(); }, { capture: true, passive: true });
+
 // In a group one element takes part in the order of Tab, and arrows lead from it to the others.
 function rove(group, items, step) {
   let current = items[0];
@@ -36,11 +44,7 @@ for (const chart of document.querySelectorAll("svg.chart")) {
   for (const place of places) {
     place.addEventListener("pointermove", (event) => showTip(place, event.clientX, event.clientY));
     place.addEventListener("pointerleave", () => { tip.hidden = true; });
-    place.addEventListener("focus", () => {
-      if (!place.matches(":focus-visible")) return;
-      const box = place.getBoundingClientRect();
-      showTip(place, box.left + box.width / 2, box.top);
-    });
+    place.addEventListener("focus", tellFocused);
     place.addEventListener("blur", () => { tip.hidden = true; });
   }
 }
