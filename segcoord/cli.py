@@ -19,6 +19,7 @@ USAGE = """usage: segcoord COMMAND ...
 
   train         train a model; also: python train.py
   evaluate      score a model on a split, export its masks; also: python evaluate.py
+  compare       tell whether two checkpoints differ by more than chance
   models        list the encoders with their parameters and multiply-adds
   table         train every row of a table of encoders, write it as Markdown and CSV
   runs          list the runs below a folder with the best mIoU of each
@@ -187,6 +188,13 @@ def evaluate(program: str, argv: list[str]) -> int:
         "--sheet", type=str, metavar="FILE", help="write image, truth and prediction of six images"
     )
     parser.add_argument("--json", type=str, metavar="FILE", help="write scores and protocol")
+    parser.add_argument("--report", type=str, metavar="FILE", help="write a page that shows it all")
+    parser.add_argument(
+        "--figures", type=str, metavar="DIR", help="write the report's charts as PNG and PDF"
+    )
+    parser.add_argument(
+        "--against", type=str, metavar="RUN", help="in the report, what changed since this one"
+    )
     parser.add_argument(
         "--export",
         type=str,
@@ -254,11 +262,47 @@ def attend(program: str, argv: list[str]) -> int:
     return 0
 
 
+def compare(program: str, argv: list[str]) -> int:
+    """Compares two checkpoints on the same images."""
+    parser = _parser(program, "Tell whether two checkpoints differ by more than chance.")
+    for name in ("run_a", "run_b"):
+        text = "a run's folder, whose best.ckpt is meant, or a checkpoint"
+        parser.add_argument(name, type=str, metavar=name.upper(), help=text)
+    parser.add_argument("--split", type=str, help="default: the val_split of RUN_A")
+    parser.add_argument("--json", type=str, metavar="FILE", help="write all of it")
+    parser.add_argument(
+        "--resamples", type=int, default=10_000, help="draws of the images (default: 10000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="auto, cpu, cuda or mps (default: auto)"
+    )
+    add_settings(parser, "data")
+    from_run = []
+    if not {"-h", "--help"} & {*argv}:
+        # Each of its options takes a value, so the words that follow none are the runs.
+        takes = [word.startswith("-") and "=" not in word for word in ["", *argv]]
+        runs = [w for w, value in zip(argv, takes) if not (value or w.startswith("-"))]
+        if len(runs) != 2:
+            raise UserError(f"found {' '.join(runs) or 'nothing'}, expected RUN_A RUN_B")
+        from segcoord.report_commands import checkpoint_in
+
+        from_run = _settings_of(str(checkpoint_in(runs[0])))
+    args = parse(parser, argv, *from_run)
+    from segcoord.report_commands import run_comparison
+
+    return run_comparison(args, parser.instantiate(args).data)
+
+
 def _data_settings(argv: list[str]) -> list[tuple[str, dict]]:
-    """The data settings that a checkpoint carries, as the weakest layer."""
+    """The data settings that the evaluated checkpoint carries, as the weakest layer."""
     path = _peek(argv, "--checkpoint")
     if path is None:
         raise UserError("--checkpoint: missing; give the path of a best.ckpt")
+    return _settings_of(path)
+
+
+def _settings_of(path: str) -> list[tuple[str, dict]]:
     from segcoord.checkpoints import read_segmentation
 
     return [(path, {"data": read_segmentation(path).get("config", {}).get("data", {})})]
@@ -381,6 +425,7 @@ def data_pack(program: str, argv: list[str]) -> int:
 COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
+    "compare": compare,
     "models": models,
     "attend": attend,
     "table": table,

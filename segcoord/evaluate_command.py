@@ -38,10 +38,11 @@ from segcoord.export.overlays import blend, overlay, sheet, write_picture
 from segcoord.export.servers import check_server, server_archive
 from segcoord.metrics import Scores
 from segcoord.model import SegmentationModel
+from segcoord.report_commands import Report
 from segcoord.views import Views, parse_tile
 
 SHEET_ROWS = 6
-ONE_FILE = ("sheet", "export")
+ONE_FILE = ("sheet", "export", "report", "figures")
 """Options whose file is made of all images, which several processes can't write together."""
 
 
@@ -78,13 +79,17 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         takers.append(_row_of_sheet(rows, split))
     if instances is not None:
         takers.append(_instance_counter(instances))
+    report = None
+    if args.report or args.figures:
+        report = Report(args, model, split, data, views)
+        takers.append(report.add)
     reading = f"{split.name}: read from {source_of(split, data)}"
     console.print(f"{reading}; {views}" if str(views) else reading)
     with _archive(args, split, takers):
         scores, sizes = _predict(model, split, data.workers, views, takers)
     if scores is None and split.labelled:
         told = f"split {split.name!r}: no pixel of its {len(split)} masks counts; they are dummies"
-        if args.json or not _writes_predictions(args):
+        if _compares(args) or not _writes_predictions(args):
             raise UserError(f"{told}. Predict it with --masks, and don't score it.")
         console.print(f"{told}, and were not scored.")
     weights = None
@@ -98,13 +103,15 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         if data.layout == "cityscapes":
             further["cityscapes"] = CityscapesScores(scores.confusion, weights).to_plain()
             show_cityscapes(further["cityscapes"])
+        how = protocol(model, split, data, views, (Path(args.checkpoint), checkpoint)) | sizes
         if args.json:
-            how = protocol(model, split, data, views, (Path(args.checkpoint), checkpoint))
-            write_json(Path(args.json), scores, model.labels, how | sizes, further)
+            write_json(Path(args.json), scores, model.labels, how, further)
+        if report is not None:
+            report.write(scores, how)
     if args.sheet:
         titles = ("image", "truth", "prediction")
         write_picture(Path(args.sheet), sheet(rows, titles, split.labels))
-    for what in ("masks", "overlays", "sheet", "json", "out"):
+    for what in ("masks", "overlays", "sheet", "json", "report", "figures", "out"):
         if getattr(args, what):
             console.print(f"{what:10} {getattr(args, what)}")
     return 0
@@ -137,6 +144,8 @@ def check_options(args: Namespace, processes: int) -> None:
             raise UserError(f"--{option}: found without --{other}; give both, or none")
     if args.overlap is not None and not args.tile:
         raise UserError(f"--overlap: found {args.overlap} without --tile, 769x769 say")
+    if args.against and not (args.report or args.figures):
+        raise UserError("--against: is shown in a report; give --report or --figures too")
     of_all = [option for option in ONE_FILE if getattr(args, option)]
     if processes > 1 and of_all:
         raise UserError(
@@ -149,6 +158,11 @@ def _writes_predictions(args: Namespace) -> bool:
     return bool(args.masks or args.overlays or args.export)
 
 
+def _compares(args: Namespace) -> bool:
+    """Whether a file is asked for that tells of the truth."""
+    return bool(args.json or args.report or args.figures)
+
+
 def _check_split(args: Namespace, data: DataConfig, split: Split) -> None:
     """Raises UserError for what this split can't give, and where a file would be replaced."""
     if not split.labelled and not _writes_predictions(args):
@@ -156,8 +170,11 @@ def _check_split(args: Namespace, data: DataConfig, split: Split) -> None:
             f"split {split.name!r} has no masks, so there is nothing to score; "
             "give --masks DIR, --overlays DIR or --export SERVER to write predictions"
         )
-    if not split.labelled and (args.json or args.sheet):
-        raise UserError(f"--json and --sheet compare with truth; split {split.name!r} has none")
+    if not split.labelled and (_compares(args) or args.sheet):
+        raise UserError(
+            "--json, --sheet, --report and --figures compare with truth; "
+            f"split {split.name!r} has none"
+        )
     _refuse_to_overwrite(split, args.masks, args.overlays)
     if args.export:
         other = check_server(args.export, Path(args.out), split, data.layout)

@@ -1,0 +1,176 @@
+"""What `evaluate --report` and `compare` do, once their arguments are read."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from jsonargparse import Namespace
+from rich.table import Table
+
+from segcoord.checkpoints import load
+from segcoord.compare import FEW_IMAGES, Comparison, compare, count_image
+from segcoord.config import DataConfig
+from segcoord.console import console, counting_bar
+from segcoord.data.layouts import Sample, Split, find_split, label_set
+from segcoord.data.pack import source_of, with_pack
+from segcoord.devices import fabric_on
+from segcoord.errors import UserError
+from segcoord.evaluation import check_labels, evaluate
+from segcoord.files import atomic_write
+from segcoord.inference import ONE_LOOK
+from segcoord.metrics import Scores
+from segcoord.model import SegmentationModel
+from segcoord.report.collect import Findings, Gathered
+from segcoord.runs import origin
+from segcoord.views import Views
+
+
+def checkpoint_in(path: str) -> Path:
+    """A checkpoint's path, or that of the best.ckpt in a run's folder."""
+    if not Path(path).is_dir():
+        return Path(path)
+    best = Path(path) / "best.ckpt"
+    if not best.is_file():
+        raise UserError(f"{path}: no run, for it has no best.ckpt; give a run's or a checkpoint")
+    return best
+
+
+class Report:
+    """Gathers what `--report` and `--figures` need while a model is evaluated, and writes them.
+
+    Args:
+        args: of `evaluate`: report, figures, against, checkpoint.
+        model: that is evaluated.
+        split: with labels.
+        data: its settings.
+        views: of each image, for the other checkpoint too.
+
+    Raises:
+        UserError: packages are missing, or the other checkpoint is of other classes.
+    """
+
+    def __init__(
+        self,
+        args: Namespace,
+        model: SegmentationModel,
+        split: Split,
+        data: DataConfig,
+        views: Views,
+    ) -> None:
+        missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+        if missing:
+            raise UserError(
+                f"--report and --figures need {' and '.join(missing)}: "
+                "pip install 'segcoord[report]'"
+            )
+        self.args, self.labels = args, model.labels
+        self.before = None
+        if args.against is not None:
+            path = checkpoint_in(args.against)
+            self.before = _counts(path, split, data, model.mean.device, views)
+        self.gathered = Gathered(model, len(split))
+
+    def add(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
+        """Takes what `evaluate` hands to `on_image`."""
+        self.gathered.add(sample, image, prediction, truth)
+
+    def write(self, scores: Scores, how: dict) -> None:
+        """Writes what was asked for; `how` is `evaluation.protocol`."""
+        from segcoord.report.figures import write_figures
+        from segcoord.report.page import write_page
+
+        change = None
+        if self.before is not None:
+            change = compare(self.before, self.gathered.counts)
+        against = self.args.against and str(checkpoint_in(self.args.against))
+        findings = Findings(scores, self.labels, how, self.gathered, change, against)
+        if self.args.report:
+            write_page(Path(self.args.report), findings)
+        if self.args.figures:
+            write_figures(Path(self.args.figures), findings)
+
+
+def run_comparison(args: Namespace, data: DataConfig) -> int:
+    """Compares two checkpoints on one split; returns the exit code."""
+    data.check()
+    if args.resamples < 1:
+        raise UserError(f"--resamples: found {args.resamples}, expected 1 or more")
+    paths = [checkpoint_in(args.run_a), checkpoint_in(args.run_b)]
+    split = with_pack(find_split(data, args.split or data.val_split), data)
+    if not split.labelled:
+        raise UserError(f"split {split.name!r} has no masks, so there is nothing to compare with")
+    console.print(f"{split.name}: read from {source_of(split, data)}")
+    device = fabric_on(args.device).device
+    a, b = (_counts(path, split, data, device) for path in paths)
+    result = compare(a, b, args.resamples, seed=args.seed)
+    show_comparison(result, split.labels.names, paths)
+    if args.json:
+        how = {"split": split.name, "root": data.root, "size": "original"}
+        how |= ONE_LOOK.to_plain() | origin()
+        plain = result.to_plain(split.labels.names) | {"protocol": how}
+        for key, path in zip("ab", paths):
+            plain[key] |= {"checkpoint": str(path)}
+        with atomic_write(args.json) as temporary:
+            temporary.write_text(json.dumps(plain, indent=2) + "\n")
+        console.print(f"{'json':10} {args.json}")
+    return 0
+
+
+def _counts(
+    path: Path,
+    split: Split,
+    data: DataConfig,
+    device: torch.device,
+    views: Views = ONE_LOOK,
+) -> np.ndarray:
+    """(N, 3, K) int64 of `count_image` for each image, as a checkpoint predicts it."""
+    model = load(path, device)
+    check_labels(model, label_set(data), f"{data.layout} {data.root}")
+    counts: list[np.ndarray] = []
+
+    def on_image(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
+        counts.append(count_image(prediction, truth, len(model.labels)))
+        bar.advance(task)
+
+    with counting_bar() as bar:
+        task = bar.add_task(f"predict {split.name} by {path}", total=len(split))
+        if evaluate(model, split, data.workers, on_image, views) is None:
+            raise UserError(f"split {split.name!r}: no pixel of its masks counts; they are dummies")
+    return np.stack(counts)
+
+
+def show_comparison(result: Comparison, names: list[str], paths: list[Path]) -> None:
+    """IoU of both by class, the difference with its interval, and what it is worth."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    for head in ("A, IoU %", "B, IoU %", "B - A", f"{100 * result.level:g} % interval", "images"):
+        table.add_column(head, justify="right", no_wrap=True)
+    rows = [*zip(names, result.iou_a, result.iou_b, result.classes, result.images)]
+    rows += [("mIoU", result.a, result.b, result.difference, result.drawn)]
+    for name, a, b, each, images in rows:
+        if not images:
+            continue
+        few = " *" if images < FEW_IMAGES else ""
+        table.add_row(
+            name,
+            f"{100 * a:.2f}",
+            f"{100 * b:.2f}",
+            f"{100 * each.value:+.2f}",
+            f"{100 * each.low:+.2f} to {100 * each.high:+.2f}",
+            f"{images}{few}",
+        )
+    console.print(table)
+    console.print(f"\nA: {paths[0]}\nB: {paths[1]}")
+    left_out = [name for name, images in zip(names, result.images) if not images]
+    if left_out:
+        console.print(f"left out of both, for no truth has them: {', '.join(left_out)}")
+    if ((result.images > 0) & (result.images < FEW_IMAGES)).any():
+        console.print(f"*: in fewer than {FEW_IMAGES} images, too few to trust the interval")
+    console.print(
+        f"{result.sentence()}\nThe noise is that of the images ({result.resamples} draws); another "
+        "training of the same model differs too, which only several seeds can tell."
+    )
