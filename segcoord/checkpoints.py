@@ -15,6 +15,7 @@ from segcoord.encoders.tensors import described_in, unpickle
 from segcoord.encoders.weights import Report, load_file
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
+from segcoord.hub import CONFIG, read_pretrained
 from segcoord.model import FORMAT, ImageModel, SegmentationModel
 
 
@@ -35,12 +36,14 @@ def save(model: ImageModel, path: str | Path, **extra: object) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """What `save` wrote: tensors and plain types; no code of the file is ever run.
+    """What `save` wrote, or `save_pretrained`: tensors and plain types, never code of the file.
 
     Raises:
         UserError: no such file, or not a checkpoint of segcoord.
     """
     path = Path(path)
+    if (path / CONFIG).is_file():
+        return read_pretrained(path)
     if path.is_dir():
         inside = ", ".join(sorted(p.name for p in path.glob("*.ckpt"))) or "no *.ckpt"
         raise UserError(f"{path}: a folder, expected a checkpoint file; it holds {inside}")
@@ -85,12 +88,16 @@ def read_segmentation(path: str | Path) -> dict:
     return checkpoint
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> SegmentationModel:
+def load(
+    path: str | Path, device: str | torch.device = "cpu", *, runtime: str | None = None
+) -> SegmentationModel:
     """The model of a checkpoint, rebuilt from the file alone, in eval mode, channels_last.
 
     Raises:
         UserError: no such file, not a checkpoint of segcoord, or weights that don't fit.
     """
+    if runtime not in (None, "torch"):
+        raise UserError(f"{path}: a checkpoint, which {runtime} can't run")
     return rebuild(read_segmentation(path), path, device)
 
 

@@ -24,6 +24,8 @@ USAGE = """usage: segcoord COMMAND ...
   table         train every row of a table of encoders, write it as Markdown and CSV
   runs          list the runs below a folder with the best mIoU of each
   attend        draw where a model looks, and its coordinate gates
+  share         write a checkpoint as safetensors and JSON, or upload it to the Hugging Face hub
+  demo          look at a model's masks in the browser
   data sample   draw a small labelled dataset of street scenes
   data check    look for mistakes in a dataset before they cost a training
   data get      download Pascal VOC 2012 or SBD from its owner
@@ -262,6 +264,41 @@ def attend(program: str, argv: list[str]) -> int:
     return 0
 
 
+def share(program: str, argv: list[str]) -> int:
+    """Writes a checkpoint in the form that is shared."""
+    parser = _parser(program, "Write a checkpoint as safetensors and JSON, which smp opens too.")
+    parser.add_argument("--checkpoint", type=str, required=True, help="a best.ckpt or last.ckpt")
+    parser.add_argument("--out", type=str, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--push", type=str, metavar="USER/NAME", help="upload it to the Hugging Face hub"
+    )
+    parser.add_argument("--private", action="store_true", help="where the repository is made anew")
+    args = parse(parser, argv)
+    from segcoord.share_command import share
+
+    return share(args.checkpoint, args.out, args.push, args.private)
+
+
+def demo(program: str, argv: list[str]) -> int:
+    """Serves a page that shows what models see."""
+    parser = _parser(program, "Look at a model's masks in the browser; nothing leaves the machine.")
+    parser.add_argument(
+        "--checkpoint", type=str, nargs="+", required=True, help="checkpoints, exported folders"
+    )
+    parser.add_argument(
+        "--runtime", type=str, nargs="+", help="default: each that a checkpoint can be run by"
+    )
+    parser.add_argument("--samples", type=str, metavar="DIR", help="images to try; default: drawn")
+    parser.add_argument("--port", type=int, default=7860, help="default: 7860")
+    parser.add_argument(
+        "--host", type=str, default="127.0.0.1", help="0.0.0.0 to let others in (default: no one)"
+    )
+    args = parse(parser, argv)
+    from segcoord.ui.serve import run_demo
+
+    return run_demo(args.checkpoint, args.runtime, args.samples, args.host, args.port)
+
+
 def compare(program: str, argv: list[str]) -> int:
     """Compares two checkpoints on the same images."""
     parser = _parser(program, "Tell whether two checkpoints differ by more than chance.")
@@ -428,6 +465,8 @@ COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "compare": compare,
     "models": models,
     "attend": attend,
+    "share": share,
+    "demo": demo,
     "table": table,
     "runs": runs,
     "data sample": data_sample,
