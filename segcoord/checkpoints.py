@@ -15,6 +15,7 @@ from segcoord.encoders.tensors import described_in, unpickle
 from segcoord.encoders.weights import Report, load_file
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
+from segcoord.folding import fold_batch_norm
 from segcoord.hub import CONFIG, read_pretrained
 from segcoord.model import FORMAT, ImageModel, SegmentationModel
 
@@ -89,7 +90,11 @@ def read_segmentation(path: str | Path) -> dict:
 
 
 def load(
-    path: str | Path, device: str | torch.device = "cpu", *, runtime: str | None = None
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    runtime: str | None = None,
+    fold: bool = True,
 ) -> SegmentationModel:
     """The model of a checkpoint, rebuilt from the file alone, in eval mode, channels_last.
 
@@ -98,7 +103,8 @@ def load(
     """
     if runtime not in (None, "torch"):
         raise UserError(f"{path}: a checkpoint, which {runtime} can't run")
-    return rebuild(read_segmentation(path), path, device)
+    model = rebuild(read_segmentation(path), path, device)
+    return fold_batch_norm(model) if fold else model
 
 
 def rebuild(

@@ -49,7 +49,7 @@ def model_card(model: SegmentationModel, architecture: str, metrics: dict[str, f
         "standard deviation": _numbers(model.std.flatten().tolist()),
     } | {name: f"{100 * value:.2f} %" for name, value in metrics.items()}
     classes = [
-        f"| {index} | {_cell(c.name)} | #{c.color[0]:02x}{c.color[1]:02x}{c.color[2]:02x} | {c.id} |"
+        f"| {index} | {_cell(c.name)} | #{bytes(c.color).hex()} | {c.id} |"
         for index, c in enumerate(labels.classes)
     ]
     return "\n".join(
@@ -62,7 +62,7 @@ def model_card(model: SegmentationModel, architecture: str, metrics: dict[str, f
             *(f"| {name} | {value} |" for name, value in facts.items()),
             "\n| index | class | colour | value in masks |\n| --- | --- | --- | --- |",
             *classes,
-            "\nWhat it was trained on, under which licence, and what it is not for: not told yet.\n",
+            "\nIts training data, its licence and what it isn't for: not told yet.\n",
         ]
     )
 

@@ -63,7 +63,7 @@ async function segment(source) {
   link.download = `${source.stem}_mask.png`;
   link.setAttribute("aria-disabled", "false");
   const { name, runtime } = page.choices[choice];
-  $("facts").textContent = `${answer.seconds.toFixed(2)} s by ${runtime} on ${name}, ${answer.size.join(" × ")} pixels`;
+  $("facts").textContent = `${answer.seconds.toFixed(2)} s by ${runtime} on ${name}, ${answer.size.join(" by ")} pixels`;
   $("samples").querySelectorAll("button").forEach((button, i) => button.setAttribute("aria-pressed", i === source.question.sample));
   show("classes");
 }
