@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(body)
         name = f"{asked['organization']}/{asked['name']}"
         self.server.repositories.setdefault(name, {})
-        self.server.private[name] = asked.get("visibility", asked.get("private"))
+        self.server.private.setdefault(name, asked.get("visibility", asked.get("private")))
         return {"url": f"{self.server.url}/{name}"}
 
     def _modes(self, body: bytes, _name: str) -> dict:
