@@ -20,8 +20,6 @@ from segcoord.inference import predict
 from segcoord.ui.models import Choice
 from segcoord.ui.pictures import MAX_BYTES, MAX_PIXELS, Refusal, decode, encode, thumbnail
 
-SCALES = {cv2.COLORMAP_TURBO: "turbo", cv2.COLORMAP_VIRIDIS: "viridis"}
-
 
 def told(answer: Callable[..., dict]) -> Callable[..., dict]:
     """Mistakes become {"error": words}; of any other error the page learns only that there was."""
@@ -70,7 +68,7 @@ class Answers:
 
         Returns:
             The picture as shown, class indices, the mask file to download, shares of the classes
-            in it, and the seconds that the prediction took.
+            in it, the largest first, and the seconds that the prediction took.
         """
         choice, image = self._choice(asked), self._image(asked)
         begin = time.perf_counter()
@@ -106,8 +104,8 @@ class Answers:
             pixels[:] = True
         cam = grad_cam(model, image, index, look.block, pixels)
         heat = colored(cam, 0, 1, cv2.COLORMAP_TURBO) if cam.any() else None
-        note = f"where {look.block} speaks for {model.labels.names[index]}"
-        layers = [_layer(heat, note if cam.any() else f"zero everywhere in {look.block}", (0, 1))]
+        note = f"Grad-CAM of {model.labels.names[index]} in {look.block}"
+        layers = [_layer(heat, note if cam.any() else f"{note}: zero everywhere", (0, 1))]
         for cell in gate_cells(look, *image.shape[:2]):
             low, high, _ = cell.scale or (0, 0, 0)
             layers.append(_layer(cell.picture, cell.caption.replace("\n", " "), (low, high)))

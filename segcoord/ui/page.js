@@ -2,7 +2,7 @@
 const $ = (id) => element.querySelector(`#sc-${id}`);
 const root = element.querySelector(".sc");
 const page = { choices: [], limits: {}, shown: null, layers: {}, view: "classes", asked: 0 };
-// shown: what was asked (file or sample), its classes and areas; layers: by view, "classes" a canvas.
+// shown: what was asked (a file or a sample) and its answer; layers: by view, "classes" is a canvas.
 const text = (tag, words) => Object.assign(document.createElement(tag), { textContent: words });
 const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
 const classesOf = () => page.choices[page.shown ? page.shown.choice : $("choice").value].classes;
@@ -126,8 +126,9 @@ async function choose(index) {
   if (await explain(index)) show("cam");
 }
 
+// Before the first picture: the classes that the model knows.
 function listAreas() {
-  const { areas, chosen } = page.shown;
+  const { areas, chosen } = page.shown ?? { areas: classesOf().map((_, index) => ({ class: index })) };
   const focused = element.querySelector(".areas :focus")?.dataset.class;
   $("areas").replaceChildren(...areas.map(({ class: index, share }) => {
     const { name, color } = classesOf()[index];
@@ -139,7 +140,8 @@ function listAreas() {
     button.setAttribute("aria-pressed", index === chosen);
     const swatch = text("i", "");
     swatch.style.background = `rgb(${color})`;
-    button.append(swatch, text("span", name), text("em", percent(share)), text("u", ""));
+    button.append(swatch, text("span", name), text("em", page.shown ? percent(share) : ""), text("u", ""));
+    button.disabled = !page.shown;
     button.onclick = () => choose(index);
     button.onpointerenter = () => paint(index);
     button.onpointerleave = () => paint(null);
@@ -232,6 +234,7 @@ $("views").onchange = (event) => {
 $("choice").onchange = () => {
   $("about").textContent = page.choices[$("choice").value].about;
   if (page.shown) segment(page.shown.source);
+  else listAreas();
 };
 $("theme").onclick = () => document.body.classList.toggle("dark");
 
@@ -242,6 +245,7 @@ $("theme").onclick = () => document.body.classList.toggle("dark");
   page.choices.forEach(({ name, runtime }, i) => $("choice").append(new Option(`${name} by ${runtime}`, i)));
   $("models").hidden = page.choices.length < 2;
   $("about").textContent = page.choices[0].about;
+  listAreas();
   $("limit").textContent = `At most ${page.limits.bytes >> 20} MB and ${page.limits.pixels / 1e6} million pixels; it stays between this page and its server.`;
   $("samples").replaceChildren(...page.samples.map((address, i) => {
     const button = text("button", "");

@@ -15,7 +15,7 @@ from segcoord.errors import UserError
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 16 * 10**6
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"}
 
 
