@@ -197,10 +197,19 @@ def test_inner_errors_tell_the_page_nothing(answers: Answers, monkeypatch, capsy
     assert "/secret/place" in capsys.readouterr().err
 
 
-def test_choices_are_what_the_paths_offer(tiny_run: Path, tmp_path: Path) -> None:
-    paths = [str(tiny_run / "best.ckpt"), str(tiny_run / "last.ckpt")]
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "first" / "best.ckpt"
+    segcoord.save(model_of(4), path)
+    return path
+
+
+def test_choices_are_what_the_paths_offer(checkpoint: Path, tmp_path: Path) -> None:
+    model_of(4).save_pretrained(tmp_path / "shared")
+    paths = [str(checkpoint), str(tmp_path / "shared"), str(checkpoint)]
     found = load_choices(paths, None)
-    assert [(c.name, c.runtime) for c in found] == [("tiny (1)", "torch"), ("tiny (2)", "torch")]
+    assert [choice.name for choice in found] == ["first (1)", "shared", "first (2)"]
+    assert [choice.runtime for choice in found] == ["torch"] * 3
     assert all(choice.explains for choice in found)
     for runtimes, told in ((["tensorrt"], "tensorrt"), (["torch", "openvino"], "openvino")):
         with pytest.raises(UserError, match=told):
@@ -306,9 +315,9 @@ def test_the_page_holds_no_path_and_the_server_asks_nobody(served) -> None:
 
 
 def test_a_taken_port_and_missing_gradio_are_told(
-    served, tiny_run: Path, monkeypatch, capsys
+    served, checkpoint: Path, monkeypatch, capsys
 ) -> None:
-    words = [f"--checkpoint={tiny_run / 'best.ckpt'}", f"--port={served[0].split(':')[2][:-1]}"]
+    words = [f"--checkpoint={checkpoint}", f"--port={served[0].split(':')[2][:-1]}"]
     assert run(demo, "segcoord demo", words) == 1
     assert "Choose another port" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)

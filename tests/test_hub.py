@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from conftest import ROOT
 from hub_server import running_hub
 from safetensors.torch import load_file, save_file
 
 import segcoord
 from segcoord.cli import evaluate, run, share
+from segcoord.data.sample import CLASSES
 from segcoord.decoders import STRIDES
 from segcoord.errors import UserError
 from segcoord.folding import fold_batch_norm
@@ -59,6 +61,17 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared") / "model"
     make().save_pretrained(folder, metrics={"mIoU": 0.5})
     return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model for the scenes of the sample dataset, as a training writes it."""
+    labels = LabelSet([LabelClass(name, color, i) for i, (name, color, _) in enumerate(CLASSES)])
+    torch.manual_seed(0)
+    model = segcoord.create_model("mobilenetv2_ca_050", len(labels), labels=labels)
+    path = tmp_path_factory.mktemp("runs") / "best.ckpt"
+    segcoord.save(model, path, progress={"best": 0.5})
+    return path
 
 
 @pytest.fixture
@@ -115,20 +128,22 @@ def test_nothing_of_this_machine_is_in_the_files(saved: Path) -> None:
         assert str(Path.home()).encode() not in path.read_bytes()
 
 
-def test_load_and_the_commands_take_a_folder(tiny_run: Path, tmp_path: Path, capsys) -> None:
-    checkpoint, folder = tiny_run / "best.ckpt", tmp_path / "shared"
+def test_load_and_the_commands_take_a_folder(
+    checkpoint: Path, sample_voc: Path, tmp_path: Path, capsys
+) -> None:
+    folder = tmp_path / "shared"
     assert run(share, "segcoord share", [f"--checkpoint={checkpoint}", f"--out={folder}"]) == 0
+    assert "| mIoU, best validation | 50.00 % |" in (folder / "README.md").read_text()
     model, back = segcoord.load(checkpoint), segcoord.load(folder)
     image = np.random.default_rng(0).integers(0, 256, (61, 87, 3), dtype=np.uint8)
     assert np.array_equal(segcoord.predict(model, image), segcoord.predict(back, image))
     assert back.labels == model.labels
-    assert "mIoU, best validation" in (folder / "README.md").read_text()
-    # The folder says nothing of where the training's data lie: those are told anew.
-    data = [f"--config={tiny_run / 'config.yaml'}", "--data.workers=0"]
+    config = f"--config={ROOT / 'configs' / 'sample.yaml'}"
     scores = []
-    for path, words in ((checkpoint, []), (folder, data)):
+    for path in (checkpoint, folder):
         capsys.readouterr()
-        assert run(evaluate, "evaluate.py", [f"--checkpoint={path}", *words]) == 0
+        words = [f"--checkpoint={path}", config, f"--data.root={sample_voc}", "--data.workers=0"]
+        assert run(evaluate, "evaluate.py", words) == 0
         scores.append(re.search(r"mIoU ([\d.]+) %", capsys.readouterr().out)[1])
     assert scores[0] == scores[1]
 
@@ -227,9 +242,9 @@ def test_a_name_that_is_neither_folder_nor_repository(source: str) -> None:
         segcoord.from_pretrained(source)
 
 
-def test_share_wants_a_place(tiny_run: Path, capsys) -> None:
+def test_share_wants_a_place(checkpoint: Path, capsys) -> None:
     for words, told in ([], "--out DIR"), (["--private", "--out=x"], "--push"):
-        assert run(share, "segcoord share", [f"--checkpoint={tiny_run / 'best.ckpt'}", *words]) == 1
+        assert run(share, "segcoord share", [f"--checkpoint={checkpoint}", *words]) == 1
         assert told in capsys.readouterr().err
 
 
@@ -254,7 +269,7 @@ except segcoord.UserError as error:
 """
 
 
-def test_upload_and_download_by_the_hubs_own_client(tiny_run: Path, tmp_path: Path) -> None:
+def test_upload_and_download_by_the_hubs_own_client(checkpoint: Path, tmp_path: Path) -> None:
     """Against a local stand-in of the hub; the client is huggingface_hub as it is."""
     with running_hub() as hub:
         environment = os.environ | {
@@ -264,7 +279,7 @@ def test_upload_and_download_by_the_hubs_own_client(tiny_run: Path, tmp_path: Pa
             "HF_HUB_DISABLE_XET": "1",  # whose storage the stand-in has not
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
-        words = [sys.executable, "-c", BY_THE_HUB, str(tiny_run / "best.ckpt")]
+        words = [sys.executable, "-c", BY_THE_HUB, str(checkpoint)]
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "ann/nothing: no such folder here, and the hub gave nothing" in done.stdout

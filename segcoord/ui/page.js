@@ -104,8 +104,8 @@ async function show(view) {
   if (view !== "classes") {
     const [low, high] = layer.ends.map((end) => end.toFixed(view === "cam" ? 0 : 3));
     scale.replaceChildren();
-    if (layer.image && low !== high) scale.append(low, Object.assign(text("b", ""), { className: view === "cam" ? "turbo" : "viridis" }), `${high}  `);
-    scale.append(layer.note);
+    if (layer.image && low !== high) scale.append(low, Object.assign(text("b", ""), { className: view === "cam" ? "turbo" : "viridis" }), high, text("span", layer.note));
+    else scale.append(layer.note);
   }
   draw();
 }
