@@ -111,7 +111,10 @@ def rebuild(
     checkpoint: dict, path: str | Path, device: str | torch.device = "cpu"
 ) -> SegmentationModel:
     """As `load`, of what `read_segmentation` read from the path."""
-    model = SegmentationModel.from_plain(checkpoint["model"])
+    try:
+        model = SegmentationModel.from_plain(checkpoint["model"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
