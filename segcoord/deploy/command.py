@@ -108,6 +108,8 @@ def _write(make, model, path: Path, args: Namespace, metadata: dict, images) -> 
     console.print(f"write {path.name}")
     graph = make(model)
     match args.format, args.precision:
+        case "onnx", _ if graph.output == "mask":
+            onnx.write_around(network_file(path.parent, "onnx"), graph, path, metadata)
         case "onnx", "int8":
             onnx.quantize(graph, path, metadata, inputs(graph, images))
         case "openvino", "int8":

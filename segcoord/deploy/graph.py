@@ -57,40 +57,22 @@ class Network(nn.Module):
         return self.net(image.half()).float() if self.halved else self.net(image)
 
 
-class ImageToMask(nn.Module):
-    """Photographs to class ids, so that nothing is left to do around it.
-
-    Computes what `segcoord.predict` does: normalises, pads at the right and at the bottom with the
-    mean colour, runs the network, upsamples its logits (bilinear, align_corners=False) and takes
-    the highest.
+class Prepare(nn.Module):
+    """Photographs to what the network takes: normalised, padded with the mean colour.
 
     Args:
-        network: a `Network`.
         model: whose normalisation and padding it has.
     """
 
-    def __init__(self, network: nn.Module, model: SegmentationModel) -> None:
+    def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
-        self.network = network
         self.register_buffer("mean", model.mean * 255)
         self.register_buffer("std", model.std * 255)
         self.divisor = model.output_stride
         self.least = model.padded_size(1, 1)[0]
-        side = 4 * self.least
-        with torch.no_grad():
-            self.stride = side / network(torch.zeros(1, 3, side, side)).shape[2]
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, H, W, 3) uint8 RGB, any H and W from 1 up -> (N, H, W) uint8 class indices."""
-        logits = self.network(self.prepare(image))  # (N, K, H'/d, W'/d)
-        if self.stride > 1:
-            logits = F.interpolate(
-                logits, scale_factor=self.stride, mode="bilinear", align_corners=False
-            )
-        return logits.argmax(1).to(torch.uint8)[:, : image.shape[1], : image.shape[2]]
-
-    def prepare(self, image: Tensor) -> Tensor:
-        """(N, H, W, 3) uint8 RGB -> (N, 3, H', W') float32, as the network takes it."""
+        """(N, H, W, 3) uint8 RGB -> (N, 3, H', W') float32."""
         x = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
         right, below = self._padding(image.shape[2]), self._padding(image.shape[1])
         return F.pad(x, [0, right, 0, below])
@@ -100,6 +82,48 @@ class ImageToMask(nn.Module):
         if self.least > self.divisor:
             padded = _larger(padded, self.least)
         return padded - length
+
+
+class Finish(nn.Module):
+    """Logits to class ids: upsampled (bilinear, align_corners=False), cut, and the highest taken.
+
+    Args:
+        stride: d.
+    """
+
+    def __init__(self, stride: float) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, logits: Tensor, image: Tensor) -> Tensor:
+        """(N, K, H'/d, W'/d) float32, and the (N, H, W, 3) they are of -> (N, H, W) uint8."""
+        if self.stride > 1:
+            logits = F.interpolate(
+                logits, scale_factor=self.stride, mode="bilinear", align_corners=False
+            )
+        return logits.argmax(1).to(torch.uint8)[:, : image.shape[1], : image.shape[2]]
+
+
+class ImageToMask(nn.Module):
+    """Photographs to class ids as `segcoord.predict` does it, so that nothing is left to do around.
+
+    Args:
+        network: a `Network`.
+        model: that it is of.
+    """
+
+    def __init__(self, network: nn.Module, model: SegmentationModel) -> None:
+        super().__init__()
+        self.prepare = Prepare(model)
+        self.network = network
+        side = 4 * model.padded_size(1, 1)[0]
+        with torch.no_grad():
+            stride = side / network(torch.zeros(1, 3, side, side)).shape[2]
+        self.finish = Finish(stride)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8 RGB, any H and W from 1 up -> (N, H, W) uint8 class indices."""
+        return self.finish(self.network(self.prepare(image)), image)
 
 
 def _larger(a: int, b: int) -> int:
