@@ -104,6 +104,8 @@ class SegmentationModel(ImageModel, HubMixin):
         super().__init__(net, spec, mean, std)
         self.labels = labels
         self.started: Report | None = None  # what became of the weights that it began with
+        self.folded = False  # its batch norms, into the convolutions before them
+        self.runtime, self.precision = "torch", "fp32"  # what computes `net`, and from which file
 
     @property
     def output_stride(self) -> int:
@@ -148,6 +150,10 @@ class SegmentationModel(ImageModel, HubMixin):
         size = self.padded_size(height, width)
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return logits[..., :height, :width]
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8 RGB -> (N, 3, H', W') float32: what `net` takes, NCHW in memory."""
+        return self._pad(self.normalize(images)).contiguous()
 
     def _pad(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2:]

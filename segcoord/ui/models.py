@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segmentation_models_pytorch.base import SegmentationModel as SmpModel
+
 from segcoord.checkpoints import load
 from segcoord.errors import UserError
 from segcoord.export.attend import blocks
 from segcoord.model import SegmentationModel
-
-RUNTIMES = ("torch", "onnxruntime", "openvino")
+from segcoord.runtimes import RUNTIMES, check_name
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Choice:
 
     Args:
         name: of the run or folder, never its path.
-        runtime: of RUNTIMES.
+        runtime: of segcoord.runtimes.
         model: in eval mode.
     """
 
@@ -32,7 +33,7 @@ class Choice:
     @property
     def explains(self) -> bool:
         """Whether its layers can be looked into, which those of an exported file can't."""
-        return hasattr(self.model.net, "encoder") and bool(blocks(self.model))
+        return isinstance(self.model.net, SmpModel) and bool(blocks(self.model))
 
 
 def load_choices(paths: Sequence[str], runtimes: Sequence[str] | None) -> list[Choice]:
@@ -45,9 +46,8 @@ def load_choices(paths: Sequence[str], runtimes: Sequence[str] | None) -> list[C
     Raises:
         UserError: an unknown runtime, one that no path offers, or a path that can't be loaded.
     """
-    unknown = sorted({*(runtimes or ())} - {*RUNTIMES})
-    if unknown:
-        raise UserError(f"--runtime: found {unknown[0]!r}, expected {', '.join(RUNTIMES)}")
+    for runtime in runtimes or ():
+        check_name(runtime)
     choices: list[Choice] = []
     refused: dict[str, UserError] = {}
     for path, name in zip(paths, _names(paths)):
