@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -27,7 +28,7 @@ import segcoord
 from segcoord.cli import demo, run
 from segcoord.data.scenes import draw_scene
 from segcoord.errors import UserError
-from segcoord.export.attend import blocks
+from segcoord.export.attend import blocks, colored, grad_cam
 from segcoord.labels import LabelClass, LabelSet
 from segcoord.model import SegmentationModel
 from segcoord.ui import answers as ui_answers
@@ -162,11 +163,27 @@ def test_explanations_are_the_librarys(answers: Answers) -> None:
     assert all(
         array_of(layer["picture"]).shape == image.shape for layer in found["layers"].values()
     )
-    assert "blocks.6.0" in found["about"] and [*blocks(model)][-1] == "blocks.6.0"
-    assert "sky" in found["layers"]["cam"]["note"]
+    assert [*blocks(model)][-1] == "blocks.6.0"
+    assert found["layers"]["cam"]["note"] == "Grad-CAM of <b>sky</b> in blocks.6.0"
+    shown = array_of(found["layers"]["cam"]["picture"]).astype(int)
+    pixels = segcoord.predict(model, image) == 1
+    heat = grad_cam(model, image, 1, "blocks.6.0", pixels if pixels.any() else ~pixels)
+    expected = colored(heat, 0, 1, cv2.COLORMAP_TURBO)
+    assert np.abs(shown - expected).mean() < 3  # a JPEG
     rows = array_of(found["layers"]["rows"]["picture"]).astype(int)
     assert np.abs(rows - rows[:, :1]).max() < 16  # a JPEG of rows of one colour each
     assert np.ptp(rows[:, 0], axis=0).max() > 50
+
+
+def test_an_exported_file_is_explained_by_its_checkpoint(answers: Answers) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+    checkpoint, exported = answers.choices[0], model_of(4)
+    exported.net = nn.Identity()
+    both = Answers([Choice("box", "openvino", exported), checkpoint], answers.samples)
+    found = both.explain({"choice": 0, "sample": 0, "class": 1})["layers"]
+    assert found["cam"]["note"].endswith("in blocks.6.0 of run")
+    same = answers.explain({"choice": 0, "sample": 0, "class": 1})["layers"]
+    assert all(found[key]["picture"] == same[key]["picture"] for key in same)
 
 
 @pytest.mark.parametrize(
@@ -399,6 +416,7 @@ def test_browser_from_upload_to_download(opened, answers: Answers) -> None:
     name = NAMES[expected[60, 80]]
     assert f"Grad-CAM of {name} in blocks.6.0" in opened.inner_text("#sc-scale")
     assert opened.locator('.areas [aria-pressed="true"] > span').inner_text() == name
+    assert re.search(r"pixels; Grad-CAM and gates \d+\.\d\d s$", opened.inner_text("#sc-facts"))
     opened.locator("input[value=rows]").check(force=True)
     assert "mean of" in opened.inner_text("#sc-scale")
 

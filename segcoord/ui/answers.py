@@ -93,7 +93,8 @@ class Answers:
         Args:
             asked: as of `segment`, and {"class": index}.
         """
-        choice, image = self._explaining(self._choice(asked)), self._image(asked)
+        asked_for, image = self._choice(asked), self._image(asked)
+        choice = self._explaining(asked_for)
         model, index = choice.model, asked.get("class")
         if not isinstance(index, int) or not 0 <= index < len(model.labels):
             raise Refusal(f"There is no class of number {index}.")
@@ -105,13 +106,14 @@ class Answers:
         cam = grad_cam(model, image, index, look.block, pixels)
         heat = colored(cam, 0, 1, cv2.COLORMAP_TURBO) if cam.any() else None
         note = f"Grad-CAM of {model.labels.names[index]} in {look.block}"
+        if choice is not asked_for:
+            note += f" of {choice.name}"
         layers = [_layer(heat, note if cam.any() else f"{note}: zero everywhere", (0, 1))]
         for cell in gate_cells(look, *image.shape[:2]):
             low, high, _ = cell.scale or (0, 0, 0)
             layers.append(_layer(cell.picture, cell.caption.replace("\n", " "), (low, high)))
         return {
             "layers": dict(zip(("cam", "rows", "columns", "both"), layers)),
-            "about": f"{look.block}: {look.kind or 'no attention'}",
             "seconds": time.perf_counter() - begin,
         }
 

@@ -63,7 +63,8 @@ async function segment(source) {
   link.download = `${source.stem}_mask.png`;
   link.setAttribute("aria-disabled", "false");
   const { name, runtime } = page.choices[choice];
-  $("facts").textContent = `${answer.seconds.toFixed(2)} s by ${runtime} on ${name}, ${answer.size.join(" by ")} pixels`;
+  page.shown.facts = `${answer.seconds.toFixed(2)} s by ${runtime} on ${name}, ${answer.size.join(" by ")} pixels`;
+  $("facts").textContent = page.shown.facts;
   $("samples").querySelectorAll("button").forEach((button, i) => button.setAttribute("aria-pressed", i === source.question.sample));
   show("classes");
 }
@@ -118,6 +119,7 @@ async function explain(index) {
     page.layers[view] = { ...layer, image: layer.picture && (await picture(layer.picture)) };
   }
   shown.chosen = index;
+  $("facts").textContent = `${shown.facts}; Grad-CAM and gates ${answer.seconds.toFixed(2)} s`;
   listAreas();
   return true;
 }
