@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segcoord.inference import predict as predict
     from segcoord.metrics import MeanIoU as MeanIoU
     from segcoord.model import create_model as create_model
+    from segcoord.model import from_pretrained as from_pretrained
     from segcoord.views import Views as Views
 
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "UserError": "errors",
     "Views": "views",
     "create_model": "model",
+    "from_pretrained": "model",
     "load": "checkpoints",
     "predict": "inference",
     "save": "checkpoints",

@@ -11,11 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from segcoord.deploy.folder import load_exported, read_description
 from segcoord.encoders.tensors import described_in, unpickle
 from segcoord.encoders.weights import Report, load_file
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
+from segcoord.folding import fold_batch_norm
+from segcoord.hub import CONFIG, read_pretrained
 from segcoord.model import FORMAT, ImageModel, SegmentationModel
+from segcoord.runtimes import RUNTIMES, check_name
 
 
 def save(model: ImageModel, path: str | Path, **extra: object) -> None:
@@ -25,7 +29,15 @@ def save(model: ImageModel, path: str | Path, **extra: object) -> None:
         model: its weights are written as they are.
         path: by custom `*.ckpt`.
         extra: further entries of tensors and plain types, a training run's state say.
+
+    Raises:
+        UserError: the model was loaded for inference, or the file can't be written.
     """
+    if isinstance(model, SegmentationModel) and (model.folded or model.runtime != "torch"):
+        raise UserError(
+            f"{path}: a model loaded for inference can't be saved, for its batch norms are folded; "
+            "take segcoord.load(CHECKPOINT, fold=False)"
+        )
     with atomic_write(path) as temporary:
         content = {"model": model.to_plain(), "state_dict": model.state_dict(), **extra}
         try:
@@ -35,12 +47,14 @@ def save(model: ImageModel, path: str | Path, **extra: object) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """What `save` wrote: tensors and plain types; no code of the file is ever run.
+    """What `save` wrote, or `save_pretrained`: tensors and plain types, never code of the file.
 
     Raises:
         UserError: no such file, or not a checkpoint of segcoord.
     """
     path = Path(path)
+    if (path / CONFIG).is_file():
+        return read_pretrained(path)
     if path.is_dir():
         inside = ", ".join(sorted(p.name for p in path.glob("*.ckpt"))) or "no *.ckpt"
         raise UserError(f"{path}: a folder, expected a checkpoint file; it holds {inside}")
@@ -85,20 +99,82 @@ def read_segmentation(path: str | Path) -> dict:
     return checkpoint
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> SegmentationModel:
-    """The model of a checkpoint, rebuilt from the file alone, in eval mode, channels_last.
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    runtime: str | None = None,
+    fold: bool = True,
+) -> SegmentationModel:
+    """The model of a checkpoint or of an exported folder, in eval mode.
+
+    Args:
+        path: a checkpoint, from which the model is rebuilt without anything else, a folder of
+            `save_pretrained`, or one that `segcoord export` wrote.
+        device: of a checkpoint's model; an exported one runs on the CPU.
+        runtime: torch, onnxruntime, openvino or openvino-bf16; unless given, torch for a
+            checkpoint, and for a folder the one that its format is for.
+        fold: fold the batch norms into the convolutions before them, which PyTorch runs fastest in
+            channels_last. False for whoever trains on, saves the model, or looks at its layers.
 
     Raises:
-        UserError: no such file, not a checkpoint of segcoord, or weights that don't fit.
+        UserError: no such file, not one of segcoord, a damaged one, weights that don't fit; a
+            runtime, device or form that it can't have.
     """
-    return rebuild(read_segmentation(path), path, device)
+    return load_described(path, device, runtime=runtime, fold=fold)[0]
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether it is a folder, and not one of `save_pretrained`."""
+    return Path(path).is_dir() and not (Path(path) / CONFIG).is_file()
+
+
+def load_described(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    runtime: str | None = None,
+    fold: bool = True,
+) -> tuple[SegmentationModel, dict]:
+    """As `load`, and what the file tells besides: `config` and `progress` of the training."""
+    if is_exported(path):
+        if torch.device(device).type != "cpu":
+            raise UserError(f"{path}: an exported model runs on the CPU, found device {device}")
+        if not fold:
+            raise UserError(f"{path}: an exported model has no layers; give its checkpoint")
+        model, description = load_exported(path, runtime)
+        return model, description["checkpoint"]
+    if runtime not in (None, "torch"):
+        check_name(runtime)
+        fmt = RUNTIMES[runtime][0]
+        raise UserError(
+            f"--runtime {runtime}: reads an exported folder, and {path} is a checkpoint. Make one: "
+            f"segcoord export --checkpoint {path} --format {fmt} --out DIR"
+        )
+    checkpoint = read_segmentation(path)
+    model = rebuild(checkpoint, path, device)
+    if not fold:
+        return model, checkpoint
+    folded = fold_batch_norm(model)
+    folded.folded = True
+    return folded, checkpoint
+
+
+def described(path: str | Path) -> dict:
+    """What `load_described` tells besides, without the model."""
+    if is_exported(path):
+        return read_description(path)["checkpoint"]
+    return read_segmentation(path)
 
 
 def rebuild(
     checkpoint: dict, path: str | Path, device: str | torch.device = "cpu"
 ) -> SegmentationModel:
-    """As `load`, of what `read_segmentation` read from the path."""
-    model = SegmentationModel.from_plain(checkpoint["model"])
+    """The model of what `read_segmentation` read from the path, as it was trained."""
+    try:
+        model = SegmentationModel.from_plain(checkpoint["model"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

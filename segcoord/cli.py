@@ -14,16 +14,23 @@ from segcoord.config import CONFIGS
 from segcoord.errors import UserError
 from segcoord.settings import add_settings, parse, read_yaml, task_of
 
+RUNTIME = (
+    "torch, onnxruntime, openvino or openvino-bf16; default: torch for a checkpoint, for an "
+    "exported folder that of its format"
+)
 OFFLINE = "take weights from the cache, never from the network"
 USAGE = """usage: segcoord COMMAND ...
 
   train         train a model; also: python train.py
   evaluate      score a model on a split, export its masks; also: python evaluate.py
+  export        write a checkpoint as ONNX, OpenVINO, TorchScript or pt2, and verify it
   compare       tell whether two checkpoints differ by more than chance
   models        list the encoders with their parameters and multiply-adds
   table         train every row of a table of encoders, write it as Markdown and CSV
   runs          list the runs below a folder with the best mIoU of each
   attend        draw where a model looks, and its coordinate gates
+  share         write a checkpoint as safetensors and JSON, or upload it to the Hugging Face hub
+  demo          look at a model's masks in the browser
   data sample   draw a small labelled dataset of street scenes
   data check    look for mistakes in a dataset before they cost a training
   data get      download Pascal VOC 2012 or SBD from its owner
@@ -172,7 +179,13 @@ def table(program: str, argv: list[str]) -> int:
 def evaluate(program: str, argv: list[str]) -> int:
     """Scores a checkpoint and exports its predictions."""
     parser = _parser(program, "Score a checkpoint on a split; export its predictions.")
-    parser.add_argument("--checkpoint", type=str, required=True, help="a best.ckpt or last.ckpt")
+    parser.add_argument(
+        "--checkpoint",
+        type=str,
+        required=True,
+        help="a best.ckpt or last.ckpt, or a folder of segcoord export",
+    )
+    parser.add_argument("--runtime", type=str, help=RUNTIME)
     parser.add_argument("--split", type=str, help="default: the val_split of the training")
     parser.add_argument(
         "--scales", type=float, nargs="+", default=[1.0], help="0.5 1.0 1.5 say (default: 1.0)"
@@ -213,6 +226,45 @@ def evaluate(program: str, argv: list[str]) -> int:
     from segcoord.evaluate_command import run_evaluation
 
     return run_evaluation(args, parser.instantiate(args).data)
+
+
+def export(program: str, argv: list[str]) -> int:
+    """Writes a checkpoint for another runtime."""
+    parser = _parser(program, "Write a checkpoint as files for other runtimes, and verify them.")
+    parser.add_argument("--checkpoint", type=str, required=True, help="a best.ckpt or last.ckpt")
+    parser.add_argument(
+        "--format", type=str, required=True, help="onnx, openvino, torchscript or pt2"
+    )
+    parser.add_argument(
+        "--precision", type=str, default="fp32", help="fp32, fp16 or int8 (default: fp32)"
+    )
+    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to make")
+    parser.add_argument(
+        "--image-to-mask",
+        action="store_true",
+        help="write a second file that takes uint8 images of any size and gives class ids",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=int,
+        metavar="N",
+        help="int8: images of the train split that it looks at (default: 300, or all)",
+    )
+    parser.add_argument(
+        "--split", type=str, help="int8: score it on this split (default: that of the training)"
+    )
+    asks, int8 = bool({"-h", "--help"} & {*argv}), _peek(argv, "--precision") == "int8"
+    if asks or int8:
+        add_settings(parser, "data")
+    else:
+        for_images = ("--calibration", "--split", "--config", "--data")
+        given = next((word for word in argv if word.startswith(for_images)), None)
+        if given is not None:
+            raise UserError(f"{given}: only --precision int8 reads images; leave it out")
+    args = parse(parser, argv, *(_data_settings(argv) if int8 and not asks else []))
+    from segcoord.deploy.command import run_export
+
+    return run_export(args, parser.instantiate(args).data if int8 else None)
 
 
 def models(program: str, argv: list[str]) -> int:
@@ -262,6 +314,41 @@ def attend(program: str, argv: list[str]) -> int:
     return 0
 
 
+def share(program: str, argv: list[str]) -> int:
+    """Writes a checkpoint in the form that is shared."""
+    parser = _parser(program, "Write a checkpoint as safetensors and JSON, which smp opens too.")
+    parser.add_argument("--checkpoint", type=str, required=True, help="a best.ckpt or last.ckpt")
+    parser.add_argument("--out", type=str, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--push", type=str, metavar="USER/NAME", help="upload it to the Hugging Face hub"
+    )
+    parser.add_argument("--private", action="store_true", help="where the repository is made anew")
+    args = parse(parser, argv)
+    from segcoord.share_command import share
+
+    return share(args.checkpoint, args.out, args.push, args.private)
+
+
+def demo(program: str, argv: list[str]) -> int:
+    """Serves a page that shows what models see."""
+    parser = _parser(program, "Look at a model's masks in the browser; nothing leaves the machine.")
+    parser.add_argument(
+        "--checkpoint", type=str, nargs="+", required=True, help="checkpoints, exported folders"
+    )
+    parser.add_argument(
+        "--runtime", type=str, nargs="+", help="default: each that a checkpoint can be run by"
+    )
+    parser.add_argument("--samples", type=str, metavar="DIR", help="images to try; default: drawn")
+    parser.add_argument("--port", type=int, default=7860, help="default: 7860")
+    parser.add_argument(
+        "--host", type=str, default="127.0.0.1", help="0.0.0.0 to let others in (default: no one)"
+    )
+    args = parse(parser, argv)
+    from segcoord.ui.serve import run_demo
+
+    return run_demo(args.checkpoint, args.runtime, args.samples, args.host, args.port)
+
+
 def compare(program: str, argv: list[str]) -> int:
     """Compares two checkpoints on the same images."""
     parser = _parser(program, "Tell whether two checkpoints differ by more than chance.")
@@ -303,9 +390,9 @@ def _data_settings(argv: list[str]) -> list[tuple[str, dict]]:
 
 
 def _settings_of(path: str) -> list[tuple[str, dict]]:
-    from segcoord.checkpoints import read_segmentation
+    from segcoord.checkpoints import described
 
-    return [(path, {"data": read_segmentation(path).get("config", {}).get("data", {})})]
+    return [(path, {"data": described(path).get("config", {}).get("data", {})})]
 
 
 def data_sample(program: str, argv: list[str]) -> int:
@@ -425,9 +512,12 @@ def data_pack(program: str, argv: list[str]) -> int:
 COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
+    "export": export,
     "compare": compare,
     "models": models,
     "attend": attend,
+    "share": share,
+    "demo": demo,
     "table": table,
     "runs": runs,
     "data sample": data_sample,

@@ -50,7 +50,7 @@ def draw_attend(paths: list[str], class_name: str | None, block: str | None, out
         raise UserError(f"{image}: a checkpoint stands last, where the image is expected")
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png")
-    models = [(path, load(path)) for path in checkpoints]
+    models = [(path, load(path, fold=False)) for path in checkpoints]
     pixels = read_image(Path(image))
     write_picture(out, draw_attention(models, pixels, class_name, block))
     console.print(f"{out}")

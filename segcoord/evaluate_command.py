@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from jsonargparse import Namespace
 
-from segcoord.checkpoints import read_segmentation, rebuild
+from segcoord.checkpoints import load_described
 from segcoord.cityscapes_scores import (
     CityscapesScores,
     InstanceWeights,
@@ -56,13 +56,14 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     views = Views(
         tuple(args.scales), args.flip, args.tile and parse_tile(args.tile), args.overlap or 0
     )
-    fabric = evaluation_fabric(args.device)
+    # An exported model runs on the CPU, whatever else there is.
+    on_cpu = args.device == "auto" and Path(args.checkpoint).is_dir()
+    fabric = evaluation_fabric("cpu" if on_cpu else args.device)
     check_options(args, fabric.world_size)
     console.quiet = not is_main_process()
     if not is_main_process():
         fabric.launch()  # which waits until the first process has found no mistake
-    checkpoint = read_segmentation(args.checkpoint)
-    model = rebuild(checkpoint, args.checkpoint, fabric.device)
+    model, checkpoint = load_described(args.checkpoint, fabric.device, runtime=args.runtime)
     check_labels(model, label_set(data), f"{data.layout} {data.root}")
     split = with_pack(find_split(data, args.split or data.val_split), data)
     _check_split(args, data, split)

@@ -23,6 +23,7 @@ from segcoord.labels import VOID, LabelSet
 from segcoord.metrics import MeanIoU, Scores, or_none
 from segcoord.model import SegmentationModel
 from segcoord.runs import origin
+from segcoord.runtimes import runtime_version
 from segcoord.views import Views
 
 OnImage = Callable[[Sample, np.ndarray, np.ndarray, "np.ndarray | None"], None]
@@ -168,10 +169,12 @@ def protocol(
         "decoder": model.spec["decoder"],
         "reduction": model.spec["reduction"],
         "output_stride": model.output_stride,
+        "runtime": model.runtime,
+        "precision": model.precision,
         "device": model.mean.device.type,
         "processes": dist.get_world_size() if dist.is_initialized() else 1,
         **made,
-        "versions": made["versions"] | {"opencv": cv2.__version__},
+        "versions": made["versions"] | {"opencv": cv2.__version__} | runtime_version(model.runtime),
     }
 
 

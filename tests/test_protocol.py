@@ -97,7 +97,7 @@ def test_weights_step_and_pack_are_named(tiny_run: Path, tmp_path: Path) -> None
     torch.save(content, tmp_path / "ema.ckpt")
     told = score(tmp_path / "ema.ckpt", tmp_path)["protocol"]
     assert (told["ema"], told["ema_decay"]) == (True, 0.99)
-    segcoord.save(segcoord.load(tiny_run / "best.ckpt"), tmp_path / "bare.ckpt")
+    segcoord.save(segcoord.load(tiny_run / "best.ckpt", fold=False), tmp_path / "bare.ckpt")
     config = f"--config={tiny_run / 'config.yaml'}"
     from segcoord.cli import main
 

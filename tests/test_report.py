@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import chromium
 from PIL import Image
 from torchmetrics.classification import MulticlassCalibrationError
 
@@ -284,18 +283,8 @@ def test_missing_packages_are_told_before_an_image_is_read(tiny_run, monkeypatch
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """The machine's Chromium without a window; what tests with it need is skipped without one."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
-    found = next(filter(None, map(shutil.which, names)), None)
-    with playwright.sync_playwright() as p:
-        found = found or p.chromium.executable_path
-        if not Path(found).exists():
-            pytest.skip(f"no browser here: none of {', '.join(names)}, nor playwright's own")
-        root = hasattr(os, "geteuid") and os.geteuid() == 0  # whom Chromium's sandbox refuses
-        browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if root else [])
-        yield browser
-        browser.close()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture

@@ -1,0 +1,320 @@
+"""Milliseconds of one image through the network, and to its mask: ours by each runtime, and peers.
+
+    python benchmarks/infer.py [--checkpoint C] [--rounds 9] [--quick] [--only WORD...]
+                               [--json FILE]
+
+Batch 1, 512x512 and 1024x2048, output strides 16 and 8, 21 classes (or the checkpoint's). Each
+variant has a process of its own, so that the allocator is the one it is named with; they take turns
+in one run, and ratios are medians of those within a round.
+
+Peers come as they are: smp's DeepLabV3 on mobilenet_v2 (stride 8, a standard ASPP, no attention),
+and torchvision's two on mobilenet_v3_large (stride 16). "logits" is what their forward gives, at
+full size; of ours it is the logits at the stride, which `segcoord.predict` upsamples only where
+classes compete. "mask" is from a uint8 image to the uint8 class of every pixel, for both.
+
+With --checkpoint, int8 is calibrated on images of its train split, and the share of pixels that get
+the same class as in float32 is told, over images of its val split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import segcoord
+from segcoord.allocator import keep_freed_memory
+from segcoord.config import ClassConfig, DataConfig
+from segcoord.data.layouts import find_split
+from segcoord.deploy import onnx, openvino
+from segcoord.deploy.graph import network_graph
+from segcoord.deploy.quantize import CalibrationImages, inputs
+from segcoord.deploy.verify import synthetic
+from segcoord.folding import fold_batch_norm
+from segcoord.model import SegmentationModel
+from segcoord.runtimes import OnnxNet, OpenVinoNet
+from segcoord.upsampling import predict_classes
+
+CASES = [(size, stride) for size in ((512, 512), (1024, 2048)) for stride in (16, 8)]
+EAGER, PEER = "ours, eager NCHW", "smp.DeepLabV3, as it comes"
+BASELINES = {"eager": EAGER, "smp": PEER}
+VARIANTS = {  # name: the allocator kept as our commands keep it, and its arithmetic
+    PEER: (False, "fp32"),
+    "torchvision lraspp_mobilenet_v3_large, as it comes": (False, "fp32"),
+    "torchvision deeplabv3_mobilenet_v3_large, as it comes": (False, "fp32"),
+    "ours, eager NCHW, allocator as it comes": (False, "fp32"),
+    EAGER: (True, "fp32"),
+    "ours, segcoord.load": (True, "fp32"),
+    "ours, ONNX Runtime": (True, "fp32"),
+    "ours, ONNX Runtime int8": (True, "int8"),
+    "ours, OpenVINO": (True, "fp32"),
+    "ours, OpenVINO bf16": (True, "bf16"),
+    "ours, OpenVINO int8": (True, "int8"),
+}
+SLICE = 0.4  # seconds that a variant runs in a round, or one pass if that takes longer
+CALIBRATION, COMPARED = 100, 16  # images
+
+
+def our_model(checkpoint: str | None, stride: int) -> SegmentationModel:
+    """The checkpoint's weights, or random ones, at a stride; with its batch norms."""
+    if checkpoint is None:
+        torch.manual_seed(0)
+        return segcoord.create_model("mobilenetv2_ca_100", 21, stride).eval()
+    trained = segcoord.load(checkpoint, fold=False)
+    spec = trained.spec | {"output_stride": stride, "atrous_rates": None}
+    model = segcoord.create_model(**spec, labels=trained.labels)
+    model.load_state_dict(trained.state_dict())
+    return model.eval()
+
+
+def images_of(checkpoint: str | None, name: str, count: int):
+    """Images (H, W, 3) uint8: of a split of the checkpoint's data, or made up."""
+    if checkpoint is None:
+        return synthetic(4)
+    given = dict(segcoord.checkpoints.described(checkpoint)["config"]["data"])
+    classes = given.pop("classes")
+    data = DataConfig(**given, classes=classes and [ClassConfig(**c) for c in classes])
+    split = find_split(data, getattr(data, name))
+    return CalibrationImages(split, min(count, len(split)))
+
+
+def write_files(checkpoint: str | None, stride: int, folder: Path) -> dict:
+    """The exported files of a stride; what int8 changes, where there are trained weights."""
+    graph = network_graph(our_model(checkpoint, stride))
+    images = images_of(checkpoint, "train_split", CALIBRATION)
+    onnx.write(graph, folder / "fp32.onnx", {})
+    openvino.write(graph, folder / "fp32.xml", {})
+    onnx.quantize(graph, folder / "int8.onnx", {}, inputs(graph, images))
+    openvino.quantize(graph, folder / "int8.xml", {}, inputs(graph, images))
+    if checkpoint is None:
+        return {}
+    model = our_model(checkpoint, stride)
+    nets = {
+        "ours, OpenVINO int8": OpenVinoNet(folder / "int8.xml"),
+        "ours, OpenVINO bf16": OpenVinoNet(folder / "fp32.xml", "bf16"),
+        "ours, ONNX Runtime int8": OnnxNet(folder / "int8.onnx"),
+    }
+    same = dict.fromkeys(nets, 0)
+    pixels = 0
+    for image in images_of(checkpoint, "val_split", COMPARED):
+        expected = segcoord.predict(model, image)
+        pixels += expected.size
+        for name, net in nets.items():
+            other = with_net(model, net)
+            same[name] += int((segcoord.predict(other, image) == expected).sum())
+    return {name: count / pixels for name, count in same.items()}
+
+
+def with_net(model: SegmentationModel, net: torch.nn.Module) -> SegmentationModel:
+    mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
+    return SegmentationModel(net, model.spec, model.labels, mean, std).eval()
+
+
+def peer(name: str) -> torch.nn.Module:
+    if name == PEER:
+        import segmentation_models_pytorch as smp
+
+        return smp.DeepLabV3("mobilenet_v2", encoder_weights=None, classes=21).eval()
+    from torchvision.models import segmentation
+
+    make = getattr(segmentation, name.split()[1].rstrip(","))
+    return make(weights=None, weights_backbone=None, num_classes=21).eval()
+
+
+def ways(
+    name: str, size: tuple[int, int], stride: int, checkpoint: str | None, folder: Path
+) -> dict[str, Callable[[], object]]:
+    """What is timed of a variant: "logits" and "mask"; "flops" counts the first."""
+    image = torch.from_numpy(np.ascontiguousarray(synthetic(1, size)[0]))[None]  # (1, H, W, 3)
+    model = our_model(checkpoint, stride)
+    if not name.startswith("ours"):
+        net, x = peer(name), model.prepare(image)
+
+        def run(x: Tensor) -> Tensor:
+            result = net(x)
+            return result["out"] if isinstance(result, dict) else result
+
+        def mask() -> Tensor:
+            return run(model.prepare(image)).argmax(1).to(torch.uint8)
+
+        return {"logits": lambda: run(x), "mask": mask}
+    x = model.prepare(image)
+    match name.removeprefix("ours, "):
+        case "segcoord.load":
+            model = fold_batch_norm(model).to(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=torch.channels_last)
+        case "ONNX Runtime":
+            model = with_net(model, OnnxNet(folder / "fp32.onnx"))
+        case "ONNX Runtime int8":
+            model = with_net(model, OnnxNet(folder / "int8.onnx"))
+        case "OpenVINO":
+            model = with_net(model, OpenVinoNet(folder / "fp32.xml"))
+        case "OpenVINO bf16":
+            model = with_net(model, OpenVinoNet(folder / "fp32.xml", "bf16"))
+        case "OpenVINO int8":
+            model = with_net(model, OpenVinoNet(folder / "int8.xml"))
+    eager = "eager" in name
+
+    def mask() -> Tensor:
+        if eager:  # as it is written everywhere, in NCHW
+            return model(model.normalize(image).contiguous()).argmax(1).to(torch.uint8)
+        logits = model.logits_at_stride(model.normalize(image))
+        return predict_classes(logits, model.padded_size(*size), size)
+
+    return {"logits": lambda: model.net(x), "mask": mask}
+
+
+@torch.inference_mode()
+def serve(name: str, case: tuple, checkpoint: str | None, folder: Path, pipe: Connection) -> None:
+    """Answers every request, "logits" or "mask", with the seconds of one pass."""
+    if VARIANTS[name][0]:
+        keep_freed_memory()
+    runs = ways(name, *case, checkpoint, folder)
+    repeats = {}
+    for what, run in runs.items():  # warms up
+        run()
+        began = time.perf_counter()
+        run()
+        repeats[what] = max(1, min(20, int(SLICE / (time.perf_counter() - began))))
+    pipe.send(True)
+    while what := pipe.recv():
+        began = time.perf_counter()
+        for _ in range(repeats[what]):
+            runs[what]()
+        pipe.send((time.perf_counter() - began) / repeats[what])
+
+
+def measure(names: list[str], case: tuple, args: argparse.Namespace, folder: Path) -> dict:
+    """Seconds by variant and by "logits" or "mask", a value for each round."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for name in names:
+        pipes[name], theirs = context.Pipe()
+        process = context.Process(target=serve, args=(name, case, args.checkpoint, folder, theirs))
+        process.start()
+        processes.append(process)
+        pipes[name].recv()
+    seconds: dict = {name: {"logits": [], "mask": []} for name in names}
+    for number in range(args.rounds):
+        for what in ("logits", "mask"):
+            for name, pipe in pipes.items():
+                pipe.send(what)
+                seconds[name][what].append(pipe.recv())
+        print(f"round {number + 1} of {args.rounds}", flush=True)
+    for pipe in pipes.values():
+        pipe.send("")
+    for process in processes:
+        process.join()
+    return seconds
+
+
+@torch.inference_mode()
+def peaks() -> dict[str, float]:
+    """GFLOP/s of the largest arithmetic that PyTorch reaches here: a convolution, a product."""
+    x = torch.randn(1, 512, 64, 64).contiguous(memory_format=torch.channels_last)
+    conv = torch.nn.Conv2d(512, 512, 3, padding=1).to(memory_format=torch.channels_last)
+    a = torch.randn(2048, 2048, dtype=torch.bfloat16)
+    flops = {"fp32": 2 * 9 * 512 * 512 * 64 * 64, "bf16": 2 * 2048**3}
+    best = {}
+    for kind, run in (("fp32", lambda: conv(x)), ("bf16", lambda: a @ a)):
+        times = []
+        for _ in range(15):
+            began = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - began)
+        best[kind] = flops[kind] / min(times) / 1e9
+    return best
+
+
+def operations(name: str, case: tuple) -> float:
+    """GFLOP of a pass to the logits, two for a multiplication and its addition."""
+    eager = EAGER if name.startswith("ours") else name
+    run = ways(eager, *case, None, Path())["logits"]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+def line(row: dict) -> str:
+    """A row of the printed table."""
+
+    def shown(value: float | None, form: str) -> str:
+        return format("" if value is None else format(value, form), ">9")
+
+    told = [shown(row[key], ".1f") for key in ("ms", "best_ms", "mask_ms")]
+    told += [shown(row["share_of_peak"], ".0%")]
+    told += [shown(row[f"times_as_fast_as_{key}"], ".2f") for key in BASELINES]
+    return f"{row['variant']:52}{''.join(told)}{shown(row['equal_pixels'], '.2%')}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", help="a trained model of ours, for the weights and int8")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="512x512 at stride 16 alone")
+    parser.add_argument("--only", nargs="+", help="variants with one of these words in their name")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    names = [n for n in VARIANTS if any(w in n for w in args.only or [""])]
+    peak = peaks()
+    print(f"measured peaks: {', '.join(f'{k} {v:.0f} GFLOP/s' for k, v in peak.items())}")
+    rows, equal, folders = [], {}, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for size, stride in CASES[:1] if args.quick else CASES:
+            if stride not in folders:
+                folders[stride] = Path(scratch) / str(stride)
+                folders[stride].mkdir()
+                equal[stride] = write_files(args.checkpoint, stride, folders[stride])
+            seconds = measure(names, (size, stride), args, folders[stride])
+            print(f"\n{size[0]}x{size[1]}, stride {stride}")
+            heads = ("logits ms", "best", "mask ms", "of peak", "x eager", "x smp", "equal")
+            print(" " * 52 + "".join(f"{head:>9}" for head in heads))
+            for name in names:
+                own = seconds[name]["logits"]
+                middle = statistics.median(own)
+                ratios = {
+                    f"times_as_fast_as_{key}": statistics.median(
+                        a / b for a, b in zip(seconds[base]["logits"], own)
+                    )
+                    if base in names
+                    else None
+                    for key, base in BASELINES.items()
+                }
+                known = peak.get(VARIANTS[name][1])
+                share = known and operations(name, (size, stride)) / middle / known
+                row = {
+                    "case": f"{size[0]}x{size[1]}, stride {stride}",
+                    "variant": name,
+                    "ms": 1e3 * middle,
+                    "best_ms": 1e3 * min(own),
+                    "mask_ms": 1e3 * statistics.median(seconds[name]["mask"]),
+                    "share_of_peak": share,
+                    "equal_pixels": equal[stride].get(name),
+                    **ratios,
+                }
+                rows.append(row)
+                print(line(row))
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+               "threads": torch.get_num_threads(), "torch": torch.__version__,
+               "peak_gflops": peak, "date": date.today().isoformat()}  # fmt: skip
+    print(f"\n{machine}")
+    if args.json:
+        args.json.write_text(json.dumps({"rows": rows, "machine": machine}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""TorchScript files, by tracing: sizes stay arithmetic on the input's own."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+
+from segcoord.deploy.graph import Graph
+
+
+@torch.no_grad()
+def write(graph: Graph, path: Path, metadata: dict) -> None:
+    """Writes one file, with the metadata as JSON in the extra file `segcoord.json`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch develops torch.export instead
+        traced = torch.jit.trace(graph.module, graph.example)
+        torch.jit.save(traced, path, _extra_files={"segcoord.json": json.dumps(metadata)})
