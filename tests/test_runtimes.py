@@ -55,6 +55,13 @@ def test_the_score_is_the_same_and_the_runtime_named(folders, exported, tiny_run
         assert name == "torch" or name in told["versions"]
 
 
+def test_an_exported_model_is_compared_as_a_checkpoint_is(folders, tiny_run, tmp_path) -> None:
+    path = tmp_path / "difference.json"
+    options = [f"--json={path}", "--data.workers=0", "--resamples=50"]
+    assert main(["compare", str(tiny_run), str(folders["openvino"]), *options]) == 0
+    assert abs(json.loads(path.read_text())["difference"]["value"]) < 1e-4
+
+
 def test_masks_of_batches_and_views(folders, tiny_run) -> None:
     """Several images at once, odd sizes, scales and tiles: the code around the network is ours."""
     plain, model = segcoord.load(tiny_run / "best.ckpt"), segcoord.load(folders["openvino"])
