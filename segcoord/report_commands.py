@@ -17,6 +17,7 @@ from segcoord.config import DataConfig
 from segcoord.console import console, counting_bar
 from segcoord.data.layouts import Sample, Split, find_split, label_set
 from segcoord.data.pack import source_of, with_pack
+from segcoord.deploy.folder import DESCRIPTION
 from segcoord.devices import fabric_on
 from segcoord.errors import UserError
 from segcoord.evaluation import check_labels, evaluate
@@ -30,8 +31,8 @@ from segcoord.views import Views
 
 
 def checkpoint_in(path: str) -> Path:
-    """A checkpoint's path, or that of the best.ckpt in a run's folder."""
-    if not Path(path).is_dir():
+    """The path of a checkpoint or of an exported folder, or of the best.ckpt in a run's folder."""
+    if not Path(path).is_dir() or (Path(path) / DESCRIPTION).is_file():
         return Path(path)
     best = Path(path) / "best.ckpt"
     if not best.is_file():
@@ -128,7 +129,7 @@ def _counts(
     views: Views = ONE_LOOK,
 ) -> np.ndarray:
     """(N, 3, K) int64 of `count_image` for each image, as a checkpoint predicts it."""
-    model = load(path, device)
+    model = load(path, "cpu" if path.is_dir() else device)  # an exported one has no other
     check_labels(model, label_set(data), f"{data.layout} {data.root}")
     counts: list[np.ndarray] = []
 

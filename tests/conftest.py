@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from segcoord.checkpoints import read_checkpoint
-from segcoord.cli import run, train
+from segcoord.cli import main, run, train
 from segcoord.data.sample import write_sample
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +68,15 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path
         *SMALL,
     ]
     assert run(train, "train.py", arguments) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
+    """The best model of `tiny_run` as ONNX files, one of them with everything inside."""
+    folder = tmp_path_factory.mktemp("onnx") / "exported"
+    options = [f"--checkpoint={tiny_run / 'best.ckpt'}", "--format=onnx", "--image-to-mask"]
+    assert main(["export", *options, f"--out={folder}"]) == 0
     return folder
 
 

@@ -28,7 +28,11 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "code"), blocks("python"))
-def test_python_runs(name: str, code: str, tmp_path, monkeypatch, tiny_run, sample_voc) -> None:
+def test_python_runs(
+    name: str, code: str, tmp_path, monkeypatch, tiny_run, sample_voc, request
+) -> None:
+    if "exported/" in code:
+        shutil.copytree(request.getfixturevalue("exported"), tmp_path / "exported")
     (tmp_path / "demo" / "run").mkdir(parents=True)
     shutil.copy(tiny_run / "best.ckpt", tmp_path / "demo" / "run")
     photo = next((sample_voc / "VOCdevkit" / "VOC2012" / "JPEGImages").iterdir())

@@ -112,6 +112,9 @@ def _write(make, model, path: Path, args: Namespace, metadata: dict, images) -> 
             onnx.write_around(network_file(path.parent, "onnx"), graph, path, metadata)
         case "onnx", "int8":
             onnx.quantize(graph, path, metadata, inputs(graph, images))
+        case "openvino", precision if graph.output == "mask":
+            network = network_file(path.parent, "openvino")
+            openvino.write_around(network, graph, path, metadata, half=precision == "fp16")
         case "openvino", "int8":
             openvino.quantize(graph, path, metadata, inputs(graph, images))
         case "openvino", precision:
