@@ -84,7 +84,8 @@ def evaluation_fabric(accelerator: str) -> Fabric:
 
 def is_main_process() -> bool:
     """Whether this is the process that checks, prints and writes; known before the launch."""
-    return rank_zero_only.rank == 0
+    # Before the launch, a process that was started by hand on another node has no other number.
+    return rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def _launched(config: OptimConfig) -> tuple[int, int]:

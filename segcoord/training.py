@@ -206,7 +206,8 @@ class _Loop:
                 if self._stop_agreed():
                     self._save_last(required=True)
                     raise Stopped(self.asked or signal.SIGTERM)
-                if time.monotonic() - self.saved > SAVE_INTERVAL:
+                # To read losses takes all processes, and their clocks differ.
+                if not self.unread and time.monotonic() - self.saved > SAVE_INTERVAL:
                     self._save_last()
         if scores is not None and self.unsaved:
             raise UserError(f"The run is at its end, but its last state is lost: {self.unsaved}")
@@ -316,8 +317,10 @@ class _Loop:
         score = scores[self.task.columns[0]]
         progress.since_best += 1
         # Without the optimiser's state: a result, not something to go on from.
-        if score > progress.best and self._save("best.ckpt", {"best": score}):
-            progress.best, progress.since_best = score, 0
+        if score > progress.best:
+            saved = self._save("best.ckpt", {"best": score})
+            if self.fabric.broadcast(saved):  # the first process alone knows
+                progress.best, progress.since_best = score, 0
         self._log(progress.step, **scores)
         self.record.add_examples(progress.step, lambda: self.task.examples(self.result))
         self._save_last()

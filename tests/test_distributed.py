@@ -22,6 +22,7 @@ from test_cityscapes_scores import instances_of
 import segcoord
 from segcoord.checkpoints import read_checkpoint
 from segcoord.cli import evaluate, run, train
+from segcoord.devices import is_main_process
 from segcoord.errors import UserError
 from segcoord.evaluate_command import check_options
 from segcoord.labels import CITYSCAPES
@@ -138,6 +139,12 @@ def test_a_mistake_ends_both(sample_voc: Path, tmp_path: Path) -> None:
 def test_a_batch_that_devices_cannot_share(sample_voc, tmp_path, capsys, settings, message) -> None:
     assert run(train, "train.py", command(sample_voc, tmp_path / "r", *settings)) == 1
     assert message in capsys.readouterr().err
+
+
+def test_one_process_of_all_nodes_is_the_first(monkeypatch) -> None:
+    assert is_main_process()
+    monkeypatch.setenv("NODE_RANK", "1")  # as Lightning's environment has it, on the second node
+    assert not is_main_process()
 
 
 @pytest.fixture(scope="module")

@@ -252,10 +252,15 @@ def look_into(name: str, model: SegmentationModel, image: np.ndarray, block: str
         )
     attention = attention_of(known[block])
     place = known[block] if attention is None else attention
-    seen: list[tuple[Tensor, Tensor]] = []
-    with place.register_forward_hook(lambda _module, x, y: seen.append((x[0], y))):
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    with (
+        # A copy, for an attention may overwrite what it is given.
+        place.register_forward_pre_hook(lambda _module, x: inputs.append(x[0].clone())),
+        place.register_forward_hook(lambda _module, _x, y: outputs.append(y)),
+    ):
         prediction = predict(model, image)
-    x, y = seen[0]
+    x, y = inputs[0], outputs[0]
     kind, factors = "", {}
     if attention is not None:
         kind, _ = KINDS.get(type(attention), (type(attention).__name__, {}))
