@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segcoord.checkpoints import save as save
     from segcoord.errors import UserError as UserError
     from segcoord.inference import predict as predict
+    from segcoord.inference import predict_probabilities as predict_probabilities
     from segcoord.metrics import MeanIoU as MeanIoU
     from segcoord.model import create_model as create_model
     from segcoord.views import Views as Views
@@ -29,6 +30,7 @@ _HOMES = {
     "create_model": "model",
     "load": "checkpoints",
     "predict": "inference",
+    "predict_probabilities": "inference",
     "save": "checkpoints",
 }
 __all__ = sorted(_HOMES)

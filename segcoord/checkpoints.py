@@ -85,12 +85,17 @@ def read_segmentation(path: str | Path) -> dict:
     return checkpoint
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> SegmentationModel:
+def load(
+    path: str | Path, device: str | torch.device = "cpu", *, runtime: str | None = None
+) -> SegmentationModel:
     """The model of a checkpoint, rebuilt from the file alone, in eval mode, channels_last.
 
     Raises:
-        UserError: no such file, not a checkpoint of segcoord, or weights that don't fit.
+        UserError: no such file, not a checkpoint of segcoord, or weights that don't fit; a runtime
+            other than torch.
     """
+    if runtime not in (None, "torch"):
+        raise UserError(f"--runtime: found {runtime!r}, expected torch")
     return rebuild(read_segmentation(path), path, device)
 
 
