@@ -48,8 +48,8 @@ class Seen(NamedTuple):
     pixels: np.ndarray
 
     def __str__(self) -> str:
-        short = self.frames < self.claimed
-        return f"{self.frames} {f'of {self.claimed} ' if short else ''}frames"
+        short = f" of the {self.claimed} that it claims" if self.frames < self.claimed else ""
+        return f"{self.frames} frames{short}"
 
 
 def predict_video(
