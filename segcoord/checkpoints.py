@@ -94,9 +94,17 @@ def load(
         UserError: no such file, not a checkpoint of segcoord, or weights that don't fit; a runtime
             other than torch.
     """
+    return load_described(path, device, runtime=runtime)[0]
+
+
+def load_described(
+    path: str | Path, device: str | torch.device = "cpu", *, runtime: str | None = None
+) -> tuple[SegmentationModel, dict]:
+    """As `load`, and what the file tells besides: `config` and `progress` of the training."""
     if runtime not in (None, "torch"):
         raise UserError(f"--runtime: found {runtime!r}, expected torch")
-    return rebuild(read_segmentation(path), path, device)
+    checkpoint = read_segmentation(path)
+    return rebuild(checkpoint, path, device), checkpoint
 
 
 def rebuild(

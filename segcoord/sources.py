@@ -61,6 +61,10 @@ class Sources:
     videos: list[Source] = field(default_factory=list)
     passed_over: Counter = field(default_factory=Counter)
 
+    def __str__(self) -> str:
+        counts = (("image", len(self.images)), ("video", len(self.videos)))
+        return ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts if n)
+
 
 def find_sources(inputs: list[str], out: Path) -> Sources:
     """The images, videos and cameras that inputs mean.

@@ -14,6 +14,7 @@ from threading import Lock, Thread
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -128,8 +129,8 @@ def test_probabilities(photos: Path, tiny_run: Path, model, tmp_path: Path) -> N
 def test_one_look_has_the_softmax_of_the_logits(scenes: list[Path], model) -> None:
     image = read_photo(scenes[0]).pixels
     _, probabilities = segcoord.predict_probabilities(model, image)
-    with segcoord.inference.torch.inference_mode():
-        batch = segcoord.inference.torch.from_numpy(image[None])
+    with torch.inference_mode():
+        batch = torch.from_numpy(image[None])
         expected = model(model.normalize(batch))[0].softmax(0).numpy()
     np.testing.assert_allclose(probabilities, expected, atol=1e-3)
 
@@ -142,7 +143,13 @@ def test_large_images_are_cut_and_small_ones_are_not(
     shutil.copy(scenes[0], tmp_path / "small.jpg")
     inputs, out = [tmp_path / "large.png", tmp_path / "small.jpg"], tmp_path / "out"
     assert command(tiny_run, *inputs, f"--out={out}", "--max-pixels=16384") == 0
-    assert "1 of them, of more than 0.0164 million pixels, in tiles" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 of them, of more than 0.0164 million pixels, in tiles" in printed
+    assert (
+        "1 of them much larger than what training saw: up to 384 pixels long, its crops 64"
+        in printed
+    )
+    assert "--scales 0.17" in printed
     cut = segcoord.predict(model, large, Views(tile=(128, 128), overlap=16))
     whole = segcoord.predict(model, read_photo(scenes[0]).pixels)
     for name, mask in (("large", cut), ("small", whole)):
