@@ -106,11 +106,9 @@ class Prediction:
         """Reads ahead and writes behind in threads, so that the model waits for neither."""
         if not sources:
             return
-        with counted("predict", len(sources)) as tell:
+        with counted("predict", len(sources)) as tell, closing(self._predicted(sources)) as found:
             tell(0)
-            for source, pixels in in_threads(
-                self._write, self._predicted(sources), THREADS, THREADS
-            ):
+            for source, pixels in in_threads(self._write, found, THREADS, THREADS):
                 areas.add(source.path, pixels)
                 self.done += 1
                 tell(self.done + len(self.failed))

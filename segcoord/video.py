@@ -96,8 +96,8 @@ def predict_video(
             atomic_write(path, suffix=path.suffix) as temporary,
         ):
             tell(0)
-            with _Writer(temporary, path, rate, labels) as writer:
-                for of_frame in in_threads(writer.add, predicted(), 1, AHEAD):
+            with _Writer(temporary, path, rate, labels) as writer, closing(predicted()) as both:
+                for of_frame in in_threads(writer.add, both, 1, AHEAD):
                     pixels += of_frame
                     count += 1
                     tell(count)

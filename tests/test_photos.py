@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 import segcoord
 from segcoord.data.reading import read_image
@@ -62,20 +62,38 @@ KINDS = {
     "rgb.ppm": (RGB, {}),
     "grey.gif": (RGB.convert("L"), {}),
     "rgb.jp2": (RGB, {}),
+    "rgb.avif": (RGB, {"quality": 100, "subsampling": "4:4:4"}),
 }
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_avif_stands_upright(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    fine = {"quality": 100, "subsampling": "4:4:4"}
+    path = saved(tmp_path / "a.avif", RGB, exif=exif, **fine)
+    with Image.open(path) as image:
+        upright = np.array(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(read_photo(path).pixels, upright)
+    assert upright.shape[:2] == (SIZE if orientation < 5 else SIZE[::-1])
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_ordinary_files_are_what_training_sees(tmp_path: Path, name: str) -> None:
     """Equal to the reading of datasets; and to OpenCV's, which is another code for most of them."""
     image, options = KINDS[name]
+    if name == "rgb.avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
     path = saved(tmp_path / name, image, **options)
     photo = read_photo(path)
     assert photo.notes == ()
     assert photo.pixels.dtype == np.uint8
     assert photo.pixels.flags.c_contiguous
     np.testing.assert_array_equal(photo.pixels, read_image(path))
-    lost = {"usual.jpg": 40, "grey.jpg": 6}.get(name, 5 if "jpg" in name.lower() else 1)
+    lost = {"usual.jpg": 40, "grey.jpg": 6, "rgb.avif": 4}.get(
+        name, 5 if "jpg" in name.lower() else 1
+    )
     assert difference(photo.pixels, np.array(image.convert("RGB"))) <= lost
     if name != "cmyk.tif":  # OpenCV refuses it
         assert difference(photo.pixels, by_opencv(path)) <= 1
@@ -301,7 +319,7 @@ def test_damage_that_libjpeg_bridges_is_told(tmp_path: Path, capfd) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("whole")
-    images = {name: KINDS[name] for name in KINDS if name not in ("rgb.ppm", "rgb.bmp")}
+    images = {name: KINDS[name] for name in KINDS if name not in ("rgb.ppm", "rgb.bmp", "rgb.avif")}
     return [
         saved(folder / n, image, **options).read_bytes() for n, (image, options) in images.items()
     ]

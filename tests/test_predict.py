@@ -248,6 +248,36 @@ def test_nothing_done_is_another_exit_code(tiny_run: Path, tmp_path: Path, capsy
     assert "nothing.jpg: no such file or folder" in capsys.readouterr().err
 
 
+def test_what_can_not_be_written_ends_the_run(
+    scenes: list[Path], tiny_run: Path, tmp_path: Path, capsys
+) -> None:
+    """As a full disk would: nothing that follows could be written either."""
+    (tmp_path / "in").mkdir()
+    for i in range(40):
+        (tmp_path / "in" / f"{i:02d}.jpg").symlink_to(scenes[0])
+    out = tmp_path / "out"
+    (out / "masks" / "05.png" / "taken").mkdir(parents=True)
+    assert command(tiny_run, tmp_path / "in", f"--out={out}") == 1
+    printed = capsys.readouterr()
+    assert "05.png: could not be written" in printed.err
+    assert "5 of 40 predicted" in printed.out
+    assert {Path(row["file"]).stem for row in areas(out)} == {f"{i:02d}" for i in range(5)}
+    assert not (out / "masks" / "39.png").exists()
+    assert not list(out.rglob("*.part"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (5000, 3)])
+def test_extreme_shapes(size: tuple[int, int], tiny_run: Path, model, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert command(tiny_run, tmp_path / "a.png", f"--out={tmp_path / 'out'}", "--probs") == 0
+    with Image.open(tmp_path / "out" / "masks" / "a.png") as image:
+        expected = model.labels.to_value[segcoord.predict(model, pixels)]
+        np.testing.assert_array_equal(np.array(image), expected)
+    with Image.open(tmp_path / "out" / "overlays" / "a.jpg") as image:
+        assert image.width == max(1, round(size[1] * min(1, 4096 / max(size))))
+
+
 def test_notes_are_printed(photos: Path, tiny_run: Path, tmp_path: Path, capsys) -> None:
     frames = [Image.new("RGB", (40, 30), color) for color in ("red", "green")]
     frames[0].save(photos / "moving.gif", save_all=True, append_images=frames[1:])
