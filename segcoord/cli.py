@@ -24,6 +24,7 @@ USAGE = """usage: segcoord COMMAND ...
   train         train a model; also: python train.py
   evaluate      score a model on a split, export its masks; also: python evaluate.py
   export        write a checkpoint as ONNX, OpenVINO, TorchScript or pt2, and verify it
+  predict       write masks and overlays of photos, folders, videos or a camera
   compare       tell whether two checkpoints differ by more than chance
   models        list the encoders with their parameters and multiply-adds
   table         train every row of a table of encoders, write it as Markdown and CSV
@@ -265,6 +266,49 @@ def export(program: str, argv: list[str]) -> int:
     from segcoord.deploy.command import run_export
 
     return run_export(args, parser.instantiate(args).data if int8 else None)
+
+
+def predict(program: str, argv: list[str]) -> int:
+    """Predicts photos and videos."""
+    parser = _parser(program, "Write masks, overlays and class areas of photos and videos.")
+    parser.add_argument(
+        "inputs",
+        type=str,
+        nargs="+",
+        metavar="INPUT",
+        help="an image, a video, a folder with all below it, a quoted glob, a .txt with a path in "
+        "each line, or the number of a camera",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=str,
+        required=True,
+        help="a best.ckpt or last.ckpt, or a folder of segcoord export",
+    )
+    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--runtime", type=str, help=RUNTIME)
+    parser.add_argument("--probs", action="store_true", help="write probabilities too, as .npz")
+    parser.add_argument("--no-overlays", action="store_true", help="write no overlays")
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], help="0.5 1.0 1.5 say (default: 1.0)"
+    )
+    parser.add_argument("--flip", action="store_true", help="look at each scale mirrored too")
+    parser.add_argument(
+        "--tile", type=str, metavar="HEIGHTxWIDTH", help="predict in windows of this size"
+    )
+    parser.add_argument("--overlap", type=int, help="pixels that tiles share at least (default: 0)")
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        help="cut what has more into tiles of so many at most (default: 4194304)",
+    )
+    parser.add_argument(
+        "--device", type=str, default="auto", help="auto, cpu, cuda or mps (default: auto)"
+    )
+    args = parse(parser, argv)
+    from segcoord.predict_command import run_prediction
+
+    return run_prediction(args)
 
 
 def models(program: str, argv: list[str]) -> int:
@@ -513,6 +557,7 @@ COMMANDS: dict[str, Callable[[str, list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "export": export,
+    "predict": predict,
     "compare": compare,
     "models": models,
     "attend": attend,

@@ -15,8 +15,12 @@ from segcoord.errors import UserError
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, suffix: str = ".part") -> Iterator[Path]:
     """Yields a temporary path beside `path`; flushes it to disk and renames it when all went well.
+
+    Args:
+        path: to write.
+        suffix: of the temporary path, for writers that go by it.
 
     Raises:
         UserError: the folder can't be made or written, or the disk is full.
@@ -25,7 +29,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
         os.fchmod(handle, 0o644)
         os.close(handle)
         temporary = Path(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segcoord.errors import UserError
 
@@ -69,6 +69,27 @@ class Views:
         """
         rows, columns = (_along(n, t, t - self.overlap) for n, t in zip(size, self.tile or size))
         return [(row, column) for row in rows for column in columns]
+
+    def within(self, pixels: int, size: tuple[int, int]) -> Views:
+        """These views, in tiles of at most so many pixels where an image's largest one has more.
+
+        The tiles overlap by an eighth of their shorter side, and fill the image's height or width
+        where that is below the square's. Views that have tiles already keep theirs.
+
+        Args:
+            pixels: at least 1024.
+            size: (H, W) of the image.
+        """
+        height, width = scaled_size(size, max(self.scales))
+        if self.tile is not None or height * width <= pixels:
+            return self
+        rows = min(height, math.isqrt(pixels))
+        columns = min(width, pixels // rows)
+        rows = min(height, pixels // columns)
+        # A length that strides divide needs no padding.
+        rows = rows if rows == height else rows - rows % 32
+        columns = columns if columns == width else columns - columns % 32
+        return replace(self, tile=(rows, columns), overlap=min(rows, columns) // 8)
 
     def __str__(self) -> str:
         """As a report names what is not the default; empty for the default."""
