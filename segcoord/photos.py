@@ -81,6 +81,8 @@ def read_photo(path: Path) -> Photo:
         pixels = _upright(pixels, orientation(header))
     except UserError as error:
         raise UserError(error.found, path=path, remedy="Fetch or save it anew.") from error
+    except MemoryError as error:
+        raise UserError("the memory is not enough to read it.", path=path) from error
     except Exception as error:  # Pillow's decoders raise all kinds for damaged files
         told = str(error) or type(error).__name__
         found = damaged(path, told).found

@@ -26,7 +26,7 @@ SOME_FAILED = 3
 def run_prediction(args: Namespace) -> int:
     """Predicts what the inputs mean; returns the exit code.
 
-    0: all of it. 3: some could not be predicted. 1: none could. 130: Ctrl-C, after what was begun.
+    0: all of it. 3: some could not be predicted. 1: none could. 130: Ctrl-C came before the end.
     """
     job = _job(args)
     sources = find_sources(args.inputs, job.out)
@@ -39,17 +39,16 @@ def run_prediction(args: Namespace) -> int:
     passed = f"; passed over: {by_suffix(sources.passed_over)}" if sources.passed_over else ""
     console.print(f"{sources}{passed}")
     areas = AreaTable(job.table, model.labels)
-    began = time.monotonic()
+    began, total = time.monotonic(), len(sources.images) + len(sources.videos)
     with stopping(_tell_of_the_stop) as stopped:
         prediction = Prediction(job, model, crop, stopped)
         try:
             prediction.images(sources.images, areas)
             prediction.videos(sources.videos, areas)
         finally:
-            total = len(sources.images) + len(sources.videos)
             _summarize(prediction, total, time.monotonic() - began)
-        if stopped():
-            return 130
+        if prediction.done + len(prediction.failed) < total:
+            return 130  # a camera that was stopped is done
     if prediction.failed:
         return SOME_FAILED if prediction.done else 1
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import shutil
 import signal
@@ -438,6 +439,35 @@ def test_ctrl_c_ends_with_whole_files(
     assert sorted({Path(row["file"]).stem for row in areas(tmp_path / "out")}) == done
     assert not list(tmp_path.rglob("*.part"))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_is_the_end_of_a_camera(clip: Path, tiny_run, tmp_path, monkeypatch, capsys) -> None:
+    """A real video, over and over, stands for the camera."""
+    real, reads = cv2.VideoCapture, itertools.count(1)
+
+    class Camera:
+        def __init__(self) -> None:
+            self.capture = real(str(clip))
+            self.isOpened, self.get = self.capture.isOpened, self.capture.get
+            self.release = self.capture.release
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            if next(reads) == 10:
+                os.kill(os.getpid(), signal.SIGINT)
+            there, frame = self.capture.read()
+            if not there:
+                self.capture.open(str(clip))
+                there, frame = self.capture.read()
+            return there, frame
+
+    monkeypatch.setattr(cv2, "VideoCapture", lambda what: Camera() if what == 7 else real(what))
+    monkeypatch.chdir(tmp_path)
+    assert command(tiny_run, "7", "--out=out") == 0
+    printed = capsys.readouterr().out
+    assert "1 of 1 predicted" in printed
+    frames, _ = read_video(tmp_path / "out" / "overlays" / "camera7.mp4")
+    assert 1 <= len(frames) <= 10
+    assert f"7: {len(frames)} frames" in printed
 
 
 @settings(max_examples=30, deadline=None)
