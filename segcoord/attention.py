@@ -71,30 +71,33 @@ class CoordAtt(_Attention):
     Args:
         channels: C of the input.
         reduction: the squeezed width is max(8, C // reduction).
+        inplace: may overwrite its input where no gradient is recorded, for those who need it no
+            more.
     """
 
-    def __init__(self, channels: int, reduction: int = 32) -> None:
+    def __init__(self, channels: int, reduction: int = 32, inplace: bool = False) -> None:
         super().__init__(channels, reduction)
+        self.inplace = inplace
         self.conv3 = nn.Conv2d(self.conv1.out_channels, channels, 1)
 
     def _plain(self, x: Tensor) -> Tensor:
-        a_h, a_w = self._gates(x.mean(3, keepdim=True), x.mean(2, keepdim=True))
-        return x * a_w * a_h
+        z_h, z_w = self._logits(x.mean(3, keepdim=True), x.mean(2, keepdim=True))
+        return x * z_w.sigmoid() * z_h.sigmoid()
 
-    def _gates(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Means, (N, C, H, 1) and (N, C, 1, W) -> a_h and a_w, of the same shapes."""
+    def _logits(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Means, (N, C, H, 1) and (N, C, 1, W) -> the gates' logits, of the same shapes."""
         if self.bn1.training:  # its statistics are of rows and columns together
             strip = self._squeeze(torch.cat([rows, columns.transpose(2, 3)], 2))  # (N, M, L, 1)
             rows, columns = strip.split([rows.shape[2], columns.shape[3]], 2)
             columns = columns.transpose(2, 3)
         else:  # no concatenation, which ONNX Runtime and OpenVINO are slow at
             rows, columns = self._squeeze(rows), self._squeeze(columns)
-        return self.conv2(rows).sigmoid(), self.conv3(columns).sigmoid()
+        return self.conv2(rows), self.conv3(columns)
 
     def _channels_first(self, x: Tensor) -> Tensor:
         x, rows, columns = _means(x, 3, 2)
-        a_h, a_w = self._gates(rows, columns)
-        return _gated(x, a_w, a_h, 2)
+        z_h, z_w = self._logits(rows, columns)
+        return _gated(x, z_w, z_h, 2, self.inplace)
 
     def _channels_last(self, x: Tensor) -> Tensor:
         h, w = x.shape[1:3]
@@ -103,9 +106,9 @@ class CoordAtt(_Attention):
         strip = _linear(self.conv1, strip)  # (N, L, M)
         strip = self.act(self.bn1(strip.transpose(1, 2).unsqueeze(3)))  # (N, M, L, 1)
         rows, columns = strip.squeeze(3).transpose(1, 2).split([h, w], 1)
-        a_h = _linear(self.conv2, rows).sigmoid().unsqueeze(2)  # (N, H, 1, C)
-        a_w = _linear(self.conv3, columns).sigmoid().unsqueeze(1)  # (N, 1, W, C)
-        return _gated(x, a_w, a_h, 1)
+        z_h = _linear(self.conv2, rows).unsqueeze(2)  # (N, H, 1, C)
+        z_w = _linear(self.conv3, columns).unsqueeze(1)  # (N, 1, W, C)
+        return _gated(x, z_w, z_h, 1, self.inplace)
 
 
 class _AxisAtt(_Attention):
@@ -166,11 +169,13 @@ def _means(x: Tensor, *dims: int) -> tuple[Tensor, ...]:
     return x, *(_mean(x, dim) for dim in dims)
 
 
-def _gated(x: Tensor, a_w: Tensor, a_h: Tensor, h: int) -> Tensor:
-    """`x * a_w * a_h`; h is the dim of H, which W follows: 2 in NCHW, 1 in NHWC."""
+def _gated(x: Tensor, z_w: Tensor, z_h: Tensor, h: int, inplace: bool) -> Tensor:
+    """`x * a_w * a_h`, from the gates' logits; h is the dim of H, which W follows."""
     if torch.is_grad_enabled():
-        return _Gated.apply(x, a_w, a_h, h)
-    return _times(x * a_w, a_h)
+        return _Gated.apply(x, z_w, z_h, h)
+    a_w = z_w.sigmoid()
+    x = x.mul_(a_w) if inplace else x * a_w
+    return x.mul_(z_h.sigmoid())
 
 
 class _Means(Function):
@@ -187,26 +192,34 @@ class _Means(Function):
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor, *of_means: Tensor) -> tuple[Tensor | None, ...]:
         for size, of_mean in zip(ctx.sizes.values(), of_means):
-            grad = grad.add_(of_mean / size)  # of a product with a gate: new, and no one else's
+            of_mean = of_mean / size
+            # It is a product with a gate: new, and no one else's but of a second derivative.
+            grad = grad + of_mean if torch.is_grad_enabled() else grad.add_(of_mean)
         return grad, *(None for _ in of_means)
 
 
 class _Gated(Function):
-    """Keeps `x` and the gates for the backward pass and, unlike autograd, no product of two."""
+    """Keeps `x` and the logits for the backward pass and, unlike autograd, no product of two.
+
+    With the sigmoid in it, both gates' gradients are sums of one product: that of `x` with its own
+    gradient has the factor a_w * a_h already, and a_w * (1 - a_w) is what the sigmoid asks for.
+    """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, a_w: Tensor, a_h: Tensor, h: int) -> Tensor:
-        ctx.save_for_backward(x, a_w, a_h)
-        ctx.h = h
-        return _times(x * a_w, a_h)
+    def forward(ctx: FunctionCtx, x: Tensor, z_w: Tensor, z_h: Tensor, h: int) -> Tensor:
+        ctx.save_for_backward(x, z_w, z_h)
+        ctx.h = h  # the dim of H: 2 in NCHW, 1 in NHWC
+        return _times(x * z_w.sigmoid(), z_h.sigmoid())
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, a_w, a_h = ctx.saved_tensors
-        product = grad * x
-        of_a_w = _sum(product * a_h, ctx.h)
-        of_a_h = _sum(_times(product, a_w), ctx.h + 1)
-        return _times(grad * a_w, a_h), of_a_w, of_a_h, None
+        x, z_w, z_h = ctx.saved_tensors
+        a_w, a_h = z_w.sigmoid(), z_h.sigmoid()
+        of_x = _times(grad * a_w, a_h)
+        product = of_x * x
+        of_z_w = _sum(product, ctx.h) * (1 - a_w)
+        of_z_h = _sum(product, ctx.h + 1) * (1 - a_h)
+        return of_x, of_z_w, of_z_h, None
 
 
 def _times(x: Tensor, gate: Tensor) -> Tensor:

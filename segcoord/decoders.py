@@ -91,5 +91,8 @@ def build(encoder: str, num_classes: int, settings: dict, **encoder_settings: ob
         case "fpn":
             net = smp.FPN(name, upsampling=1, **common)
     if settings["decoder"].startswith("deeplabv3"):
+        from segcoord.aspp import keep_format
+
+        keep_format(net)
         net.initialize()  # smp does it for every decoder but these
     return net

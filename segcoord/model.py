@@ -17,6 +17,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 import segcoord.encoders  # noqa: F401  (registers our backbones in timm)
+from segcoord import cpu_training
 from segcoord.decoders import build, decoder_settings
 from segcoord.encoders.start import start
 from segcoord.encoders.weights import Report
@@ -142,6 +143,8 @@ class SegmentationModel(ImageModel):
     def upsample(self, logits: Tensor, height: int, width: int) -> Tensor:
         """(N, K, H'/d, W'/d) of a padded image, d any stride -> (N, K, height, width)."""
         size = self.padded_size(height, width)
+        if cpu_training.takes(logits):
+            return cpu_training.upsample(logits, size, (height, width))
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return logits[..., :height, :width]
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from segcoord.checkpoints import save
 from segcoord.config import ClassificationConfig, Config
 from segcoord.console import TrainingBar, console
+from segcoord.cpu_training import quicken
 from segcoord.data.loader import Order, Shares, train_loader
 from segcoord.devices import memory_told
 from segcoord.ema import Ema
@@ -120,6 +121,8 @@ def train(
     settings = task.config.train
     # On its device before the optimiser is restored, whose state then follows the parameters there.
     module = task.module.to(fabric.device, memory_format=torch.channels_last)
+    if fabric.device.type == "cpu":
+        quicken(module)
     if settings.gradient_checkpointing:
         task.model.checkpoint_gradients()
     ema = Ema(task.model, settings.ema_decay) if settings.ema_decay is not None else None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
+import segcoord.encoders  # noqa: F401
 from segcoord.attention import CoordAtt, CoordAttX, CoordAttY
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -174,6 +176,23 @@ def test_leaves_its_input_and_the_gradient_given_alone(form: str, memory_format,
         y.backward(weight)
         assert torch.equal(weight, again)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_in_place_only_where_no_gradient_is_recorded(memory_format) -> None:
+    x = torch.randn(2, 16, 5, 6).contiguous(memory_format=memory_format)
+    block, other = CoordAtt(16, inplace=True).eval(), CoordAtt(16).eval()
+    other.load_state_dict(block.state_dict())
+    before = x.clone()
+    expected = block(x)
+    assert torch.equal(x, before)
+    with torch.no_grad():
+        torch.testing.assert_close(other(x), expected)
+        found = block(x)
+    torch.testing.assert_close(found, expected)
+    assert found.data_ptr() == x.data_ptr()
+    encoder = timm.create_model("mobilenetv2_ca_050")
+    assert all(m.inplace for m in encoder.modules() if isinstance(m, CoordAtt))
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)

@@ -177,13 +177,14 @@ def test_the_sizes_verified_are_not_the_traced_one(decoder: str) -> None:
 def frozen(self: CoordAtt, x: torch.Tensor) -> torch.Tensor:
     """A pool divided by the number of columns that it was traced with: no error, another result."""
     rows = x.sum(3, keepdim=True) / int(x.shape[3])
-    a_h, a_w = self._gates(rows, x.mean(2, keepdim=True))
-    return x * a_w * a_h
+    z_h, z_w = self._logits(rows, x.mean(2, keepdim=True))
+    return x * z_w.sigmoid() * z_h.sigmoid()
 
 
 def crashing(self: CoordAtt, x: torch.Tensor) -> torch.Tensor:
-    a_h, a_w = self._gates(x.mean(3, keepdim=True), x.mean(2, keepdim=True))
-    return x * a_w * a_h.expand(-1, -1, int(x.shape[2]), -1)
+    """A gate of the number of rows that it was traced with."""
+    z_h, z_w = self._logits(x.mean(3, keepdim=True), x.mean(2, keepdim=True))
+    return x * z_w.sigmoid() * z_h.sigmoid().expand(-1, -1, int(x.shape[2]), -1)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -20,13 +20,16 @@ from segcoord.attention import CoordAtt, CoordAttX, CoordAttY, squeezed_width
 REDUCTION = {"se": 24, "cbam": 24, "ca": 32, "ca_x": 24, "ca_y": 24}
 
 
-def make_attention(name: str, channels: int, reduction: int | None = None) -> nn.Module:
+def make_attention(
+    name: str, channels: int, reduction: int | None = None, inplace: bool = False
+) -> nn.Module:
     """An attention block, (N, C, H, W) -> (N, C, H, W).
 
     Args:
         name: se, cbam, ca, ca_x or ca_y.
         channels: C.
         reduction: its own default (REDUCTION) unless given.
+        inplace: of a ca, see `CoordAtt`; the others never work in place.
     """
     reduction = REDUCTION[name] if reduction is None else reduction
     width = squeezed_width(channels, reduction)
@@ -34,7 +37,9 @@ def make_attention(name: str, channels: int, reduction: int | None = None) -> nn
         return SEModule(channels, rd_channels=width)
     if name == "cbam":
         return CbamModule(channels, rd_channels=width, mlp_bias=True)  # as Woo et al.'s code
-    return {"ca": CoordAtt, "ca_x": CoordAttX, "ca_y": CoordAttY}[name](channels, reduction)
+    if name == "ca":
+        return CoordAtt(channels, reduction, inplace)
+    return {"ca_x": CoordAttX, "ca_y": CoordAttY}[name](channels, reduction)
 
 
 def timm_slot(name: str, reduction: int | None = None) -> Callable[..., nn.Module]:
@@ -43,6 +48,7 @@ def timm_slot(name: str, reduction: int | None = None) -> Callable[..., nn.Modul
     def layer(channels: int, act_layer: object = None, **factory: object) -> nn.Module:
         # act_layer is the block's own activation; each attention has the one of its paper.
         given = {key: value for key, value in factory.items() if value is not None}
-        return make_attention(name, channels, reduction).to(**given)
+        # What it is given is an activation that nothing else uses.
+        return make_attention(name, channels, reduction, inplace=True).to(**given)
 
     return layer
