@@ -87,7 +87,7 @@ def open_net(path: Path, fmt: str, runtime: str) -> nn.Module:
     """
     try:
         if runtime == "torch":
-            return _script(path) if fmt == "torchscript" else _program(path)
+            return _script(path) if fmt == "torchscript" else ProgramNet(path)
         require(EXTRAS[runtime.removesuffix("-bf16")], f"the runtime {runtime}")
         if runtime == "onnxruntime":
             return OnnxNet(path)
@@ -166,6 +166,14 @@ def _script(path: Path) -> nn.Module:
         return torch.jit.load(path, map_location="cpu").eval()
 
 
-def _program(path: Path) -> nn.Module:
-    # Its guards would refuse features of 1x1, which the graph computes right.
-    return torch.export.load(path).module(check_guards=False)
+class ProgramNet(nn.Module):
+    """A file of torch.export."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        # Its guards would refuse features of 1x1, which the graph computes right. It can't be told
+        # of modes, as a part of this module would be.
+        self.run = torch.export.load(path).module(check_guards=False).__call__
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)

@@ -89,6 +89,14 @@ def quantize(graph: Graph, path: Path, metadata: dict, inputs: Iterator[np.ndarr
         metadata: as of `write`.
         inputs: what the graph takes, of images to calibrate with.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        floats = Path(folder) / "float.onnx"
+        write(graph, floats, {})
+        quantize_file(floats, path, metadata, inputs)
+
+
+def quantize_file(floats: Path, path: Path, metadata: dict, inputs: Iterator[np.ndarray]) -> None:
+    """As `quantize`, of a file in float32."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -96,12 +104,11 @@ def quantize(graph: Graph, path: Path, metadata: dict, inputs: Iterator[np.ndarr
     class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
             given = next(inputs, None)
-            return None if given is None else {graph.input: given}
+            return None if given is None else {"image": given}
 
     with tempfile.TemporaryDirectory() as folder:
-        before, ready = Path(folder) / "float.onnx", Path(folder) / "ready.onnx"
-        write(graph, before, {})
-        quant_pre_process(before, ready, skip_symbolic_shape=True)
+        ready = Path(folder) / "ready.onnx"
+        quant_pre_process(floats, ready, skip_symbolic_shape=True)
         quantize_static(
             ready,
             path,
