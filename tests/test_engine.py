@@ -438,6 +438,16 @@ def test_an_exploding_loss_names_step_rate_and_images(tmp_path: Path, value: flo
     assert (tmp_path / "run" / "last.ckpt").exists()
 
 
+def test_weights_that_explode_are_not_saved(tmp_path: Path) -> None:
+    """The last step's loss is fine, its gradient isn't."""
+    toy = Toy(max_steps=2)
+    scale = iter((1.0, float("inf")))
+    toy.module.weight.register_hook(lambda grad: grad * next(scale))
+    with pytest.raises(UserError, match="step 2: after it the weights are not finite at learning"):
+        toy.step(tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "last.ckpt")["progress"]["step"] == 0
+
+
 def test_too_little_memory_names_the_settings(sample_voc: Path, tmp_path: Path) -> None:
     """In a process that may have no more than 6 GB, on crops that take 20."""
 
