@@ -265,7 +265,7 @@ def test_the_command_writes_page_and_figures(tiny_run: Path, tmp_path: Path, cap
     [
         (["--against={run}"], "--report"),
         (["--report={out}", "--against=nowhere"], "nowhere"),
-        (["--report={out}", "--split=test", "--masks={out}"], "test"),
+        (["--report={out}", "--split=test", "--masks={out}s"], "test"),
     ],
 )
 def test_mistakes_are_told(arguments, told, tiny_run, tmp_path, capsys) -> None:
