@@ -19,9 +19,9 @@ from segcoord.cityscapes_scores import (
     read_instances,
 )
 from segcoord.config import DataConfig
-from segcoord.console import console, counted, counting_bar, show_cityscapes, show_scores
-from segcoord.data.layouts import Sample, Split, find_split, folders_read, label_set
-from segcoord.data.pack import source_of, verify, with_pack
+from segcoord.console import console, counting_bar, show_cityscapes, show_scores
+from segcoord.data.layouts import Sample, Split, find_split, folders_read
+from segcoord.data.pack import source_of, with_pack
 from segcoord.devices import evaluation_fabric, is_main_process
 from segcoord.errors import UserError
 from segcoord.evaluation import (
@@ -31,6 +31,7 @@ from segcoord.evaluation import (
     over_processes,
     protocol,
     share,
+    verify_masks,
     write_json,
 )
 from segcoord.export.masks import write_mask
@@ -66,14 +67,11 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         fabric.launch()  # which waits until the first process has found no mistake
     checkpoint = read_segmentation(args.checkpoint)
     model = rebuild(checkpoint, args.checkpoint, fabric.device)
-    check_labels(model, label_set(data), f"{data.layout} {data.root}")
+    check_labels(model, args.checkpoint, data)
     split = with_pack(find_split(data, args.split or data.val_split), data)
     _check_split(args, data, split)
     if is_main_process():
-        if split.pack is not None and split.labelled:
-            # A wrong byte there would change the score and nothing else.
-            with counted(f"verify {split.name}", len(split)) as tell:
-                verify(split.pack, split, tell, masks_alone=True)
+        verify_masks(split)
         fabric.launch()
     instances = _instance_weights(split) if data.layout == "cityscapes" else None
     rows: list[list[np.ndarray]] = []
