@@ -107,6 +107,25 @@ class GrowingFile:
         self.waiting = b""
 
 
+def require_place(path: Path, *, folder: bool = False) -> None:
+    """Checks that a file could be written, before the work whose result it holds.
+
+    Args:
+        path: of the file, or of a folder for several; neither need exist yet.
+        folder: whether it is a folder.
+
+    Raises:
+        UserError: a folder where a file is meant, or no place where it could be made.
+    """
+    if not folder and path.is_dir():
+        raise UserError(f"{path}: is a folder, expected the name of a file")
+    place = path if folder else path.parent
+    place = next(p for p in (place, *place.parents) if os.access(p, os.F_OK))
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "may not be written" if place.is_dir() else "is no folder"
+        raise UserError(f"{path}: can't be written, for {place} {why}. Choose another place.")
+
+
 def require_space(folder: Path, needed: int, what: str) -> None:
     """Checks the free space before something large is written.
 

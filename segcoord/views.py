@@ -11,20 +11,22 @@ from dataclasses import dataclass, replace
 
 from segcoord.errors import UserError
 
+LARGEST = 16  # scale; beyond, a photograph's memory is what is asked for, mostly by a typo
+
 
 @dataclass(frozen=True)
 class Views:
     """What the probabilities of a pixel are averaged over; one look at the whole image by default.
 
     Args:
-        scales: factors of the image's height and width.
+        scales: factors of the image's height and width, at most 16.
         flip: look at each scale mirrored too, left to right.
         tile: height and width of the windows that a scaled image is cut into; None for no cutting.
         overlap: pixels that neighbouring tiles share at least, in each direction.
 
     Raises:
-        UserError: a scale that is not above 0 or is given twice, a tile without pixels, an overlap
-            that is not below the tile's height and width, or without tile.
+        UserError: a scale that is not above 0, above 16 or given twice, a tile without pixels, an
+            overlap that is not below the tile's height and width, or without tile.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -34,8 +36,8 @@ class Views:
 
     def __post_init__(self) -> None:
         for scale in self.scales:
-            if not 0 < scale < math.inf:
-                raise UserError(f"scales: found {scale:g}, expected numbers above 0")
+            if not 0 < scale <= LARGEST:
+                raise UserError(f"scales: found {scale:g}, expected above 0, and {LARGEST} at most")
         twice = [s for s in self.scales if self.scales.count(s) > 1]
         if twice or not self.scales:
             found = f"{twice[0]:g} twice" if twice else "none"

@@ -222,10 +222,11 @@ def test_sizes_are_rounded_half_up() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scales": (1.0, 0.0)}, "scales: found 0, expected numbers above 0"),
+        ({"scales": (1.0, 0.0)}, "scales: found 0, expected above 0, and 16 at most"),
         ({"scales": (-0.5,)}, "scales: found -0.5"),
         ({"scales": (float("nan"),)}, "scales: found nan"),
         ({"scales": (float("inf"),)}, "scales: found inf"),
+        ({"scales": (0.5, 75.0)}, "scales: found 75, expected above 0, and 16 at most"),
         ({"scales": (0.5, 1.0, 0.5)}, "found 0.5 twice"),
         ({"scales": ()}, "found none"),
         ({"tile": (0, 5)}, "tile: found 0x5"),
