@@ -249,8 +249,10 @@ def test_the_interval_says_of_which_classes_it_is(tmp_path: Path) -> None:
     alone = 100 * mean_iou(found.gathered.counts.sum(0))
     assert f"over the 2 classes in truth, {alone:.1f}, had other" in text
     assert "too few to trust it" not in text
-    write_page(tmp_path / "few.html", findings(["a", "b", "c"], 3, 0.1, change=False))
-    assert "3 are too few to trust it" in (tmp_path / "few.html").read_text()
+    write_page(tmp_path / "few.html", findings(["a", "b", "c"], 3, 0.1))
+    few = (tmp_path / "few.html").read_text()
+    assert "3 are too few to trust it" in few
+    assert ">mIoU *<" in few and "too few to tell it from noise" in few
 
 
 def test_the_command_writes_page_and_figures(tiny_run: Path, tmp_path: Path, capsys) -> None:
@@ -358,6 +360,8 @@ def test_browser_never_covers_the_matrix_heading(opened) -> None:
         )
         assert readout["y"] >= head["y"] + head["height"]
         assert readout["y"] >= text["y"] + text["height"]
+    opened.emulate_media(media="print")
+    assert opened.locator("#readout").evaluate("e => getComputedStyle(e).position") == "static"
 
 
 def test_browser_reads_the_matrix_by_pointer_and_by_keys(opened) -> None:
