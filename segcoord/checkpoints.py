@@ -179,6 +179,12 @@ def rebuild(
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise UserError(f"{path}: its weights don't fit its own architecture: {error}") from error
+    broken = [name for name, t in model.state_dict().items() if not t.isfinite().all()]
+    if broken:  # whose every pixel would be of one class, without a word
+        raise UserError(
+            f"{path}: {len(broken)} of its tensors hold values that are not finite ({broken[0]} "
+            "the first), expected numbers; take an earlier checkpoint"
+        )
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
