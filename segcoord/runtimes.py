@@ -10,14 +10,19 @@ arithmetic of bfloat16, on processors that have it. Each takes PyTorch's number 
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from segcoord.errors import UserError
+
+if TYPE_CHECKING:
+    import openvino
 
 RUNTIMES = {
     "torch": ("torchscript", "pt2"),
@@ -123,6 +128,20 @@ class OnnxNet(nn.Module):
         return torch.from_numpy(result)
 
 
+@cache
+def openvino_core() -> openvino.Core:
+    """The only one, and it is never taken down.
+
+    OpenVINO's CPU plug-in brings a stack for signals (sigaltstack) and puts back what was there
+    before when it goes. Of two that go in the order in which they came, the second one puts back
+    the stack of the first, which is gone, and the next signal (of a loader's worker that ends, say)
+    is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoNet(nn.Module):
     """An OpenVINO or ONNX file by OpenVINO.
 
@@ -136,10 +155,8 @@ class OpenVinoNet(nn.Module):
     """
 
     def __init__(self, path: Path, precision: str = "f32") -> None:
-        import openvino
-
         super().__init__()
-        core = openvino.Core()
+        core = openvino_core()
         if precision == "bf16":
             able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             if "BF16" not in able:

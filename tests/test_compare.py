@@ -239,4 +239,4 @@ def test_a_damaged_pack_is_not_compared(tiny_run, tmp_path, capsys) -> None:
         file.seek(5000)
         file.write(bytes([value ^ 1]))
     assert main(arguments) == 1
-    assert "the pack is damaged: 1 of 6 images" in capsys.readouterr().err
+    assert "the pack is damaged: 1 of 6 masks are not as they" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from segcoord.checkpoints import read_checkpoint
 from segcoord.cli import evaluate, run, train
 from segcoord.devices import is_main_process
 from segcoord.errors import UserError
-from segcoord.evaluate_command import check_options
+from segcoord.evaluate_command import FILES, FOLDERS, ONE_FILE, check_options
 from segcoord.labels import CITYSCAPES
 
 # At random weights batch norm makes ten per cent of a gradient of what sums in another order differ
@@ -204,8 +204,10 @@ def test_an_evaluation_counts_every_image_once(frames: Path, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("option", ["sheet", "export"])
-def test_what_needs_all_images_takes_one_process(option: str) -> None:
-    given = dict.fromkeys(("sheet", "export", "out", "overlap", "tile"))
+def test_what_needs_all_images_takes_one_process(option: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = dict.fromkeys((*ONE_FILE, *FILES, *FOLDERS, "overlap", "tile", "against"))
+    given["checkpoint"] = "c.ckpt"
     given |= {"sheet": "s.png"} if option == "sheet" else {"export": "voc-server", "out": "a.tar"}
     check_options(Namespace(**given), 1)
     with pytest.raises(UserError, match=f"--{option}: one process has to see all images"):
