@@ -10,14 +10,19 @@ arithmetic of bfloat16, on processors that have it. Each takes PyTorch's number 
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from segcoord.errors import UserError
+
+if TYPE_CHECKING:
+    import openvino
 
 RUNTIMES = {
     "torch": ("torchscript", "pt2"),
@@ -136,10 +141,8 @@ class OpenVinoNet(nn.Module):
     """
 
     def __init__(self, path: Path, precision: str = "f32") -> None:
-        import openvino
-
         super().__init__()
-        core = openvino.Core()
+        core = openvino_core()
         if precision == "bf16":
             able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             if "BF16" not in able:
@@ -153,11 +156,24 @@ class OpenVinoNet(nn.Module):
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self.request = core.compile_model(str(path), "CPU", settings).create_infer_request()
+        self.compiled = core.compile_model(str(path), "CPU", settings)
+        self.request = self.compiled.create_infer_request()
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.request.infer([x.contiguous().numpy(force=True)], share_inputs=True)
         return torch.from_numpy(result[0])
+
+
+@cache
+def openvino_core() -> openvino.Core:
+    """One for the process, and for as long as it lives.
+
+    The first one gives the thread a larger stack for signals (sigaltstack), and takes it away when
+    it goes; a signal that then comes ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _script(path: Path) -> nn.Module:

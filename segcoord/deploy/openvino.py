@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segcoord.deploy.graph import Graph
+from segcoord.runtimes import openvino_core
 
 if TYPE_CHECKING:
     import openvino
@@ -41,7 +42,7 @@ def write_around(network: Path, graph: Graph, path: Path, metadata: dict, half: 
     """
     import openvino
 
-    inner, module = openvino.Core().read_model(network), graph.module
+    inner, module = openvino_core().read_model(network), graph.module
     with torch.no_grad():
         logits = module.network(module.prepare(graph.example))
     before = _convert(module.prepare, graph.example)
@@ -65,6 +66,7 @@ def quantize(graph: Graph, path: Path, metadata: dict, inputs: Iterator[np.ndarr
     """
     import nncf
 
+    openvino_core()  # before NNCF's own, which come and go
     nncf.set_log_level(logging.ERROR)
     given = list(inputs)
     # The attention's gates are a few short strips: next to no time, and what all the rest is
