@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from segcoord.checkpoints import save as save
     from segcoord.errors import UserError as UserError
     from segcoord.inference import predict as predict
+    from segcoord.inference import predict_probabilities as predict_probabilities
     from segcoord.metrics import MeanIoU as MeanIoU
     from segcoord.model import create_model as create_model
+    from segcoord.model import from_pretrained as from_pretrained
     from segcoord.views import Views as Views
 
 _HOMES = {
@@ -27,8 +29,10 @@ _HOMES = {
     "UserError": "errors",
     "Views": "views",
     "create_model": "model",
+    "from_pretrained": "model",
     "load": "checkpoints",
     "predict": "inference",
+    "predict_probabilities": "inference",
     "save": "checkpoints",
 }
 __all__ = sorted(_HOMES)

@@ -15,6 +15,7 @@ size of the image, which is 160 MB for 19 classes at 1024x2048.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -73,40 +74,68 @@ class _Tile:
         return slice(rows.start, rows.stop), slice(columns.start, columns.stop), x
 
 
-def predict_averaged(model: SegmentationModel, image: np.ndarray, views: Views) -> Tensor:
-    """The class with the highest probability, averaged over the views, at every pixel.
+Look = list[_Tile]
+"""What one view of an image gave."""
+
+
+def look_at(model: SegmentationModel, image: np.ndarray, views: Views) -> list[Look]:
+    """The network's logits of each view, at its stride.
 
     Args:
         model: in eval mode.
         image: (H, W, 3) uint8 RGB.
-        views: what is averaged over. Of a single one the logits decide: its probabilities, which
-            have the same order, might be equal where the logits differ.
-
-    Returns:
-        (H, W) uint8 on the model's device, the first class where several are equal.
+        views: what to look at.
     """
-    height, width = image.shape[:2]
-    looks = [
+    return [
         _look(model, image, scale, mirrored, views)
         for scale in views.scales
         for mirrored in (False, True)[: 1 + views.flip]
     ]
-    classes = torch.empty(height, width, dtype=torch.uint8, device=model.mean.device)
-    rows = max(1, BAND // (len(model.labels) * width))
+
+
+def average_classes(looks: list[Look], size: tuple[int, int]) -> Tensor:
+    """The class with the highest probability, averaged over the views, at every pixel.
+
+    Args:
+        looks: of `look_at`. Of a single one the logits decide: its probabilities, which have the
+            same order, might be equal where the logits differ.
+        size: (H, W) of the image.
+
+    Returns:
+        (H, W) uint8 on the model's device, the first class where several are equal.
+    """
+    classes = torch.empty(size, dtype=torch.uint8, device=looks[0][0].logits.device)
+    for rows, bands in _bands(looks, size):
+        total = bands[0] if len(bands) == 1 else sum(band.softmax(0) for band in bands)
+        classes[rows] = total.max(0).indices  # thrice as fast as argmax in this layout
+    return classes
+
+
+def average_probabilities(looks: list[Look], size: tuple[int, int]) -> Tensor:
+    """The softmax probabilities of all views, averaged in float32, at every pixel.
+
+    Returns:
+        (K, H, W) float16 on the CPU.
+    """
+    found = torch.empty(len(looks[0][0].logits), *size, dtype=torch.float16)
+    for rows, bands in _bands(looks, size):
+        total = sum(band.softmax(0) for band in bands)
+        found[:, rows] = total.div_(len(bands)).half().cpu()
+    return found
+
+
+def _bands(looks: list[Look], size: tuple[int, int]) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Some rows of the image, and each view's logits (K, rows, W) of them."""
+    height, width = size
+    rows = max(1, BAND // (len(looks[0][0].logits) * width))
     for start in range(0, height, rows):
         stop = min(start + rows, height)
-        total = sum(
-            band if len(looks) == 1 else band.softmax(0)
-            for band in (_band(tiles, start, stop, width) for tiles in looks)
-        )  # (K, rows, W)
-        classes[start:stop] = total.max(0).indices  # thrice as fast as argmax in this layout
-    return classes
+        yield slice(start, stop), [_band(tiles, start, stop, width) for tiles in looks]
 
 
 def _look(
     model: SegmentationModel, image: np.ndarray, scale: float, mirrored: bool, views: Views
-) -> list[_Tile]:
-    """The logits of one view."""
+) -> Look:
     size = image.shape[:2]
     scaled = scaled_size(size, scale)
     pixels = image
@@ -163,7 +192,7 @@ def _line(
     return _Line(start, stop, *(torch.from_numpy(x).to(device) for x in (low, high, share)))
 
 
-def _band(tiles: list[_Tile], start: int, stop: int, width: int) -> Tensor:
+def _band(tiles: Look, start: int, stop: int, width: int) -> Tensor:
     """(K, stop - start, width): the logits of some rows of the image, averaged over tiles."""
     if len(tiles) == 1:
         return tiles[0].upsampled(start, stop)[2]

@@ -17,6 +17,7 @@ from segcoord.encoders.weights import Report, load_file
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
 from segcoord.folding import fold_batch_norm
+from segcoord.hub import CONFIG, read_pretrained
 from segcoord.model import FORMAT, ImageModel, SegmentationModel
 from segcoord.runtimes import RUNTIMES, check_name
 
@@ -46,12 +47,14 @@ def save(model: ImageModel, path: str | Path, **extra: object) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """What `save` wrote: tensors and plain types; no code of the file is ever run.
+    """What `save` wrote, or `save_pretrained`: tensors and plain types, never code of the file.
 
     Raises:
         UserError: no such file, or not a checkpoint of segcoord.
     """
     path = Path(path)
+    if (path / CONFIG).is_file():
+        return read_pretrained(path)
     if path.is_dir():
         inside = ", ".join(sorted(p.name for p in path.glob("*.ckpt"))) or "no *.ckpt"
         raise UserError(f"{path}: a folder, expected a checkpoint file; it holds {inside}")
@@ -106,8 +109,8 @@ def load(
     """The model of a checkpoint or of an exported folder, in eval mode.
 
     Args:
-        path: a checkpoint, from which the model is rebuilt without anything else, or a folder that
-            `segcoord export` wrote.
+        path: a checkpoint, from which the model is rebuilt without anything else, a folder of
+            `save_pretrained`, or one that `segcoord export` wrote.
         device: of a checkpoint's model; an exported one runs on the CPU.
         runtime: torch, onnxruntime, openvino or openvino-bf16; unless given, torch for a
             checkpoint, and for a folder the one that its format is for.
@@ -121,6 +124,11 @@ def load(
     return load_described(path, device, runtime=runtime, fold=fold)[0]
 
 
+def is_exported(path: str | Path) -> bool:
+    """Whether it is a folder, and not one of `save_pretrained`."""
+    return Path(path).is_dir() and not (Path(path) / CONFIG).is_file()
+
+
 def load_described(
     path: str | Path,
     device: str | torch.device = "cpu",
@@ -129,7 +137,7 @@ def load_described(
     fold: bool = True,
 ) -> tuple[SegmentationModel, dict]:
     """As `load`, and what the file tells besides: `config` and `progress` of the training."""
-    if Path(path).is_dir():
+    if is_exported(path):
         if torch.device(device).type != "cpu":
             raise UserError(f"{path}: an exported model runs on the CPU, found device {device}")
         if not fold:
@@ -154,7 +162,7 @@ def load_described(
 
 def described(path: str | Path) -> dict:
     """What `load_described` tells besides, without the model."""
-    if Path(path).is_dir():
+    if is_exported(path):
         return read_description(path)["checkpoint"]
     return read_segmentation(path)
 
@@ -163,11 +171,20 @@ def rebuild(
     checkpoint: dict, path: str | Path, device: str | torch.device = "cpu"
 ) -> SegmentationModel:
     """The model of what `read_segmentation` read from the path, as it was trained."""
-    model = SegmentationModel.from_plain(checkpoint["model"])
+    try:
+        model = SegmentationModel.from_plain(checkpoint["model"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise UserError(f"{path}: its weights don't fit its own architecture: {error}") from error
+    broken = [name for name, t in model.state_dict().items() if not t.isfinite().all()]
+    if broken:  # whose every pixel would be of one class, without a word
+        raise UserError(
+            f"{path}: {len(broken)} of its tensors hold values that are not finite ({broken[0]} "
+            "the first), expected numbers; take an earlier checkpoint"
+        )
     return model.to(device, memory_format=torch.channels_last).eval()
 
 

@@ -9,10 +9,10 @@ from rich.table import Table
 from segcoord.checkpoints import load
 from segcoord.console import console, counting_bar
 from segcoord.counts import count, encoder_names
-from segcoord.data.reading import read_image
 from segcoord.errors import UserError
 from segcoord.export.attend import draw_attention
 from segcoord.export.overlays import write_picture
+from segcoord.photos import read_photo
 
 
 def list_models(pattern: str, output_stride: int) -> None:
@@ -51,6 +51,6 @@ def draw_attend(paths: list[str], class_name: str | None, block: str | None, out
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png")
     models = [(path, load(path, fold=False)) for path in checkpoints]
-    pixels = read_image(Path(image))
+    pixels = read_photo(Path(image)).pixels
     write_picture(out, draw_attention(models, pixels, class_name, block))
     console.print(f"{out}")

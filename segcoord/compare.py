@@ -111,6 +111,11 @@ class Comparison:
         interval = f"{100 * self.level:g} % interval {100 * d.low:+.2f} to {100 * d.high:+.2f}"
         if d.value == d.low == d.high == 0:
             return f"{a} and {b} have the same mIoU on every draw of the {self.drawn} images."
+        if self.drawn < FEW_IMAGES:
+            return (
+                f"The difference of {100 * d.value:+.2f} points is of {self.drawn} "
+                f"image{'s' * (self.drawn > 1)} ({interval}), too few to tell it from noise."
+            )
         if not d.outside_noise:
             return (
                 f"The difference of {100 * d.value:+.2f} points is within the noise of "
@@ -138,7 +143,7 @@ class Comparison:
             "a": {"miou": or_none(self.a)},
             "b": {"miou": or_none(self.b)},
             "difference": self.difference.to_plain(),
-            "outside_noise": self.difference.outside_noise,
+            "outside_noise": self.difference.outside_noise if self.drawn >= FEW_IMAGES else None,
             "classes": classes,
             "images": self.drawn,
             "bootstrap": {"resamples": self.resamples, "level": self.level, "seed": self.seed},

@@ -111,10 +111,14 @@ def counting_bar(**kwargs: object) -> Progress:
 
 
 @contextmanager
-def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def counted(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar with the time left, or now and then a line where there is no terminal.
 
     Yields what is to be called with the number of things done, first with those that were before.
+
+    Args:
+        what: is counted.
+        total: how many there are; None where that isn't known.
     """
     began = last = time.monotonic()
     before: int | None = None
@@ -128,6 +132,9 @@ def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
             now = time.monotonic()
             if not console.is_terminal and now - last > PLAIN_INTERVAL and done > before:
                 last = now
+                if total is None:
+                    console.print(f"{what}: {done}")
+                    return
                 left = (now - began) / (done - before) * (total - done)
                 console.print(f"{what}: {done}/{total}  left {clock(left)}")
 

@@ -84,7 +84,8 @@ def evaluation_fabric(accelerator: str) -> Fabric:
 
 def is_main_process() -> bool:
     """Whether this is the process that checks, prints and writes; known before the launch."""
-    return rank_zero_only.rank == 0
+    # Before the launch, a process that was started by hand on another node has no other number.
+    return rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def _launched(config: OptimConfig) -> tuple[int, int]:
@@ -116,17 +117,22 @@ def stop_the_others(fabric: Fabric) -> None:
         process.wait()
 
 
+def out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether an error says, in one of several ways, that there is too little memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "MemoryError" in str(error)
+
+
 @contextmanager
 def memory_told(settings: OptimConfig) -> Iterator[None]:
     """Says which setting to lower where the memory is not enough."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        told = str(error)
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not (
-            "can't allocate memory" in told or "MemoryError" in told
-        ):
+        if not out_of_memory(error):
             raise
+        told = str(error)
         raise UserError(
             f"Out of memory ({told.splitlines()[0] if told else 'MemoryError'}). Lower "
             f"train.batch_size (now {settings.batch_size}) or data.crop_size, or keep them and "

@@ -19,9 +19,9 @@ from segcoord.cityscapes_scores import (
     read_instances,
 )
 from segcoord.config import DataConfig
-from segcoord.console import console, counted, counting_bar, show_cityscapes, show_scores
-from segcoord.data.layouts import Sample, Split, find_split, label_set
-from segcoord.data.pack import source_of, verify, with_pack
+from segcoord.console import console, counting_bar, show_cityscapes, show_scores
+from segcoord.data.layouts import Sample, Split, find_split, folders_read
+from segcoord.data.pack import source_of, with_pack
 from segcoord.devices import evaluation_fabric, is_main_process
 from segcoord.errors import UserError
 from segcoord.evaluation import (
@@ -31,19 +31,23 @@ from segcoord.evaluation import (
     over_processes,
     protocol,
     share,
+    verify_masks,
     write_json,
 )
 from segcoord.export.masks import write_mask
 from segcoord.export.overlays import blend, overlay, sheet, write_picture
 from segcoord.export.servers import check_server, server_archive
+from segcoord.files import require_place
 from segcoord.metrics import Scores
 from segcoord.model import SegmentationModel
-from segcoord.report_commands import Report
+from segcoord.report_commands import Report, checkpoint_in
 from segcoord.views import Views, parse_tile
 
 SHEET_ROWS = 6
 ONE_FILE = ("sheet", "export", "report", "figures")
 """Options whose file is made of all images, which several processes can't write together."""
+FILES, FOLDERS = ("sheet", "json", "report", "out"), ("masks", "overlays", "figures")
+"""Options that name what is written."""
 
 
 def run_evaluation(args: Namespace, data: DataConfig) -> int:
@@ -64,14 +68,11 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     if not is_main_process():
         fabric.launch()  # which waits until the first process has found no mistake
     model, checkpoint = load_described(args.checkpoint, fabric.device, runtime=args.runtime)
-    check_labels(model, label_set(data), f"{data.layout} {data.root}")
+    check_labels(model, args.checkpoint, data)
     split = with_pack(find_split(data, args.split or data.val_split), data)
     _check_split(args, data, split)
     if is_main_process():
-        if split.pack is not None and split.labelled:
-            # A wrong byte there would change the score and nothing else.
-            with counted(f"verify {split.name}", len(split)) as tell:
-                verify(split.pack, split, tell, masks_alone=True)
+        verify_masks(split)
         fabric.launch()
     instances = _instance_weights(split) if data.layout == "cityscapes" else None
     rows: list[list[np.ndarray]] = []
@@ -112,7 +113,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     if args.sheet:
         titles = ("image", "truth", "prediction")
         write_picture(Path(args.sheet), sheet(rows, titles, split.labels))
-    for what in ("masks", "overlays", "sheet", "json", "report", "figures", "out"):
+    for what in (*FOLDERS, *FILES):
         if getattr(args, what):
             console.print(f"{what:10} {getattr(args, what)}")
     return 0
@@ -147,6 +148,7 @@ def check_options(args: Namespace, processes: int) -> None:
         raise UserError(f"--overlap: found {args.overlap} without --tile, 769x769 say")
     if args.against and not (args.report or args.figures):
         raise UserError("--against: is shown in a report; give --report or --figures too")
+    _check_places(args)
     of_all = [option for option in ONE_FILE if getattr(args, option)]
     if processes > 1 and of_all:
         raise UserError(
@@ -176,24 +178,41 @@ def _check_split(args: Namespace, data: DataConfig, split: Split) -> None:
             "--json, --sheet, --report and --figures compare with truth; "
             f"split {split.name!r} has none"
         )
-    _refuse_to_overwrite(split, args.masks, args.overlays)
+    _refuse_to_overwrite(args, data, split)
     if args.export:
         other = check_server(args.export, Path(args.out), split, data.layout)
         if other:
             console.print(other, style="yellow")
 
 
-def _refuse_to_overwrite(split: Split, *folders: str | None) -> None:
-    """Raises UserError where an export would replace the dataset, or another export."""
-    given = [Path(folder).resolve() for folder in folders if folder]
-    if len(set(given)) < len(given):
-        raise UserError(f"--masks and --overlays: both are {given[0]}, expected two folders")
-    own = {p.resolve() for s in split.samples for p in (s.image, s.mask) if p}
-    for folder in given:
-        for sample in split.samples:
-            target = folder / f"{sample.stem}.png"
-            if target in own:
-                raise UserError(f"{target}: is a file of the dataset; choose another folder")
+def _check_places(args: Namespace) -> None:
+    """Raises UserError unless all that is asked for can be written, each to its own place."""
+    taken = {Path(args.checkpoint).resolve(): "checkpoint"}
+    if args.against:
+        taken[checkpoint_in(args.against).resolve()] = "against"
+    for option in (*FILES, *FOLDERS):
+        if not getattr(args, option):
+            continue
+        path = Path(getattr(args, option))
+        other = taken.setdefault(path.resolve(), option)
+        if other != option:
+            raise UserError(
+                f"--{other} and --{option}: both are {path}, expected two "
+                f"{'folders' if option in FOLDERS else 'files'}"
+            )
+        require_place(path, folder=option in FOLDERS)
+
+
+def _refuse_to_overwrite(args: Namespace, data: DataConfig, split: Split) -> None:
+    """Raises UserError where a file would be written among those of the dataset."""
+    own = folders_read(data, split)
+    for option in (*FILES, *FOLDERS):
+        path = getattr(args, option) and Path(getattr(args, option)).resolve()
+        if path and (path if option in FOLDERS else path.parent) in own:
+            raise UserError(
+                f"--{option} {path}: is in a folder of the dataset, whose files might be replaced; "
+                "choose another"
+            )
 
 
 def _writers(args: Namespace, data: DataConfig, split: Split) -> list[OnImage]:

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segcoord.config import DataConfig
-from segcoord.data.layouts import Sample, Split
+from segcoord.console import counted
+from segcoord.data.layouts import Sample, Split, label_set
 from segcoord.data.loader import set_up_worker
+from segcoord.data.pack import verify
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
 from segcoord.inference import ONE_LOOK, predict
@@ -118,15 +120,28 @@ def evaluate(
     return metric.scores()
 
 
-def check_labels(model: SegmentationModel, labels: LabelSet, where: str) -> None:
-    """Raises UserError unless a dataset has the classes that the model was trained for."""
+def check_labels(model: SegmentationModel, checkpoint: Path | str, data: DataConfig) -> None:
+    """Raises UserError unless a dataset has the classes that a checkpoint was trained for."""
+    labels = label_set(data)
     if model.labels.names == labels.names:
         return
     raise UserError(
-        f"{where} has {len(labels)} classes ({', '.join(labels.names[:4])}, ...), the model was "
-        f"trained for {len(model.labels)} ({', '.join(model.labels.names[:4])}, ...); a score "
-        "needs the same classes in the same order. Check data.layout and data.classes."
+        f"{data.layout} {data.root} has {len(labels)} classes ({', '.join(labels.names[:4])}, "
+        f"...), {checkpoint} was trained for {len(model.labels)} "
+        f"({', '.join(model.labels.names[:4])}, ...); a score needs the same classes in the same "
+        "order. Check data.layout and data.classes."
     )
+
+
+def verify_masks(split: Split) -> None:
+    """Reads all masks of a pack, in which a wrong byte would change the score and nothing else.
+
+    Raises:
+        UserError: they are not what was written.
+    """
+    if split.pack is not None and split.labelled:
+        with counted(f"verify {split.name}", len(split)) as tell:
+            verify(split.pack, split, tell, masks_alone=True)
 
 
 def protocol(

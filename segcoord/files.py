@@ -15,8 +15,12 @@ from segcoord.errors import UserError
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, suffix: str = ".part") -> Iterator[Path]:
     """Yields a temporary path beside `path`; flushes it to disk and renames it when all went well.
+
+    Args:
+        path: to write.
+        suffix: of the temporary path, for writers that go by it.
 
     Raises:
         UserError: the folder can't be made or written, or the disk is full.
@@ -25,7 +29,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
         os.fchmod(handle, 0o644)
         os.close(handle)
         temporary = Path(name)
@@ -101,6 +105,25 @@ class GrowingFile:
                 file.truncate(before)
                 raise
         self.waiting = b""
+
+
+def require_place(path: Path, *, folder: bool = False) -> None:
+    """Checks that a file could be written, before the work whose result it holds.
+
+    Args:
+        path: of the file, or of a folder for several; neither need exist yet.
+        folder: whether it is a folder.
+
+    Raises:
+        UserError: a folder where a file is meant, or no place where it could be made.
+    """
+    if not folder and path.is_dir():
+        raise UserError(f"{path}: is a folder, expected the name of a file")
+    place = path if folder else path.parent
+    place = next(p for p in (place, *place.parents) if os.access(p, os.F_OK))
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "may not be written" if place.is_dir() else "is no folder"
+        raise UserError(f"{path}: can't be written, for {place} {why}. Choose another place.")
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:

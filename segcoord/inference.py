@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from segcoord.averaging import predict_averaged
-from segcoord.data.reading import read_image
+from segcoord.averaging import Look, average_classes, average_probabilities, look_at
 from segcoord.model import SegmentationModel
+from segcoord.photos import read_photo
 from segcoord.upsampling import predict_classes
 from segcoord.views import Views
 
@@ -24,7 +26,8 @@ def predict(
 
     Args:
         model: from `create_model` or `load`; it is put in eval mode for the call.
-        image: (H, W, 3) uint8 RGB, or the path of a file.
+        image: (H, W, 3) uint8 RGB, or the path of a photo of any kind, which is then turned upright
+            by its EXIF orientation; `segcoord.photos` has how it is read.
         views: scales, flip and tiles, over which the probabilities are averaged; by default the
             whole image is looked at once.
 
@@ -35,21 +38,57 @@ def predict(
         ValueError: an array of another shape or dtype.
         UserError: a file that can't be read.
     """
+    image = _pixels(image)
+    with _evaluating(model):
+        return _classes(model, image, look_at(model, image, views), views)
+
+
+@torch.inference_mode()
+def predict_probabilities(
+    model: SegmentationModel, image: np.ndarray | str | Path, views: Views = ONE_LOOK
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `predict`, with the probability of each class at every pixel.
+
+    Args:
+        model, image, views: as of `predict`.
+
+    Returns:
+        (H, W) uint8, what `predict` returns; (K, H, W) float16, softmax probabilities, averaged in
+        float32 over the views. Rounded to float16, several may be equal where the former differ.
+    """
+    image = _pixels(image)
+    with _evaluating(model):
+        looks = look_at(model, image, views)
+        probabilities = average_probabilities(looks, image.shape[:2])
+        return _classes(model, image, looks, views), probabilities.numpy()
+
+
+def _pixels(image: np.ndarray | str | Path) -> np.ndarray:
     if isinstance(image, (str, Path)):
-        image = read_image(Path(image))
+        image = read_photo(Path(image)).pixels
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")
+    return image
+
+
+@contextmanager
+def _evaluating(model: SegmentationModel) -> Iterator[None]:
     training = model.training
     if training:
         model.eval()
     try:
-        size = image.shape[:2]
-        if views.scales != (1.0,) or views.flip or len(views.tiles(size)) > 1:
-            return predict_averaged(model, image, views).cpu().numpy()
-        batch = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0)  # (1, H, W, 3)
-        logits = model.logits_at_stride(model.normalize(batch.to(model.mean.device)))
-        classes = predict_classes(logits, model.padded_size(*size), size)  # (1, H, W)
-        return classes.squeeze(0).cpu().numpy()
+        yield
     finally:
         if training:
             model.train()
+
+
+def _classes(
+    model: SegmentationModel, image: np.ndarray, looks: list[Look], views: Views
+) -> np.ndarray:
+    """(H, W) uint8 of what was seen of an image."""
+    size = image.shape[:2]
+    if views.scales != (1.0,) or len(looks) > 1 or len(looks[0]) > 1:
+        return average_classes(looks, size).cpu().numpy()
+    logits = looks[0][0].logits.unsqueeze(0)  # (1, K, h, w)
+    return predict_classes(logits, model.padded_size(*size), size)[0].cpu().numpy()

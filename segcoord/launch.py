@@ -130,6 +130,8 @@ def _prepare_folder(task: Task, name: str, run: str | None, resume: str | None) 
     weights = _weights_by_class(task)
     if resume:
         _check_same_weights(Path(resume), weights)
+        for part in Path(resume).glob(".*.part"):  # of a file at which the run was killed
+            part.unlink()
         return Path(resume)
     folder = new_run(run, name)
     with atomic_write(folder / "config.yaml") as temporary:

@@ -39,8 +39,8 @@ class MeanIoU(Metric):
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}, expected at least 1")
+        if not 1 <= num_classes <= 255:
+            raise ValueError(f"num_classes={num_classes}, expected 1 to 255")
         if not num_classes <= ignore_index <= 255:
             raise ValueError(f"ignore_index={ignore_index}, expected {num_classes} to 255")
         self.num_classes = num_classes

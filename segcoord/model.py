@@ -22,9 +22,15 @@ from segcoord.decoders import build, decoder_settings
 from segcoord.encoders.start import start
 from segcoord.encoders.weights import Report
 from segcoord.errors import UserError
+from segcoord.hub import HubMixin
 from segcoord.labels import LabelSet, numbered
 
 FORMAT = "segcoord-1"
+SPEC = {
+    *("encoder", "reduction", "num_classes", "decoder", "output_stride"),
+    *("atrous_rates", "aspp_dropout"),
+}
+"""The arguments of `create_model` that a file may give: none that reads another file."""
 
 
 class ImageModel(nn.Module):
@@ -78,7 +84,7 @@ class ImageModel(nn.Module):
         }
 
 
-class SegmentationModel(ImageModel):
+class SegmentationModel(ImageModel, HubMixin):
     """An smp network with all that is needed to use it: labels, normalisation, any image size.
 
     Args:
@@ -175,12 +181,29 @@ class SegmentationModel(ImageModel):
 
     @classmethod
     def from_plain(cls, plain: dict) -> SegmentationModel:
-        return create_model(
-            **plain["spec"],
-            labels=LabelSet.from_plain(plain["labels"]),
-            mean=plain["mean"],
-            std=plain["std"],
-        )
+        """The model that `to_plain` described, with random weights.
+
+        Raises:
+            UserError: a description that isn't one, or asks for more than an architecture.
+        """
+        try:
+            unknown = plain["spec"].keys() - SPEC
+            if plain["format"] != FORMAT or unknown:
+                found = ", ".join(sorted(unknown)) or plain["format"]
+                raise UserError(f"found {found!r}, which this version of segcoord doesn't know")
+            mean, std = (torch.tensor(plain[name], dtype=torch.float32) for name in ("mean", "std"))
+            if mean.shape != (3,) or std.shape != (3,) or not (mean.isfinite() & (std > 0)).all():
+                raise UserError(f"mean {plain['mean']} and std {plain['std']}, expected three each")
+            return create_model(
+                **plain["spec"],
+                labels=LabelSet.from_plain(plain["labels"]),
+                mean=plain["mean"],
+                std=plain["std"],
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"a damaged description of a model ({type(error).__name__}: {error})"
+            ) from error
 
 
 def create_model(
@@ -285,3 +308,6 @@ def normalisation(encoder: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation per channel, of images in 0..1, of an encoder's weights."""
     cfg = timm.models.get_pretrained_cfg(encoder)
     return (cfg.mean, cfg.std) if cfg else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+from_pretrained = SegmentationModel.from_pretrained

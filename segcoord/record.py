@@ -61,7 +61,8 @@ class Record:
         self.events = EventFile(run / "tensorboard", step + 1)
         self.next_plot = time.monotonic() + PLOT_INTERVAL
         for path in (run / "predictions").glob("step_*.jpg"):
-            if int(path.stem.removeprefix("step_")) > validated:
+            number = path.stem.removeprefix("step_")
+            if number.isdigit() and int(number) > validated:
                 path.unlink()
 
     def __enter__(self) -> Record:
@@ -154,19 +155,28 @@ class MetricsFile:
         scores: the columns of a validation.
         step: the state's step.
         validated: the state's last validation.
+
+    Raises:
+        UserError: there is another file under its name.
     """
 
     def __init__(self, path: Path, scores: Sequence[str], step: int, validated: int) -> None:
         self.columns = ["step", "epoch", "loss", "lr", *scores, "seconds"]
         kept = []
-        for row in read_metrics(path) if path.exists() else ():
-            last = validated if row[scores[0]] else step
-            if row["step"].isdigit() and int(row["step"]) <= last:
-                kept.append(row)
-        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(kept)
+        try:
+            for row in read_metrics(path) if path.exists() else ():
+                last = validated if row[scores[0]] else step
+                if row["step"].isdigit() and int(row["step"]) <= last:
+                    kept.append(row)
+            with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.columns)
+                writer.writeheader()
+                writer.writerows(kept)
+        except (ValueError, KeyError, csv.Error) as error:
+            raise UserError(
+                f"{path}: not the table that a run writes ({type(error).__name__} {error}). Move "
+                "it away, and the run goes on without the rows so far."
+            ) from error
         self.file = GrowingFile(path)
 
     def add(self, row: dict[str, object]) -> None:

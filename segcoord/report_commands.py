@@ -11,23 +11,26 @@ import torch
 from jsonargparse import Namespace
 from rich.table import Table
 
-from segcoord.checkpoints import load
+from segcoord.checkpoints import is_exported, load, load_described
 from segcoord.compare import FEW_IMAGES, Comparison, compare, count_image
 from segcoord.config import DataConfig
 from segcoord.console import console, counting_bar
-from segcoord.data.layouts import Sample, Split, find_split, label_set
+from segcoord.data.layouts import Sample, Split, find_split
 from segcoord.data.pack import source_of, with_pack
 from segcoord.deploy.folder import DESCRIPTION
 from segcoord.devices import fabric_on
 from segcoord.errors import UserError
-from segcoord.evaluation import check_labels, evaluate
-from segcoord.files import atomic_write
+from segcoord.evaluation import check_labels, evaluate, protocol, verify_masks
+from segcoord.files import atomic_write, require_place
 from segcoord.inference import ONE_LOOK
 from segcoord.metrics import Scores
 from segcoord.model import SegmentationModel
 from segcoord.report.collect import Findings, Gathered
-from segcoord.runs import origin
 from segcoord.views import Views
+
+OF_MODEL = ("checkpoint", "step", "ema", "ema_decay", "encoder", "decoder", "reduction")
+OF_MODEL += ("output_stride", "runtime", "precision")
+"""Keys of the protocol that tell of a model, of which a comparison has two."""
 
 
 def checkpoint_in(path: str) -> Path:
@@ -72,7 +75,9 @@ class Report:
         self.before = None
         if args.against is not None:
             path = checkpoint_in(args.against)
-            self.before = _counts(path, split, data, model.mean.device, views)
+            other = load(path, _place(path, model.mean.device))
+            check_labels(other, path, data)
+            self.before = _counts(other, path, split, data.workers, views)
         self.gathered = Gathered(model, len(split))
 
     def add(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
@@ -100,37 +105,47 @@ def run_comparison(args: Namespace, data: DataConfig) -> int:
     data.check()
     if args.resamples < 1:
         raise UserError(f"--resamples: found {args.resamples}, expected 1 or more")
+    if args.seed < 0:
+        raise UserError(f"--seed: found {args.seed}, expected 0 or more")
     paths = [checkpoint_in(args.run_a), checkpoint_in(args.run_b)]
+    if args.json:
+        require_place(Path(args.json))
+        if Path(args.json).resolve() in [path.resolve() for path in paths]:
+            raise UserError(f"--json {args.json}: is a checkpoint that is compared")
+    device = fabric_on(args.device).device
+    models, read = zip(*(load_described(path, _place(path, device)) for path in paths))
+    for model, path in zip(models, paths):  # both, before either predicts
+        check_labels(model, path, data)
     split = with_pack(find_split(data, args.split or data.val_split), data)
     if not split.labelled:
         raise UserError(f"split {split.name!r} has no masks, so there is nothing to compare with")
     console.print(f"{split.name}: read from {source_of(split, data)}")
-    device = fabric_on(args.device).device
-    a, b = (_counts(path, split, data, device) for path in paths)
+    verify_masks(split)
+    a, b = (_counts(m, path, split, data.workers) for m, path in zip(models, paths))
     result = compare(a, b, args.resamples, seed=args.seed)
     show_comparison(result, split.labels.names, paths)
     if args.json:
-        how = {"split": split.name, "root": data.root, "size": "original"}
-        how |= ONE_LOOK.to_plain() | origin()
-        plain = result.to_plain(split.labels.names) | {"protocol": how}
-        for key, path in zip("ab", paths):
-            plain[key] |= {"checkpoint": str(path)}
+        plain = result.to_plain(split.labels.names)
+        for key, model, *checkpoint in zip("ab", models, paths, read):
+            how = protocol(model, split, data, ONE_LOOK, tuple(checkpoint))
+            plain[key] |= {name: how.pop(name) for name in OF_MODEL}
+        how["average"] = "one confusion matrix over the split; mean over classes in truth"
+        plain["protocol"] = how
         with atomic_write(args.json) as temporary:
             temporary.write_text(json.dumps(plain, indent=2) + "\n")
         console.print(f"{'json':10} {args.json}")
     return 0
 
 
+def _place(path: Path, device: torch.device) -> torch.device:
+    """Where a model can run: an exported one on the CPU alone."""
+    return torch.device("cpu") if is_exported(path) else device
+
+
 def _counts(
-    path: Path,
-    split: Split,
-    data: DataConfig,
-    device: torch.device,
-    views: Views = ONE_LOOK,
+    model: SegmentationModel, path: Path, split: Split, workers: int, views: Views = ONE_LOOK
 ) -> np.ndarray:
-    """(N, 3, K) int64 of `count_image` for each image, as a checkpoint predicts it."""
-    model = load(path, "cpu" if path.is_dir() else device)  # an exported one has no other
-    check_labels(model, label_set(data), f"{data.layout} {data.root}")
+    """(N, 3, K) int64 of `count_image` for each image, as the model of a checkpoint predicts it."""
     counts: list[np.ndarray] = []
 
     def on_image(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
@@ -139,7 +154,7 @@ def _counts(
 
     with counting_bar() as bar:
         task = bar.add_task(f"predict {split.name} by {path}", total=len(split))
-        if evaluate(model, split, data.workers, on_image, views) is None:
+        if evaluate(model, split, workers, on_image, views) is None:
             raise UserError(f"split {split.name!r}: no pixel of its masks counts; they are dummies")
     return np.stack(counts)
 

@@ -154,9 +154,12 @@ def read_origin(folder: Path) -> dict:
     """What `write_origin` wrote; UserError where it is gone or no longer readable."""
     path = folder / "origin.json"
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the run's origin can't be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a {type(content).__name__}; its files are not those of a run")
+    return content
 
 
 def _commit() -> str | None:

@@ -128,6 +128,20 @@ class OnnxNet(nn.Module):
         return torch.from_numpy(result)
 
 
+@cache
+def openvino_core() -> openvino.Core:
+    """The only one, and it is never taken down.
+
+    OpenVINO's CPU plug-in brings a stack for signals (sigaltstack) and puts back what was there
+    before when it goes. Of two that go in the order in which they came, the second one puts back
+    the stack of the first, which is gone, and the next signal (of a loader's worker that ends, say)
+    is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoNet(nn.Module):
     """An OpenVINO or ONNX file by OpenVINO.
 

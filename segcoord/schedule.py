@@ -26,7 +26,9 @@ def rate(step: int, config: OptimConfig) -> float:
 
 def make_optimizer(groups: list[dict], config: OptimConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over a task's parameter groups."""
-    common = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    # A fused optimiser undoes the loss scale itself, too late for Fabric to clip before.
+    fused = config.precision != "fp16" or config.clip_grad_norm is None
+    common = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": fused}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, **common)
     return torch.optim.SGD(groups, momentum=config.momentum, **common)

@@ -19,6 +19,7 @@ from segcoord.checkpoints import read_checkpoint
 from segcoord.console import console
 from segcoord.ema import Ema
 from segcoord.errors import UserError
+from segcoord.files import atomic_write
 from segcoord.model import ImageModel
 
 
@@ -45,26 +46,39 @@ class Progress:
 
 
 def keep_previous(run: Path) -> None:
-    """Lets the present last.ckpt stand as previous.ckpt too, at no moment without a name."""
-    last, link = run / "last.ckpt", run / ".previous.part"
-    if last.exists():
-        link.unlink(missing_ok=True)
+    """Lets the present last.ckpt stand as previous.ckpt too, at no moment without a name.
+
+    Raises:
+        UserError: it can't, where the disk is full and its file system has no hard links.
+    """
+    if (run / "last.ckpt").exists():
+        _name_too(run / "last.ckpt", run / "previous.ckpt")
+
+
+def _name_too(file: Path, name: Path) -> None:
+    with atomic_write(name) as temporary:
+        temporary.unlink()
         try:
-            os.link(last, link)
+            os.link(file, temporary)
         except OSError:  # a file system without hard links
-            shutil.copyfile(last, link)
-        link.replace(run / "previous.ckpt")
+            shutil.copyfile(file, temporary)
 
 
 def read_state(run: Path) -> dict:
     """The newest whole state of a run, for `restore`.
 
-    A last.ckpt that is damaged or gone is told and replaced by previous.ckpt.
+    A last.ckpt that is damaged or gone is told and replaced by previous.ckpt, which stays: other
+    processes of the run may be about to read it.
 
     Raises:
-        UserError: neither can be used.
+        UserError: neither is there or can be used, or it is of another version.
     """
     last, previous = run / "last.ckpt", run / "previous.ckpt"
+    if not last.exists() and not previous.exists():
+        raise UserError(
+            f"{run}: it has no last.ckpt, so the run ended before its first step, or the file was "
+            "taken away. Delete the folder and start again, or name another folder with --run."
+        )
     try:
         state = read_checkpoint(last)
     except UserError as error:
@@ -76,9 +90,14 @@ def read_state(run: Path) -> dict:
             raise UserError(f"{error}\nand so is the one before: {second}") from second
         step = state.get("progress", {}).get("step")
         console.print(f"{error}\nThe run goes on from {previous}, step {step}.", style="yellow")
-        previous.replace(last)
-    if "optimizer" not in state or "progress" not in state:
+        _name_too(previous, last)
+    if "optimizer" not in state:
         raise UserError(f"{last}: weights alone, expected the state of a run. See --init-from.")
+    if missing := {"training", "precision", "progress"} - state.keys():
+        raise UserError(
+            f"{last}: a state of another version, without {', '.join(sorted(missing))}. A new run "
+            f"can start from its weights: --init-from {last}"
+        )
     return state
 
 

@@ -41,7 +41,8 @@ class _Sum(torch.autograd.Function):
 
 def _over_all(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """(N, C, H, W) float, normalised per channel over all processes' N, H and W."""
-    dims, shape = (0, 2, 3), (1, -1, 1, 1)
+    dims, shape, dtype = (0, 2, 3), (1, -1, 1, 1), x.dtype
+    x = x.to(norm.weight.dtype)  # autocast's bfloat16 has no digits for sums
     count = x.new_tensor(float(x.numel() // x.shape[1]))
     dist.all_reduce(count)
     mean = _Sum.apply(x.sum(dims)) / count  # (C,)
@@ -51,7 +52,8 @@ def _over_all(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
         norm.num_batches_tracked.add_(1)
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var * count / (count - 1), norm.momentum)
-    return centred * (norm.weight / (var + norm.eps).sqrt()).view(shape) + norm.bias.view(shape)
+    x = centred * (norm.weight / (var + norm.eps).sqrt()).view(shape) + norm.bias.view(shape)
+    return x.to(dtype)
 
 
 class _OnCpu(nn.BatchNorm2d):

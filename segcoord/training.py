@@ -174,16 +174,10 @@ class _Loop:
 
     def run_to_end(self) -> dict[str, float] | None:
         settings, progress, fabric = self.settings, self.progress, self.fabric
-        shares = Shares(
-            self.order,
-            (progress.step, settings.max_steps),
-            settings.accumulate,
-            fabric.global_rank,
-            fabric.world_size,
-        )
+        steps, parts = (progress.step, settings.max_steps), settings.accumulate
+        shares = Shares(self.order, steps, parts, fabric.global_rank, fabric.world_size)
         loader = train_loader(self.task.train_set, shares, self.task.config.data.workers)
         loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-        scores = None
         self.counted = time.monotonic()
         if progress.step == 0:
             # From here on there is always something to go on from.
@@ -206,7 +200,8 @@ class _Loop:
                 if self._stop_agreed():
                     self._save_last(required=True)
                     raise Stopped(self.asked or signal.SIGTERM)
-                if time.monotonic() - self.saved > SAVE_INTERVAL:
+                # To read losses takes all processes, and their clocks differ.
+                if not self.unread and time.monotonic() - self.saved > SAVE_INTERVAL:
                     self._save_last()
         if scores is not None and self.unsaved:
             raise UserError(f"The run is at its end, but its last state is lost: {self.unsaved}")
@@ -255,7 +250,7 @@ class _Loop:
         losses = self._mean_over_processes(torch.stack([done.loss for done in unread]))
         for done, value in zip(unread, losses.tolist()):
             if not abs(value) < EXPLODED:
-                raise self._exploded(done, value)
+                raise self._exploded(done.step, done.lr, f"the loss is {value:g}")
             progress.loss_sum += value
             progress.loss_count += 1
             self._count_time()
@@ -270,15 +265,23 @@ class _Loop:
             return values
         return self.fabric.all_reduce(values, reduce_op="mean")
 
-    def _exploded(self, done: _Done, value: float) -> UserError:
+    def _check_weights(self) -> None:
+        """A gradient may overflow where the loss does not; the next loss would be too late."""
+        step = self.progress.step
+        norms = torch.stack(torch._foreach_norm(list(self.task.module.parameters())))
+        if step > 0 and not norms.isfinite().all():
+            lr = self.settings.lr * rate(step - 1, self.settings)
+            raise self._exploded(step, lr, "after it the weights are not finite")
+
+    def _exploded(self, step: int, lr: float, told: str) -> UserError:
         settings = self.settings
-        indices = [index for _, index in self.order.batch(done.step - 1)]
+        indices = [index for _, index in self.order.batch(step - 1)]
         named = [str(self.task.train_set.path(index)) for index in indices[:FILES_NAMED]]
         more = len(indices) - len(named)
         listed = "\n".join(f"  {name}" for name in named) + (f"\n  and {more} more" if more else "")
         return UserError(
-            f"step {done.step}: the loss is {value:g} at learning rate {done.lr:.3g}. Lower "
-            f"train.lr (now {settings.lr}), raise train.warmup_steps (now {settings.warmup_steps}) "
+            f"step {step}: {told} at learning rate {lr:.3g}. Lower train.lr (now {settings.lr}), "
+            f"raise train.warmup_steps (now {settings.warmup_steps}) "
             f"or set train.clip_grad_norm; {self.run / 'last.ckpt'} holds the last good state. "
             f"The images of this step:\n{listed}"
         )
@@ -316,8 +319,11 @@ class _Loop:
         score = scores[self.task.columns[0]]
         progress.since_best += 1
         # Without the optimiser's state: a result, not something to go on from.
-        if score > progress.best and self._save("best.ckpt", {"best": score}):
-            progress.best, progress.since_best = score, 0
+        # The first process alone knows whether it could be saved.
+        if score > progress.best:
+            saved = self._save("best.ckpt", {"best": score})
+            if self.fabric.broadcast(saved):
+                progress.best, progress.since_best = score, 0
         self._log(progress.step, **scores)
         self.record.add_examples(progress.step, lambda: self.task.examples(self.result))
         self._save_last()
@@ -341,6 +347,7 @@ class _Loop:
 
     def _save_last(self, required: bool = False) -> None:
         self._read_losses()
+        self._check_weights()
         state = {
             "training": self.task.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segcoord.errors import UserError
+
+LARGEST = 16  # scale; beyond, a photograph's memory is what is asked for, mostly by a typo
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,14 @@ class Views:
     """What the probabilities of a pixel are averaged over; one look at the whole image by default.
 
     Args:
-        scales: factors of the image's height and width.
+        scales: factors of the image's height and width, at most 16.
         flip: look at each scale mirrored too, left to right.
         tile: height and width of the windows that a scaled image is cut into; None for no cutting.
         overlap: pixels that neighbouring tiles share at least, in each direction.
 
     Raises:
-        UserError: a scale that is not above 0 or is given twice, a tile without pixels, an overlap
-            that is not below the tile's height and width, or without tile.
+        UserError: a scale that is not above 0, above 16 or given twice, a tile without pixels, an
+            overlap that is not below the tile's height and width, or without tile.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -34,8 +36,8 @@ class Views:
 
     def __post_init__(self) -> None:
         for scale in self.scales:
-            if not 0 < scale < math.inf:
-                raise UserError(f"scales: found {scale:g}, expected numbers above 0")
+            if not 0 < scale <= LARGEST:
+                raise UserError(f"scales: found {scale:g}, expected above 0, and {LARGEST} at most")
         twice = [s for s in self.scales if self.scales.count(s) > 1]
         if twice or not self.scales:
             found = f"{twice[0]:g} twice" if twice else "none"
@@ -69,6 +71,27 @@ class Views:
         """
         rows, columns = (_along(n, t, t - self.overlap) for n, t in zip(size, self.tile or size))
         return [(row, column) for row in rows for column in columns]
+
+    def within(self, pixels: int, size: tuple[int, int]) -> Views:
+        """These views, in tiles of at most so many pixels where an image's largest one has more.
+
+        The tiles overlap by an eighth of their shorter side, and fill the image's height or width
+        where that is below the square's. Views that have tiles already keep theirs.
+
+        Args:
+            pixels: at least 1024.
+            size: (H, W) of the image.
+        """
+        height, width = scaled_size(size, max(self.scales))
+        if self.tile is not None or height * width <= pixels:
+            return self
+        rows = min(height, math.isqrt(pixels))
+        columns = min(width, pixels // rows)
+        rows = min(height, pixels // columns)
+        # A length that strides divide needs no padding.
+        rows = rows if rows == height else rows - rows % 32
+        columns = columns if columns == width else columns - columns % 32
+        return replace(self, tile=(rows, columns), overlap=min(rows, columns) // 8)
 
     def __str__(self) -> str:
         """As a report names what is not the default; empty for the default."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes of several threads each crawl
@@ -107,3 +110,19 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) ->
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert run(train, "train.py", command(sample_voc, folder)) == 0
     return folder
+
+
+@contextmanager
+def chromium() -> Iterator:
+    """The machine's Chromium without a window; what tests with it need is skipped without one."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
+    found = next(filter(None, map(shutil.which, names)), None)
+    with playwright.sync_playwright() as p:
+        found = found or p.chromium.executable_path
+        if not Path(found).exists():
+            pytest.skip(f"no browser here: none of {', '.join(names)}, nor playwright's own")
+        root = hasattr(os, "geteuid") and os.geteuid() == 0  # whom Chromium's sandbox refuses
+        browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if root else [])
+        yield browser
+        browser.close()

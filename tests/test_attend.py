@@ -153,11 +153,21 @@ def test_the_picture_shows_what_it_says() -> None:
     assert not (both == both[:, :1]).all()
 
 
+def test_an_attention_that_overwrites_its_input_is_drawn_as_any_other() -> None:
+    model, image = model_of("mobilenetv2_ca_050"), photo(140, 310)
+    attention = shaken(attention_of(blocks(model)["blocks.6.0"]))
+    pages = []
+    for inplace in (True, False):
+        attention.inplace = inplace
+        pages.append(draw_attention([("a", model)], image))
+    np.testing.assert_array_equal(*pages)
+
+
 def test_the_gates_are_drawn_where_they_are() -> None:
     model, image = model_of("mobilenetv2_ca_050"), photo(140, 310)  # a grid of 9x20 on 144x320
     attention = shaken(attention_of(blocks(model)["blocks.6.0"]))
     seen = []
-    with attention.register_forward_pre_hook(lambda _m, x: seen.append(x[0])):
+    with attention.register_forward_pre_hook(lambda _m, x: seen.append(x[0].clone())):
         segcoord.predict(model, image)
     along = gates(attention, seen[0])["a_h"].mean(1).flatten()
     _, _, _, rows, _, _ = parts(draw_attention([("a", model)], image), 140, 310)

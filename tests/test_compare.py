@@ -12,7 +12,9 @@ import torch
 from segcoord.checkpoints import load, save
 from segcoord.cli import main
 from segcoord.compare import compare, count_image, interval, iou, mean_iou
+from segcoord.data.pack import MASKS
 from segcoord.metrics import MeanIoU
+from segcoord.model import create_model
 
 K = 4
 SEEN = np.array([0.92, 0.75, 0.6, 0.35])  # of a class's pixels, by model A
@@ -70,6 +72,20 @@ def test_one_model_with_itself_differs_by_exactly_nothing() -> None:
         assert (estimate.value, estimate.low, estimate.high) == (0, 0, 0)
     assert not result.difference.outside_noise
     assert "the same mIoU" in result.sentence()
+
+
+@pytest.mark.parametrize("n", [1, 9, 10])
+def test_few_images_tell_nothing_from_noise(n: int) -> None:
+    """The draws of one image are all alike: its interval is a point, which leaves out 0."""
+    a, _ = images(np.random.default_rng(0), 60)
+    a = a[(a[:, 1, 0] > 0)][:n]
+    b = a.copy()
+    b[:, 0, 0] //= 2
+    result = compare(a, b, resamples=200)
+    assert result.drawn == n and result.difference.outside_noise
+    assert result.to_plain(list("wxyz"))["outside_noise"] is (True if n == 10 else None)
+    assert ("too few to tell it from noise" in result.sentence()) == (n < 10)
+    assert ("A is better" in result.sentence()) == (n == 10)
 
 
 def test_the_other_order_flips_the_sign() -> None:
@@ -160,10 +176,16 @@ def test_the_command_says_what_evaluate_says(tiny_run, other_run, tmp_path, caps
     assert [result["a"]["miou"], result["b"]["miou"]] == pytest.approx(miou, abs=1e-12)
     assert result["difference"]["value"] == pytest.approx(miou[1] - miou[0], abs=1e-12)
     low, high = result["difference"]["interval"]
-    assert low <= high and result["outside_noise"] == (low > 0 or high < 0)
+    assert low <= high and result["outside_noise"] is None  # 6 images are too few to tell
     assert result["images"] == 6
-    assert result["protocol"]["split"] == "val"
     assert result["a"]["checkpoint"] == str(tiny_run / "best.ckpt")
+    alone, how = json.loads(score.read_text())["protocol"], result["protocol"]
+    assert how["average"] == "one confusion matrix over the split; mean over classes in truth"
+    of_this_run = {"average", "command", "date", "heights", "widths"}
+    for key in alone.keys() - of_this_run:  # the last score is B's
+        assert (how | result["b"])[key] == alone[key], key
+    stored = torch.load(tiny_run / "best.ckpt", weights_only=True)
+    assert (result["a"]["step"], result["b"]["step"]) == (stored["progress"]["step"], None)
     printed = capsys.readouterr().out
     assert "points" in printed and "car" in printed
     assert main(["compare", str(other_run), str(tiny_run), "--resamples=500", f"--json={out}"]) == 0
@@ -185,12 +207,36 @@ def test_the_command_finds_nothing_between_a_run_and_itself(tiny_run, tmp_path, 
         (["{run}", "nowhere"], "nowhere"),
         (["{run}", "{empty}"], "best.ckpt"),
         (["{run}", "{run}", "--resamples=0"], "--resamples"),
+        (["{run}", "{run}", "--seed=-1"], "--seed: found -1, expected 0 or more"),
+        (["{run}", "{run}", "--json={run}"], "is a folder"),
+        (["{run}", "{run}", "--json={run}/best.ckpt"], "is a checkpoint that is compared"),
+        (["{run}", "{empty}/missing.ckpt"], "missing.ckpt: no such checkpoint"),
+        (["{run}", "{empty}/21.ckpt"], "21.ckpt was trained for 21"),
         (["{run}", "{run}", "--split=missing"], "missing"),
     ],
 )
-def test_mistakes_are_told(arguments, told, tiny_run, tmp_path, capsys) -> None:
+def test_mistakes_are_told_before_an_image_is_read(
+    arguments, told, tiny_run, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("segcoord.report_commands.evaluate", None)
+    save(create_model("mobilenetv2_ca_050", 21), tmp_path / "21.ckpt")
     words = [word.format(run=tiny_run, empty=tmp_path) for word in arguments]
     assert main(["compare", *words]) == 1
     error = capsys.readouterr().err
     assert told in error
     assert "Traceback" not in error
+
+
+def test_a_damaged_pack_is_not_compared(tiny_run, tmp_path, capsys) -> None:
+    config = f"--config={tiny_run / 'config.yaml'}"
+    assert main(["data", "pack", config, "--split=val", f"--out={tmp_path}"]) == 0
+    arguments = ["compare", str(tiny_run), str(tiny_run), f"--data.pack={tmp_path}"]
+    arguments.append("--resamples=10")
+    assert main(arguments) == 0
+    with (tmp_path / "val" / MASKS).open("r+b") as file:
+        file.seek(5000)
+        value = file.read(1)[0]
+        file.seek(5000)
+        file.write(bytes([value ^ 1]))
+    assert main(arguments) == 1
+    assert "the pack is damaged: 1 of 6 masks are not as they" in capsys.readouterr().err

@@ -22,8 +22,9 @@ from test_cityscapes_scores import instances_of
 import segcoord
 from segcoord.checkpoints import read_checkpoint
 from segcoord.cli import evaluate, run, train
+from segcoord.devices import is_main_process
 from segcoord.errors import UserError
-from segcoord.evaluate_command import check_options
+from segcoord.evaluate_command import FILES, FOLDERS, ONE_FILE, check_options
 from segcoord.labels import CITYSCAPES
 
 # At random weights batch norm makes ten per cent of a gradient of what sums in another order differ
@@ -140,6 +141,12 @@ def test_a_batch_that_devices_cannot_share(sample_voc, tmp_path, capsys, setting
     assert message in capsys.readouterr().err
 
 
+def test_one_process_of_all_nodes_is_the_first(monkeypatch) -> None:
+    assert is_main_process()
+    monkeypatch.setenv("NODE_RANK", "1")  # as Lightning's environment has it, on the second node
+    assert not is_main_process()
+
+
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory, sample_cityscapes: Path) -> Path:
     """The Cityscapes sample with instances, and a checkpoint for it at random weights."""
@@ -197,8 +204,10 @@ def test_an_evaluation_counts_every_image_once(frames: Path, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("option", ["sheet", "export"])
-def test_what_needs_all_images_takes_one_process(option: str) -> None:
-    given = dict.fromkeys(("sheet", "export", "out", "overlap", "tile"))
+def test_what_needs_all_images_takes_one_process(option: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = dict.fromkeys((*ONE_FILE, *FILES, *FOLDERS, "overlap", "tile", "against"))
+    given["checkpoint"] = "c.ckpt"
     given |= {"sheet": "s.png"} if option == "sheet" else {"export": "voc-server", "out": "a.tar"}
     check_options(Namespace(**given), 1)
     with pytest.raises(UserError, match=f"--{option}: one process has to see all images"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, command, rows, weights
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 
 from segcoord.checkpoints import read_checkpoint
 from segcoord.cli import run, train
@@ -23,7 +27,9 @@ from segcoord.devices import training_fabric
 from segcoord.ema import Ema
 from segcoord.errors import UserError
 from segcoord.model import ImageModel
-from segcoord.schedule import rate
+from segcoord.schedule import make_optimizer, rate
+from segcoord.state import keep_previous, read_state
+from segcoord.training import LOG_INTERVAL, _Loop
 from segcoord.training import train as train_task
 
 
@@ -129,6 +135,43 @@ def test_a_damaged_state_costs_the_steps_since_the_one_before(
     assert same(folder, whole)
 
 
+def test_a_damaged_state_is_replaced_for_processes_that_read_it_later(
+    whole: Path, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    shutil.copy(whole / "previous.ckpt", tmp_path)
+    step = read_state(tmp_path)["progress"]["step"]
+    assert "goes on from" in capsys.readouterr().out
+    assert (tmp_path / "previous.ckpt").exists()
+    assert read_state(tmp_path)["progress"]["step"] == step
+    assert capsys.readouterr().out == ""
+    keep_previous(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}
+
+
+def test_what_cannot_be_gone_on_with_says_why(whole: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(whole / "config.yaml", folder)
+    assert run(train, "train.py", [f"--resume={folder}"]) == 1
+    assert "ended before its first step" in capsys.readouterr().err
+    old = state(whole)
+    del old["training"], old["precision"]
+    torch.save(old, folder / "last.ckpt")
+    assert run(train, "train.py", [f"--resume={folder}"]) == 1
+    told = capsys.readouterr()
+    assert "a state of another version, without precision, training" in told.err
+    assert told.out == ""  # before the data is checked
+
+
+def test_what_a_kill_left_half_written_is_cleared_away(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / ".last.ckpt.abc.part").write_bytes(b"half")
+    assert run(train, "train.py", [f"--resume={folder}"]) == 0
+    assert not list(folder.glob(".*"))
+
+
 def test_both_states_damaged_is_told(whole: Path, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -191,6 +234,68 @@ def test_a_full_disk_leaves_the_old_state_and_the_run_goes_on(
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
+def test_a_full_disk_without_hard_links_is_a_warning_too(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    full = True
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    def copy(source: Path, to: Path) -> None:
+        if full:
+            to.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        to.write_bytes(source.read_bytes())
+
+    class Freed(Toy):
+        def validate(self, model: ImageModel, on_image) -> dict[str, float]:
+            nonlocal full
+            full = False
+            assert {p.name for p in folder.glob("*.ckpt")} == {"last.ckpt"}
+            assert not list(folder.glob(".*"))
+            return super().validate(model, on_image)
+
+    folder = tmp_path / "run"
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    Freed().step(folder)
+    assert "previous.ckpt: could not be written (No space left" in capsys.readouterr().out
+    last, previous = (torch.load(folder / f"{name}.ckpt") for name in ("last", "previous"))
+    assert last["progress"]["validated"] == 1
+    assert previous["progress"]["step"] == 0
+
+
+def test_only_the_first_process_knows_whether_the_best_is_saved(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """All follow it, or patience would end one of them before the others."""
+    monkeypatch.setattr(Fabric, "broadcast", lambda self, saved, src=0: False)
+    Toy().step(tmp_path / "run")
+    progress = torch.load(tmp_path / "run" / "last.ckpt")["progress"]
+    assert (progress["best"], progress["since_best"]) == (-1, 1)
+
+
+def test_the_clock_of_one_process_makes_no_other_wait(tmp_path: Path, monkeypatch) -> None:
+    """Losses are read, by all processes together, at steps that all of them agree on."""
+    read = []
+
+    def as_on_a_gpu(loop: _Loop, values: torch.Tensor) -> torch.Tensor:
+        read.append(len(values))
+        return values
+
+    def set_up(loop: _Loop, *args: object) -> None:
+        before(loop, *args)
+        loop.read_interval = LOG_INTERVAL
+
+    before = _Loop.__init__
+    monkeypatch.setattr(_Loop, "__init__", set_up)
+    monkeypatch.setattr(_Loop, "_mean_over_processes", as_on_a_gpu)
+    monkeypatch.setattr("segcoord.training.SAVE_INTERVAL", -1.0)
+    Toy(max_steps=25, lr=0.01).step(tmp_path / "run")
+    assert read == [10, 10, 5]
+
+
 def test_patience_ends_a_run_and_stays_at_its_end(sample_voc: Path, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "run"
     still = ("--train.lr=1e-12", "--train.weight_decay=0", "--train.ema_decay=0.999999")
@@ -250,7 +355,8 @@ class Toy:
 
     def __init__(self, **settings: object) -> None:
         plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": 0.5}
-        train = TrainConfig(max_steps=1, batch_size=4, accelerator="cpu", **plain | settings)
+        plain |= {"max_steps": 1, "batch_size": 4, "accelerator": "cpu"}
+        train = TrainConfig(**plain | settings)
         self.config = Config(ModelConfig(), DataConfig("voc", "nowhere", workers=0), train)
         torch.manual_seed(0)
         self.model = ImageModel(torch.nn.Conv2d(3, 2, 1), {}, [0.0] * 3, [1.0] * 3)
@@ -303,6 +409,20 @@ def test_clipping_keeps_the_direction_and_the_norm(tmp_path: Path) -> None:
         torch.testing.assert_close(clipped[key], expected, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_clipping_goes_with_a_loss_scale(optimizer: str) -> None:
+    momentum = 0.9 if optimizer == "sgd" else None
+    settings = {"optimizer": optimizer, "momentum": momentum, "clip_grad_norm": 1.0}
+    config = TrainConfig(max_steps=1, precision="fp16", **settings)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    precision = MixedPrecision("16-mixed", "cuda", scaler)
+    made = make_optimizer([{"params": [weight]}], config)
+    precision.scaler.scale(3 * weight.sum()).backward()
+    precision.unscale_gradients(made)  # as Fabric does before it clips
+    assert weight.grad.item() == 3
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e9])
 def test_an_exploding_loss_names_step_rate_and_images(tmp_path: Path, value: float) -> None:
     class Exploding(Toy):
@@ -316,6 +436,16 @@ def test_an_exploding_loss_names_step_rate_and_images(tmp_path: Path, value: flo
     order = [index for _, index in Order(8, 4, 0).batch(0)]
     assert message.endswith("".join(f"\n  image{index}.png" for index in order))
     assert (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_weights_that_explode_are_not_saved(tmp_path: Path) -> None:
+    """The last step's loss is fine, its gradient isn't."""
+    toy = Toy(max_steps=2)
+    scale = iter((1.0, float("inf")))
+    toy.module.weight.register_hook(lambda grad: grad * next(scale))
+    with pytest.raises(UserError, match="step 2: after it the weights are not finite at learning"):
+        toy.step(tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "last.ckpt")["progress"]["step"] == 0
 
 
 def test_too_little_memory_names_the_settings(sample_voc: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -155,17 +156,55 @@ def test_dummy_labels_are_not_scored(
     assert len(list((tmp_path / "masks").iterdir())) == 8
 
 
-def test_exports_never_replace_the_dataset_or_each_other(tiny_run, sample_voc, tmp_path, capsys):
-    truth = sample_voc / "VOCdevkit" / "VOC2012" / "SegmentationClass"
-    before = {p: p.read_bytes() for p in truth.iterdir()}
-    for folders in ([f"--masks={truth}"], [f"--masks={tmp_path}", f"--overlays={tmp_path}"]):
-        checkpoint = f"--checkpoint={tiny_run / 'best.ckpt'}"
-        assert run(evaluate, "evaluate.py", [checkpoint, *folders]) == 1
-        assert (
-            "expected two folders" in (error := capsys.readouterr().err)
-            or "of the dataset" in error
-        )
-    assert {p: p.read_bytes() for p in truth.iterdir()} == before
+@pytest.mark.parametrize("split", ["val", "unlabelled"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_exports_never_lie_among_the_files_of_the_dataset(
+    split: str, linked: bool, tiny_run: Path, sample_voc: Path, tmp_path: Path, capsys
+) -> None:
+    """Predictions beside the masks would be the truth of a split that has none: mIoU 100 %."""
+    shutil.copytree(sample_voc, tmp_path / "own")
+    root = tmp_path / "own" / "VOCdevkit" / "VOC2012"
+    stem = (root / "ImageSets" / "Segmentation" / "val.txt").read_text().split()[0]
+    shutil.copy(root / "JPEGImages" / f"{stem}.jpg", root / "JPEGImages" / "new.jpg")
+    (root / "ImageSets" / "Segmentation" / "unlabelled.txt").write_text("new\n")
+    if linked:  # as where one tree is made of another's files
+        for path in [*(root / "SegmentationClass").iterdir()]:
+            path.rename(tmp_path / path.name)
+            path.symlink_to(tmp_path / path.name)
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    arguments = [f"--checkpoint={tiny_run / 'best.ckpt'}", f"--data.root={tmp_path / 'own'}"]
+    arguments += [f"--split={split}", "--data.workers=0"]
+    for folder in (root / "SegmentationClass", root / "JPEGImages"):
+        assert run(evaluate, "evaluate.py", [*arguments, f"--masks={folder}"]) == 1
+        assert "is in a folder of the dataset" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
+    assert not (root / "SegmentationClass" / "new.png").exists()
+    assert run(evaluate, "evaluate.py", [*arguments, f"--masks={root / 'results'}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--masks={new}", "--overlays={new}"], "--masks and --overlays: both are"),
+        (["--json={new}", "--report={new}"], "expected two files"),
+        (["--json={run}/best.ckpt"], "--checkpoint and --json: both are"),
+        (["--report={new}", "--against={run}", "--json={run}/best.ckpt"], "--against and --json"),
+        (["--json={run}"], "is a folder, expected the name of a file"),
+        (["--json={run}/config.yaml/score.json"], "config.yaml is no folder"),
+        (["--masks={run}/config.yaml"], "config.yaml is no folder"),
+    ],
+)
+def test_places_that_can_not_be_written_are_told_before_an_image_is_read(
+    options: list[str], message: str, tiny_run: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("segcoord.evaluate_command.find_split", None)
+    before = (tiny_run / "best.ckpt").read_bytes()
+    words = [word.format(run=tiny_run, new=tmp_path / "new") for word in options]
+    arguments = [f"--checkpoint={tiny_run / 'best.ckpt'}", *words]
+    assert run(evaluate, "evaluate.py", arguments) == 1
+    assert message in capsys.readouterr().err
+    assert (tiny_run / "best.ckpt").read_bytes() == before
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("name", ["missing.ckpt", "foreign.ckpt", "text.ckpt"])

@@ -188,6 +188,14 @@ def test_a_cut_checkpoint_is_refused(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    model = segcoord.create_model(**TINY)
+    model.net.segmentation_head[0].bias.data[0] = float("nan")
+    segcoord.save(model, path := tmp_path / "m.ckpt")
+    with pytest.raises(segcoord.UserError, match=r"1 of its tensors hold values .* not finite"):
+        segcoord.load(path)
+
+
 def test_init_from_lists_what_did_not_fit(tmp_path: Path) -> None:
     source = segcoord.create_model("mobilenetv2_ca_050", 7)
     segcoord.save(source, tmp_path / "seven.ckpt")

@@ -111,7 +111,7 @@ def test_weights_step_and_pack_are_named(tiny_run: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scales", "1.0", "0"], "scales: found 0, expected numbers above 0"),
+        (["--scales", "1.0", "0"], "scales: found 0, expected above 0, and 16 at most"),
         (["--scales", "-1"], "scales: found -1"),
         (["--scales", "big"], "scales"),
         (["--tile=769"], "--tile: found '769', expected HEIGHTxWIDTH"),

@@ -72,6 +72,24 @@ def test_a_growing_file_is_never_left_with_half_a_piece(tmp_path: Path) -> None:
     assert file.path.read_bytes() == b"".join(pieces)
 
 
+@pytest.mark.parametrize("content", [bytes(range(256)), b"a,b\n1,2\n", b"step,top1,x\n1,,2,3\n"])
+def test_another_file_under_the_name_of_the_metrics(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content + b"\n")
+    with pytest.raises(UserError, match=r"metrics\.csv: not the table that a run writes.*Move it"):
+        MetricsFile(path, SCORES, 5, -1)
+    assert path.read_bytes() == content + b"\n"
+
+
+def test_a_picture_of_the_user_stays(tmp_path: Path) -> None:
+    (tmp_path / "predictions").mkdir()
+    for name in ("step_best.jpg", "step_000007.jpg", "step_000003.jpg"):
+        (tmp_path / "predictions" / name).touch()
+    record(tmp_path, 5, 5)
+    left = {p.name for p in (tmp_path / "predictions").iterdir()}
+    assert left == {"step_best.jpg", "step_000003.jpg"}
+
+
 def test_metrics_drop_what_came_after_the_state(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     metrics = MetricsFile(path, SCORES, 0, -1)

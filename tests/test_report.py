@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import chromium
 from PIL import Image
 from torchmetrics.classification import MulticlassCalibrationError
 
 from segcoord.cli import evaluate, run
-from segcoord.compare import compare, count_image
+from segcoord.compare import compare, count_image, mean_iou
 from segcoord.config import DataConfig
 from segcoord.data.layouts import Sample
 from segcoord.evaluation import protocol
 from segcoord.labels import LabelClass, LabelSet
-from segcoord.metrics import MeanIoU
+from segcoord.metrics import MeanIoU, Scores
 from segcoord.model import create_model
 from segcoord.report import boundary, calibration, objects
 from segcoord.report.collect import Findings, Gathered
@@ -235,6 +235,26 @@ def test_a_perfect_prediction_of_one_image_has_a_page_and_figures(tmp_path: Path
     assert "worst.png" in names and "best.png" not in names and "change.pdf" not in names
 
 
+def test_the_interval_says_of_which_classes_it_is(tmp_path: Path) -> None:
+    """A class that is only predicted counts in the mIoU, and is in no draw of the truth."""
+    found = findings(["a", "b", "c"], 12, 0.1, change=False)
+    write_page(tmp_path / "same.html", found)
+    assert "over the 2 classes in truth" not in (tmp_path / "same.html").read_text()
+    confusion = found.scores.confusion.copy()
+    confusion[0, 2] += 5
+    scores = Scores(confusion)
+    assert scores.classes_counted == 3
+    write_page(tmp_path / "other.html", replace(found, scores=scores))
+    text = (tmp_path / "other.html").read_text()
+    alone = 100 * mean_iou(found.gathered.counts.sum(0))
+    assert f"over the 2 classes in truth, {alone:.1f}, had other" in text
+    assert "too few to trust it" not in text
+    write_page(tmp_path / "few.html", findings(["a", "b", "c"], 3, 0.1))
+    few = (tmp_path / "few.html").read_text()
+    assert "3 are too few to trust it" in few
+    assert ">mIoU *<" in few and "too few to tell it from noise" in few
+
+
 def test_the_command_writes_page_and_figures(tiny_run: Path, tmp_path: Path, capsys) -> None:
     checkpoint = tiny_run / "best.ckpt"
     arguments = [
@@ -265,7 +285,7 @@ def test_the_command_writes_page_and_figures(tiny_run: Path, tmp_path: Path, cap
     [
         (["--against={run}"], "--report"),
         (["--report={out}", "--against=nowhere"], "nowhere"),
-        (["--report={out}", "--split=test", "--masks={out}"], "test"),
+        (["--report={out}", "--split=test", "--masks={out}s"], "test"),
     ],
 )
 def test_mistakes_are_told(arguments, told, tiny_run, tmp_path, capsys) -> None:
@@ -284,18 +304,8 @@ def test_missing_packages_are_told_before_an_image_is_read(tiny_run, monkeypatch
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """The machine's Chromium without a window; what tests with it need is skipped without one."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
-    found = next(filter(None, map(shutil.which, names)), None)
-    with playwright.sync_playwright() as p:
-        found = found or p.chromium.executable_path
-        if not Path(found).exists():
-            pytest.skip(f"no browser here: none of {', '.join(names)}, nor playwright's own")
-        root = hasattr(os, "geteuid") and os.geteuid() == 0  # whom Chromium's sandbox refuses
-        browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if root else [])
-        yield browser
-        browser.close()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture
@@ -337,6 +347,21 @@ def test_browser_sorts_classes(opened) -> None:
     assert head.get_attribute("aria-sort") == "ascending"
     opened.locator(".classes button").first.click()
     assert opened.locator(".classes tbody th").all_inner_texts() == NAMES
+
+
+def test_browser_never_covers_the_matrix_heading(opened) -> None:
+    """What is read off the matrix stays at the window's lower edge while the matrix scrolls by."""
+    top = opened.locator("#confusion h2").evaluate("e => e.getBoundingClientRect().top")
+    for shown in (60, 200, 700):  # pixels of the section that are in sight
+        opened.evaluate(f"scrollTo(0, {top} - innerHeight + {shown})")
+        head, text, readout = (
+            opened.locator(f"#confusion {part}").first.bounding_box()
+            for part in ("h2", "p", "#readout")
+        )
+        assert readout["y"] >= head["y"] + head["height"]
+        assert readout["y"] >= text["y"] + text["height"]
+    opened.emulate_media(media="print")
+    assert opened.locator("#readout").evaluate("e => getComputedStyle(e).position") == "static"
 
 
 def test_browser_reads_the_matrix_by_pointer_and_by_keys(opened) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,22 @@ def test_masks_of_batches_and_views(folders, tiny_run) -> None:
     views = Views((0.5, 1.25), True, (64, 80), 16)
     masks = [segcoord.predict(m, images[0].numpy(), views) for m in (plain, model)]
     assert (masks[0] == masks[1]).mean() > 0.999
+
+
+SIGNALS_LATER = """
+import signal, subprocess, sys
+import segcoord
+signal.signal(signal.SIGCHLD, lambda *_: None)  # as a loader with workers does
+models = [segcoord.load(sys.argv[1]) for _ in range(2)]
+del models[0]
+del models
+subprocess.run(["true"], check=True)
+"""
+
+
+def test_signals_find_their_stack_when_models_are_gone(folders) -> None:
+    command = [sys.executable, "-c", SIGNALS_LATER, folders["openvino"]]
+    assert subprocess.run(command, timeout=60).returncode == 0
 
 
 def test_bfloat16_is_asked_for_by_name(folders) -> None:

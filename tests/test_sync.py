@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from timm.layers import BatchNormAct2d
+from torch import nn
 
 from segcoord import create_model
 from segcoord.sync import synchronized
@@ -39,6 +42,24 @@ def train(rank: int, world_size: int, folder: Path) -> None:
         losses.append(total.item())
     if rank == 0:
         torch.save({"losses": losses, **model.state_dict()}, folder / f"{world_size}.pt")
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(5), BatchNormAct2d(5, act_layer=nn.ReLU)])
+def test_half_precision_is_normalised_as_without(norm: nn.Module) -> None:
+    """By one process, whose batch is all there is: statistics in float32, the result as x is."""
+    x = torch.randn(4, 5, 21, 21).bfloat16()
+    plain, ours = copy.deepcopy(norm).train(), copy.deepcopy(norm).train()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        ours = synchronized(ours, x.device)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, expected = ours(x), plain(x)
+    finally:
+        dist.destroy_process_group()
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(ours.state_dict().values(), plain.state_dict().values()):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import segcoord
-from segcoord.averaging import predict_averaged
+from segcoord.averaging import average_classes, average_probabilities, look_at
 from segcoord.errors import UserError
 from segcoord.labels import numbered
 from segcoord.model import SegmentationModel
@@ -34,6 +34,10 @@ def local_model(stride: int, classes: int = 5, seed: int = 0) -> SegmentationMod
     net = nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(3, classes, 1)).requires_grad_(False)
     net[1].weight *= 8
     return wrapped(net, stride, classes)
+
+
+def predict_averaged(model: SegmentationModel, image: np.ndarray, views: Views) -> Tensor:
+    return average_classes(look_at(model, image, views), image.shape[:2])
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +112,11 @@ def check(model: SegmentationModel, image: np.ndarray, views: Views) -> None:
     """The class of every pixel is the reference's, but for classes equal up to rounding."""
     with torch.inference_mode():
         found = predict_averaged(model, image, views)
+        probabilities = average_probabilities(look_at(model, image, views), image.shape[:2])
         expected = reference(model, image, views)
     assert found.dtype == torch.uint8
+    assert probabilities.dtype == torch.float16
+    assert (probabilities - expected).abs().max() < 1e-3  # which float16 resolves
     best, second = expected.topk(2, 0).values
     right = found == expected.argmax(0)
     assert (right | (best - second < 1e-5)).all()
@@ -215,10 +222,11 @@ def test_sizes_are_rounded_half_up() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scales": (1.0, 0.0)}, "scales: found 0, expected numbers above 0"),
+        ({"scales": (1.0, 0.0)}, "scales: found 0, expected above 0, and 16 at most"),
         ({"scales": (-0.5,)}, "scales: found -0.5"),
         ({"scales": (float("nan"),)}, "scales: found nan"),
         ({"scales": (float("inf"),)}, "scales: found inf"),
+        ({"scales": (0.5, 75.0)}, "scales: found 75, expected above 0, and 16 at most"),
         ({"scales": (0.5, 1.0, 0.5)}, "found 0.5 twice"),
         ({"scales": ()}, "found none"),
         ({"tile": (0, 5)}, "tile: found 0x5"),

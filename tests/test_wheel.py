@@ -23,7 +23,8 @@ def test_the_wheel_holds_every_module_and_the_command(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(source)) for p in source.glob("segcoord/**/*.py")}
     assert modules == {name for name in names if name.endswith(".py")}
-    page = {f"segcoord/report/page.{kind}" for kind in ("html.j2", "css", "js")}
-    assert page <= names
+    report = {f"segcoord/report/page.{kind}" for kind in ("html.j2", "css", "js")}
+    demo = {f"segcoord/ui/page.{kind}" for kind in ("html", "css", "js")}
+    assert report | demo <= names
     (entry,) = (name for name in names if name.endswith("entry_points.txt"))
     assert "segcoord = segcoord.cli:main" in zipfile.ZipFile(wheel).read(entry).decode()

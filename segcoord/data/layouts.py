@@ -132,6 +132,22 @@ def find_split(data: DataConfig, name: str, tell: Tell = refuse) -> Split:
     return Split(name, Samples(samples), labels)
 
 
+def folders_read(data: DataConfig, split: Split) -> set[Path]:
+    """The folders where a split's images and masks lie, or would lie, with no link left in them.
+
+    A file that is written there would replace one of the dataset, or be taken for one: predictions
+    beside VOC's masks would be the truth of a test split, which has none.
+    """
+    root = Path(data.root).expanduser()
+    found = {path.parent for s in split.samples for path in (s.image, s.mask) if path}
+    found |= {path.resolve().parent for s in split.samples for path in (s.image, s.mask) if path}
+    if data.layout == "voc":
+        found |= {_voc_base(root) / name for name in _VOC_MASKS}
+    elif data.layout == "folder":
+        found |= {*_image_and_mask_folders(data, root, split.name)}
+    return {folder.resolve() for folder in found}
+
+
 def stray_masks(data: DataConfig, split: Split) -> list[Path]:
     """Masks in the folders of a split's masks for which there is no image in those of its images.
 
@@ -180,15 +196,20 @@ def _is_there(path: Path) -> bool:
     return path.is_file() or path.is_symlink()
 
 
-def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell) -> list[Sample]:
+_VOC_MASKS = ("SegmentationClass", "SegmentationClassAug")
+
+
+def _voc_base(root: Path) -> Path:
     base = root / "VOCdevkit" / "VOC2012"
-    if not base.is_dir():
-        base = root
+    return base if base.is_dir() else root
+
+
+def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell) -> list[Sample]:
+    base = _voc_base(root)
     list_file = base / "ImageSets" / "Segmentation" / f"{name}.txt"
     stems = read_list(list_file, tell)
     images = _by_stem(base / "JPEGImages", IMAGE_SUFFIXES, tell)
-    masks_folder = base / ("SegmentationClassAug" if name == "trainaug" else "SegmentationClass")
-    masks = _masks_of(images, masks_folder, tell)
+    masks = _masks_of(images, base / _VOC_MASKS[name == "trainaug"], tell)
     samples = []
     for line, stem in stems:
         if stem in images:
@@ -341,6 +362,13 @@ def _cityscapes(
 
 
 def _folder(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell) -> list[Sample]:
+    images_folder, masks_folder = _image_and_mask_folders(data, root, name)
+    images = _by_stem(images_folder, IMAGE_SUFFIXES, tell)
+    masks = _masks_of(images, masks_folder, tell)
+    return [Sample(stem, image, masks.get(stem), labels) for stem, image in images.items()]
+
+
+def _image_and_mask_folders(data: DataConfig, root: Path, name: str) -> list[Path]:
     folders = []
     for key, pattern in (
         ("data.images", data.images or "images/{split}"),
@@ -352,6 +380,4 @@ def _folder(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tel
         if not folder.is_relative_to(os.path.normpath(root)):  # a link may lead elsewhere
             raise UserError(f"{key}: {folder} leaves the dataset's folder {root}")
         folders.append(folder)
-    images = _by_stem(folders[0], IMAGE_SUFFIXES, tell)
-    masks = _masks_of(images, folders[1], tell)
-    return [Sample(stem, image, masks.get(stem), labels) for stem, image in images.items()]
+    return folders

@@ -86,7 +86,7 @@ def read_header(path: Path) -> Header:
             with _opened(file) as header:
                 check_image_depth(path, header, start)
                 size, kind = header.size[::-1], header.format
-                return Header(size, _orientation(header), is_complete(end, kind))
+                return Header(size, orientation(header), is_complete(end, kind))
     except FileNotFoundError:
         raise missing(path) from None
     except UNREADABLE as error:
@@ -107,17 +107,17 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
     values, palette = _read_values(path, size)
     indices = cv2.LUT(values, labels.to_index)
     if (indices == UNKNOWN).any() or (palette is not None and not agrees(palette, labels)):
-        _check_values(path, _histogram(values), palette, labels)
+        _check_values(path, histogram(values), palette, labels)
     return indices
 
 
 def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
     """(256,) int64 pixels by class index, 255 for void; otherwise as `read_mask`."""
     values, palette = _read_values(path, size)
-    histogram = _histogram(values)
-    _check_values(path, histogram, palette, labels)
+    found = histogram(values)
+    _check_values(path, found, palette, labels)
     counts = np.zeros(256, np.int64)
-    np.add.at(counts, labels.to_index, histogram)
+    np.add.at(counts, labels.to_index, found)
     return counts
 
 
@@ -129,7 +129,7 @@ def _read_values(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, 
     return values, palette
 
 
-def _histogram(values: np.ndarray) -> np.ndarray:
+def histogram(values: np.ndarray) -> np.ndarray:
     """(256,) int64: how often each value occurs."""
     # OpenCV counts in float32, which is exact up to 2**24.
     parts = np.array_split(values.ravel(), values.size // 2**24 + 1)
@@ -300,7 +300,7 @@ def _decode(path: Path, raw: bytes, header: Image.Image) -> Image.Image:
     return header
 
 
-def _orientation(header: Image.Image) -> int:
+def orientation(header: Image.Image) -> int:
     """EXIF's; a PNG that has it behind its pixels, which would have to be read first, has none."""
     if header.format not in ("JPEG", "MPO", "WEBP") and "exif" not in header.info:
         return 1

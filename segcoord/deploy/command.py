@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from segcoord.checkpoints import load_described
 from segcoord.config import DataConfig
 from segcoord.console import console
-from segcoord.data.layouts import Split, find_split, label_set
+from segcoord.data.layouts import Split, find_split
 from segcoord.data.pack import with_pack
 from segcoord.deploy import onnx, openvino, pt2, torchscript
 from segcoord.deploy.card import write_card
@@ -92,7 +92,7 @@ def check_options(fmt: str, precision: str) -> None:
 def _splits(args: Namespace, data: DataConfig, model: SegmentationModel) -> tuple[Split, Split]:
     """What int8 calibrates on, and what it is scored on."""
     data.check()
-    check_labels(model, label_set(data), f"{data.layout} {data.root}")
+    check_labels(model, args.checkpoint, data)
     names = (data.train_split, args.split or data.val_split)
     calibration, scored = (with_pack(find_split(data, name), data) for name in names)
     if not scored.labelled:

@@ -152,7 +152,7 @@ def _package() -> tuple[type, type]:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Look:
     """One model of the picture and what it makes of the image."""
 
     name: str
@@ -174,7 +174,7 @@ _Scale = tuple[float, float, int]  # the values at a colormap's ends, and which 
 
 
 @dataclass(frozen=True)
-class _Cell:
+class Cell:
     """A picture with a caption, or the caption in its place."""
 
     caption: str
@@ -213,7 +213,7 @@ def draw_attention(
     if class_name is not None:
         for name, model in models:
             _class_index(name, model, class_name)
-    rows = [_run(name, model, image, block) for name, model in models]
+    rows = [look_into(name, model, image, block) for name, model in models]
     if class_name is None:
         most = int(np.bincount(rows[0].prediction.ravel()).argmax())
         class_name = rows[0].model.labels.names[most]
@@ -238,7 +238,7 @@ def _class_index(name: str, model: SegmentationModel, class_name: str) -> int:
     return known.index(class_name)
 
 
-def _run(name: str, model: SegmentationModel, image: np.ndarray, block: str | None) -> _Row:
+def look_into(name: str, model: SegmentationModel, image: np.ndarray, block: str | None) -> Look:
     known = blocks(model)
     encoder = model.spec["encoder"]
     if not known:
@@ -252,18 +252,23 @@ def _run(name: str, model: SegmentationModel, image: np.ndarray, block: str | No
         )
     attention = attention_of(known[block])
     place = known[block] if attention is None else attention
-    seen: list[tuple[Tensor, Tensor]] = []
-    with place.register_forward_hook(lambda _module, x, y: seen.append((x[0], y))):
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    with (
+        # A copy, for an attention may overwrite what it is given.
+        place.register_forward_pre_hook(lambda _module, x: inputs.append(x[0].clone())),
+        place.register_forward_hook(lambda _module, _x, y: outputs.append(y)),
+    ):
         prediction = predict(model, image)
-    x, y = seen[0]
+    x, y = inputs[0], outputs[0]
     kind, factors = "", {}
     if attention is not None:
         kind, _ = KINDS.get(type(attention), (type(attention).__name__, {}))
         factors = {key: g[0].float().cpu().numpy() for key, g in gates(attention, x).items()}
-    return _Row(name, model, block, kind, prediction, factors, tuple(y.shape[1:]))
+    return Look(name, model, block, kind, prediction, factors, tuple(y.shape[1:]))
 
 
-def _cells(row: _Row, image: np.ndarray, class_name: str) -> list[_Cell]:
+def _cells(row: Look, image: np.ndarray, class_name: str) -> list[Cell]:
     """The cells of a row, in the order of the titles."""
     index = _class_index(row.name, row.model, class_name)
     height, width = image.shape[:2]
@@ -275,37 +280,37 @@ def _cells(row: _Row, image: np.ndarray, class_name: str) -> list[_Cell]:
         pixels[:] = True  # the sum, for Grad-CAM's scaling makes one picture of sum and mean
     cam = grad_cam(row.model, image, index, row.block, pixels)
     turbo = (0.0, 1.0, cv2.COLORMAP_TURBO)
-    heat = cv2.addWeighted(_colored(cam, *turbo), 0.5, image, 0.5, 0)
+    heat = cv2.addWeighted(colored(cam, *turbo), 0.5, image, 0.5, 0)
     return [
-        _Cell(f"{width}x{height}", image),
-        _Cell(share, blend(image, row.prediction, row.model.labels)),
-        _Cell(of, heat, turbo) if cam.any() else _Cell(f"{of}\nzero everywhere"),
-        *_gate_cells(row, height, width),
+        Cell(f"{width}x{height}", image),
+        Cell(share, blend(image, row.prediction, row.model.labels)),
+        Cell(of, heat, turbo) if cam.any() else Cell(f"{of}\nzero everywhere"),
+        *gate_cells(row, height, width),
     ]
 
 
-def _gate_cells(row: _Row, height: int, width: int) -> list[_Cell]:
+def gate_cells(row: Look, height: int, width: int) -> list[Cell]:
     """Three cells: a_h, a_w, and what gates each place of the image."""
     places = {key: gate for key, gate in row.gates.items() if key != "channel"}
     mean = f"mean of {row.grid[0]} channels"
     padded = row.model.padded_size(height, width)[::-1]
 
-    def cell(gate: np.ndarray, caption: str) -> _Cell:
+    def cell(gate: np.ndarray, caption: str) -> Cell:
         grid = np.broadcast_to(gate.mean(0), row.grid[1:])  # it covers the model's padding too
         values = cv2.resize(grid, padded, interpolation=cv2.INTER_NEAREST_EXACT)[:height, :width]
         scale = (float(values.min()), float(values.max()), cv2.COLORMAP_VIRIDIS)
-        return _Cell(caption, _colored(values, *scale), scale)
+        return Cell(caption, colored(values, *scale), scale)
 
-    none = _Cell("no gate")
+    none = Cell("no gate")
     both = none
     if places:
         how = "one for all channels" if "spatial" in places else mean
         both = cell(reduce(np.multiply, places.values()), f"{' x '.join(places)}, {how}")
     elif "channel" in row.gates:
         ends = _ends(row.gates["channel"].min(), row.gates["channel"].max())
-        both = _Cell(f"{row.kind}: one value per channel,\n{' to '.join(ends)}")
+        both = Cell(f"{row.kind}: one value per channel,\n{' to '.join(ends)}")
     elif row.kind:
-        both = _Cell(f"{row.kind}:\nits gates are not known")
+        both = Cell(f"{row.kind}:\nits gates are not known")
     return [*(cell(places[k], mean) if k in places else none for k in ("a_h", "a_w")), both]
 
 
@@ -315,7 +320,7 @@ def _ends(low: float, high: float) -> tuple[str, str]:
     return f"{low:.{digits}f}", f"{high:.{digits}f}"
 
 
-def _colored(values: np.ndarray, low: float, high: float, colormap: int) -> np.ndarray:
+def colored(values: np.ndarray, low: float, high: float, colormap: int) -> np.ndarray:
     """(H, W) float32 -> (H, W, 3) uint8 RGB; a flat map is all the scale's middle."""
     share = (values - low) / (high - low) if high - low > _FLAT else np.full_like(values, 0.5)
     codes = (255 * share.clip(0, 1)).round().astype(np.uint8)
@@ -365,7 +370,7 @@ class _Page:
         pen.text((after, self.size), details, _GREY, anchor="lm")
         return np.asarray(strip)
 
-    def cells(self, cells: Sequence[_Cell]) -> np.ndarray:
+    def cells(self, cells: Sequence[Cell]) -> np.ndarray:
         wide, high = self.cell
         strip, pen = self._strip(high + 4 * self.size)
         for left, cell in zip(self.lefts, cells):
@@ -395,5 +400,5 @@ class _Page:
             return
         ramp = np.tile(np.linspace(0, 1, self.cell[0] // 3), (round(0.7 * self.size), 1))
         x = left + round(pen.textlength(least) + self.size / 2)
-        strip.paste(Image.fromarray(_colored(ramp, 0, 1, colormap)), (x, y - len(ramp) // 2))
+        strip.paste(Image.fromarray(colored(ramp, 0, 1, colormap)), (x, y - len(ramp) // 2))
         pen.text((x + ramp.shape[1] + self.size / 2, y), most, INK, anchor="lm")

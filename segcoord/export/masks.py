@@ -1,4 +1,4 @@
-"""Predicted masks as PNG files that the datasets' own tools read."""
+"""Predictions as files: masks as PNGs that the datasets' own tools read, probabilities."""
 
 from __future__ import annotations
 
@@ -37,3 +37,9 @@ def write_mask(path: Path, indices: np.ndarray, labels: LabelSet, palette: bool)
     """
     with atomic_write(path) as temporary:
         mask_picture(indices, labels, palette).save(temporary, format="PNG")
+
+
+def write_probabilities(path: Path, probabilities: np.ndarray, labels: LabelSet) -> None:
+    """Writes `probabilities`, (K, H, W) float16, and the classes' `names`, (K,), as a .npz."""
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, probabilities=probabilities, names=np.array(labels.names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -28,9 +29,9 @@ def blend(
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    share = np.where(indices == VOID, 0, opacity)[..., None]
-    mixed = image * (1 - share) + labels.colors[indices] * share
-    return mixed.round().astype(np.uint8)
+    mixed = cv2.addWeighted(labels.colors[indices], opacity, image, 1 - opacity, 0)
+    np.copyto(mixed, image, where=(indices == VOID)[..., None])
+    return mixed
 
 
 def legend(labels: LabelSet, shown: Sequence[int], width: int, size: int = 14) -> np.ndarray:
@@ -61,6 +62,22 @@ def overlay(image: np.ndarray, indices: np.ndarray, labels: LabelSet) -> np.ndar
     shown = [i for i in np.unique(indices).tolist() if i != VOID]
     key = legend(labels, shown, image.shape[1], max(11, image.shape[1] // 45))
     return np.concatenate([blend(image, indices, labels), key])
+
+
+def reduced(image: np.ndarray, indices: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its classes with at most `longest` pixels on the longer side.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        indices: (H, W) uint8 class indices.
+        longest: of the result.
+    """
+    factor = longest / max(indices.shape)
+    if factor >= 1:
+        return image, indices
+    size = tuple(max(1, round(n * factor)) for n in indices.shape[::-1])
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return image, cv2.resize(indices, size, interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def sheet(

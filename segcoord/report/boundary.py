@@ -1,9 +1,10 @@
 """Scores near the boundaries of the truth: DeepLab's trimaps.
 
-Chen et al., "DeepLab", TPAMI 2018 (arXiv:1606.00915), section 4.1, "Mean IOU along object
-boundaries": the mean IoU of the pixels within a narrow band around the boundaries, for several
-widths of the band. There the boundaries are VOC's void outlines; here they are wherever a label
-changes, void being a label, which on VOC is the same.
+Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs"
+(arXiv:1412.7062) and "DeepLab" (arXiv:1606.00915): the mean IoU of the pixels within a narrow band
+around the boundaries, for several widths of the band. There the boundaries are VOC's void outlines;
+here they are wherever a label changes, void being a label, which on VOC differs only where two
+classes touch without void between them.
 """
 
 from __future__ import annotations

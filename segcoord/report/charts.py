@@ -183,7 +183,7 @@ def calibration(counted: Calibration, theme: Theme = PRINT) -> Figure:
 
 def change(result: Comparison, names: Sequence[str], theme: Theme = PRINT) -> Figure:
     """The difference of each class and of the mean, with its interval."""
-    rows = [("mIoU", result.difference, 1 << 30)]
+    rows = [("mIoU", result.difference, result.drawn)]
     rows += [(n, e, c) for n, e, c in zip(names, result.classes, result.images) if c]
     figure, ax = _one((6.4, 0.9 + 0.27 * len(rows)), theme, grid="x")
     ax.axvline(0, color=theme.muted, linewidth=0.9)

@@ -64,6 +64,8 @@ def _headline(findings: Findings) -> dict:
         "names": findings.labels.names,
         "absent": [findings.labels.names[i] for i in scores.absent],
         "interval": interval(findings.gathered.counts),
+        "in_truth": int((scores.truth > 0).sum()),
+        "drawn": int(findings.gathered.counts[:, 1].any(1).sum()),
         "how": how,
         "single": how["scales"] == [1.0] and not how["flip"] and how["tiles"] is None,
         "protocol": {k: _spelled(v) for k, v in how.items()},

@@ -1,0 +1,46 @@
+"""What the commands share in reading their arguments."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser
+
+from segcoord.errors import UserError
+
+RUNTIME = (
+    "torch, onnxruntime, openvino or openvino-bf16; default: torch for a checkpoint, for an "
+    "exported folder that of its format"
+)
+OFFLINE = "take weights from the cache, never from the network"
+
+
+def new_parser(program: str, description: str) -> ArgumentParser:
+    return ArgumentParser(
+        prog=program,
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+
+
+def peek(argv: list[str], option: str) -> str | None:
+    """The value of an option that says where other settings come from, before the real parsing."""
+    for word, following in zip(argv, [*argv[1:], None]):
+        if word == option:
+            return following
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+    return None
+
+
+def data_settings(argv: list[str]) -> list[tuple[str, dict]]:
+    """The data settings that the evaluated checkpoint carries, as the weakest layer."""
+    path = peek(argv, "--checkpoint")
+    if path is None:
+        raise UserError("--checkpoint: missing; give the path of a best.ckpt")
+    return settings_of(path)
+
+
+def settings_of(path: str) -> list[tuple[str, dict]]:
+    from segcoord.checkpoints import described
+
+    return [(path, {"data": described(path).get("config", {}).get("data", {})})]
