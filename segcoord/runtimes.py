@@ -178,18 +178,6 @@ class OpenVinoNet(nn.Module):
         return torch.from_numpy(result[0])
 
 
-@cache
-def openvino_core() -> openvino.Core:
-    """One for the process, and for as long as it lives.
-
-    The first one gives the thread a larger stack for signals (sigaltstack), and takes it away when
-    it goes; a signal that then comes ends the process.
-    """
-    import openvino
-
-    return openvino.Core()
-
-
 def _script(path: Path) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch develops torch.export instead
