@@ -77,7 +77,8 @@ def our_model(checkpoint: str | None, stride: int) -> SegmentationModel:
         return segcoord.create_model("mobilenetv2_ca_100", 21, stride).eval()
     trained = segcoord.load(checkpoint, fold=False)
     spec = trained.spec | {"output_stride": stride, "atrous_rates": None}
-    model = segcoord.create_model(**spec, labels=trained.labels)
+    mean, std = trained.mean.flatten().tolist(), trained.std.flatten().tolist()
+    model = segcoord.create_model(**spec, labels=trained.labels, mean=mean, std=std)
     model.load_state_dict(trained.state_dict())
     return model.eval()
 

@@ -170,7 +170,8 @@ class OpenVinoNet(nn.Module):
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self.request = core.compile_model(str(path), "CPU", settings).create_infer_request()
+        self.compiled = core.compile_model(str(path), "CPU", settings)
+        self.request = self.compiled.create_infer_request()
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.request.infer([x.contiguous().numpy(force=True)], share_inputs=True)

@@ -22,7 +22,7 @@ from segcoord.deploy.quantize import inputs
 from segcoord.deploy.verify import SIZES, judge, synthetic, verify
 from segcoord.errors import UserError
 from segcoord.labels import LabelClass, LabelSet
-from segcoord.runtimes import open_net, runtime_of
+from segcoord.runtimes import open_net, openvino_core, runtime_of
 
 LABELS = LabelSet([LabelClass(f"thing {i}", (40 * i, 255 - 40 * i, 7), i) for i in range(5)])
 
@@ -55,9 +55,7 @@ def inside(path: Path, fmt: str) -> dict:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return json.loads(session.get_modelmeta().custom_metadata_map["segcoord"])
     if fmt == "openvino":
-        import openvino as ov
-
-        return json.loads(ov.Core().read_model(path).get_rt_info("segcoord").value)
+        return json.loads(openvino_core().read_model(path).get_rt_info("segcoord").value)
     extra = {"segcoord.json": ""}
     if fmt == "torchscript":
         torch.jit.load(path, _extra_files=extra)

@@ -17,6 +17,7 @@ from segcoord.cli import evaluate, main, run
 from segcoord.deploy.folder import DESCRIPTION
 from segcoord.deploy.verify import synthetic
 from segcoord.errors import UserError
+from segcoord.runtimes import openvino_core
 from segcoord.views import Views
 
 
@@ -94,9 +95,7 @@ def test_signals_find_their_stack_when_models_are_gone(folders) -> None:
 
 
 def test_bfloat16_is_asked_for_by_name(folders) -> None:
-    import openvino
-
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with pytest.raises(UserError, match="no BF16; take --runtime openvino"):
             segcoord.load(folders["openvino"], runtime="openvino-bf16")
         return

@@ -66,6 +66,7 @@ def quantize(graph: Graph, path: Path, metadata: dict, inputs: Iterator[np.ndarr
     """
     import nncf
 
+    openvino_core()  # before NNCF's own, which come and go
     nncf.set_log_level(logging.ERROR)
     given = list(inputs)
     # The attention's gates are a few short strips: next to no time, and what all the rest is
