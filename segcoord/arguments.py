@@ -22,6 +22,18 @@ def new_parser(program: str, description: str) -> ArgumentParser:
     )
 
 
+def add_views(parser: ArgumentParser) -> None:
+    """How often, and how, an image is looked at: `views.Views`."""
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], help="0.5 1.0 1.5 say (default: 1.0)"
+    )
+    parser.add_argument("--flip", action="store_true", help="look at each scale mirrored too")
+    parser.add_argument(
+        "--tile", type=str, metavar="HEIGHTxWIDTH", help="predict in windows of this size"
+    )
+    parser.add_argument("--overlap", type=int, help="pixels that tiles share at least (default: 0)")
+
+
 def peek(argv: list[str], option: str) -> str | None:
     """The value of an option that says where other settings come from, before the real parsing."""
     for word, following in zip(argv, [*argv[1:], None]):

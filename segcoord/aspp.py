@@ -16,12 +16,11 @@ class ImagePooling(ASPPPooling):
 
     def forward(self, x: Tensor) -> Tensor:
         n, _, h, w = x.shape
-        format = torch.contiguous_format
-        if x.is_contiguous(memory_format=torch.channels_last):
-            format = torch.channels_last
+        last = x.is_contiguous(memory_format=torch.channels_last)
         for layer in self:
             x = layer(x)  # (N, C, H, W) -> (N, 256, 1, 1)
-        return x.expand(n, -1, h, w).contiguous(memory_format=format)
+        memory_format = torch.channels_last if last else torch.contiguous_format
+        return x.expand(n, -1, h, w).contiguous(memory_format=memory_format)
 
 
 def keep_format(net: nn.Module) -> None:

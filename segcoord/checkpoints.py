@@ -129,6 +129,11 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).is_dir() and not (Path(path) / CONFIG).is_file()
 
 
+def accelerator_for(path: str | Path, asked: str) -> str:
+    """What "auto" is for this model: "cpu" for an exported one, which has no other."""
+    return "cpu" if asked == "auto" and is_exported(path) else asked
+
+
 def load_described(
     path: str | Path,
     device: str | torch.device = "cpu",

@@ -10,7 +10,15 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from segcoord.allocator import keep_freed_memory
-from segcoord.arguments import OFFLINE, RUNTIME, data_settings, new_parser, peek, settings_of
+from segcoord.arguments import (
+    OFFLINE,
+    RUNTIME,
+    add_views,
+    data_settings,
+    new_parser,
+    peek,
+    settings_of,
+)
 from segcoord.cli_data import (
     data_check,
     data_get,
@@ -175,14 +183,7 @@ def evaluate(program: str, argv: list[str]) -> int:
     )
     parser.add_argument("--runtime", type=str, help=RUNTIME)
     parser.add_argument("--split", type=str, help="default: the val_split of the training")
-    parser.add_argument(
-        "--scales", type=float, nargs="+", default=[1.0], help="0.5 1.0 1.5 say (default: 1.0)"
-    )
-    parser.add_argument("--flip", action="store_true", help="look at each scale mirrored too")
-    parser.add_argument(
-        "--tile", type=str, metavar="HEIGHTxWIDTH", help="predict in windows of this size"
-    )
-    parser.add_argument("--overlap", type=int, help="pixels that tiles share at least (default: 0)")
+    add_views(parser)
     parser.add_argument("--masks", type=str, metavar="DIR", help="write one PNG per image")
     parser.add_argument("--overlays", type=str, metavar="DIR", help="write blends with a legend")
     parser.add_argument(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segcoord.arguments import RUNTIME, data_settings, new_parser, peek
+from segcoord.arguments import RUNTIME, add_views, data_settings, new_parser, peek
 from segcoord.errors import UserError
 from segcoord.settings import add_settings, parse
 
@@ -67,14 +67,7 @@ def predict(program: str, argv: list[str]) -> int:
     parser.add_argument("--runtime", type=str, help=RUNTIME)
     parser.add_argument("--probs", action="store_true", help="write probabilities too, as .npz")
     parser.add_argument("--no-overlays", action="store_true", help="write no overlays")
-    parser.add_argument(
-        "--scales", type=float, nargs="+", default=[1.0], help="0.5 1.0 1.5 say (default: 1.0)"
-    )
-    parser.add_argument("--flip", action="store_true", help="look at each scale mirrored too")
-    parser.add_argument(
-        "--tile", type=str, metavar="HEIGHTxWIDTH", help="predict in windows of this size"
-    )
-    parser.add_argument("--overlap", type=int, help="pixels that tiles share at least (default: 0)")
+    add_views(parser)
     parser.add_argument(
         "--max-pixels",
         type=int,

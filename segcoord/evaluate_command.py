@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from jsonargparse import Namespace
 
-from segcoord.checkpoints import load_described
+from segcoord.checkpoints import accelerator_for, load_described
 from segcoord.cityscapes_scores import (
     CityscapesScores,
     InstanceWeights,
@@ -60,9 +60,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     views = Views(
         tuple(args.scales), args.flip, args.tile and parse_tile(args.tile), args.overlap or 0
     )
-    # An exported model runs on the CPU, whatever else there is.
-    on_cpu = args.device == "auto" and Path(args.checkpoint).is_dir()
-    fabric = evaluation_fabric("cpu" if on_cpu else args.device)
+    fabric = evaluation_fabric(accelerator_for(args.checkpoint, args.device))
     check_options(args, fabric.world_size)
     console.quiet = not is_main_process()
     if not is_main_process():

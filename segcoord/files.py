@@ -38,13 +38,17 @@ def atomic_write(path: str | Path, suffix: str = ".part") -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise UserError(
-            f"{path}: could not be written ({error.strerror or error}). "
-            "Check the folder's permissions and the free space, or choose another place."
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: could not be written ({error.strerror or error}). "
+        "Check the folder's permissions and the free space, or choose another place."
+    )
 
 
 @contextmanager
@@ -67,10 +71,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise UserError(
-            f"{path}: could not be written ({error.strerror or error}). "
-            "Check the folder's permissions and the free space, or choose another place."
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from segcoord.checkpoints import load_described
+from segcoord.checkpoints import accelerator_for, load_described
 from segcoord.console import clock, console
 from segcoord.devices import fabric_on
 from segcoord.errors import UserError
@@ -31,8 +31,7 @@ def run_prediction(args: Namespace) -> int:
     job = _job(args)
     sources = find_sources(args.inputs, job.out)
     _check_outputs(job, sources)
-    exported = Path(args.checkpoint).is_dir()  # which runs on the CPU, whatever else there is
-    device = fabric_on("cpu" if exported and args.device == "auto" else args.device).device
+    device = fabric_on(accelerator_for(args.checkpoint, args.device)).device
     model, checkpoint = load_described(args.checkpoint, device, runtime=args.runtime)
     crop = max(checkpoint.get("config", {}).get("data", {}).get("crop_size", [0]))
     warnings.filterwarnings("ignore", module="PIL")  # of sizes and EXIF, which do no harm

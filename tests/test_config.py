@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
-from segcoord.cli import _parser
+from segcoord.arguments import new_parser
 from segcoord.config import CONFIGS as TASKS
 from segcoord.config import (
     GROUPS,
@@ -36,7 +36,7 @@ MINIMAL = "data: {layout: voc, root: here}\ntrain: {max_steps: 5}\n"
 
 def make_parser(task: str = "segmentation") -> ArgumentParser:
     """As cli.train makes it."""
-    parser = _parser("train.py", "Train.")
+    parser = new_parser("train.py", "Train.")
     add_settings(parser, "model", "data", "train", task=task)
     parser.add_argument("--run", type=str)
     parser.add_argument("--resume", type=str)
@@ -164,7 +164,7 @@ def test_lists_on_the_command_line() -> None:
 
 
 def test_a_command_for_data_alone_takes_a_trainings_file(tmp_path: Path) -> None:
-    parser = _parser("check", "Check.")
+    parser = new_parser("check", "Check.")
     add_settings(parser, "data")
     path = write(tmp_path, MINIMAL + "model: {output_stride: 8}\n")
     assert parser.instantiate(parse(parser, [f"--config={path}"])).data == valid().data

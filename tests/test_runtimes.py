@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import segcoord
+from segcoord.checkpoints import accelerator_for
 from segcoord.cli import evaluate, main, run
 from segcoord.deploy.folder import DESCRIPTION
 from segcoord.deploy.verify import synthetic
@@ -76,6 +77,14 @@ def test_masks_of_batches_and_views(folders, tiny_run) -> None:
     views = Views((0.5, 1.25), True, (64, 80), 16)
     masks = [segcoord.predict(m, images[0].numpy(), views) for m in (plain, model)]
     assert (masks[0] == masks[1]).mean() > 0.999
+
+
+def test_only_an_exported_model_is_bound_to_the_cpu(folders, tiny_run, tmp_path) -> None:
+    shared = tmp_path / "shared"
+    segcoord.load(tiny_run / "best.ckpt", fold=False).save_pretrained(shared)
+    assert accelerator_for(folders["openvino"], "auto") == "cpu"
+    assert accelerator_for(folders["openvino"], "cuda") == "cuda"  # which loading it refuses
+    assert [accelerator_for(p, "auto") for p in (shared, tiny_run / "best.ckpt")] == ["auto"] * 2
 
 
 SIGNALS_LATER = """

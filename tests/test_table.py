@@ -147,7 +147,7 @@ def test_what_it_varies_can_not_be_set(
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_the_shipped_tables_are_of_settings_and_encoders_that_exist(path: Path) -> None:
-    from segcoord.cli import _parser
+    from segcoord.arguments import new_parser
     from segcoord.config import CONFIGS
     from segcoord.model import check_encoder
     from segcoord.settings import add_settings, parse
@@ -156,7 +156,7 @@ def test_the_shipped_tables_are_of_settings_and_encoders_that_exist(path: Path) 
     for row in shipped.rows:
         check_encoder(row.encoder, row.reduction)
         for seed in shipped.seeds:
-            parser = _parser("table", "")
+            parser = new_parser("table", "")
             add_settings(parser, "model", "data", "train", task=shipped.task)
             groups = parser.instantiate(
                 parse(parser, [], *shipped.layers, (row.name, row.settings(seed)))
