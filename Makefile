@@ -1,7 +1,6 @@
 # Everything sets itself up: `make demo` and `make test` build .venv on their first run.
 PYTHON ?= python3
 BIN := .venv/bin
-export UV_LINK_MODE ?= copy
 
 .PHONY: setup demo test lint lock clean
 

@@ -65,6 +65,7 @@ VARIANTS = {  # name: the allocator kept as our commands keep it, and its arithm
     "ours, OpenVINO": (True, "fp32"),
     "ours, OpenVINO bf16": (True, "bf16"),
     "ours, OpenVINO int8": (True, "int8"),
+    "ours, OpenVINO int8, the rest bf16": (True, "int8"),
 }
 SLICE = 0.4  # seconds that a variant runs in a round, or one pass if that takes longer
 CALIBRATION, COMPARED = 100, 16  # images
@@ -107,6 +108,7 @@ def write_files(checkpoint: str | None, stride: int, folder: Path) -> dict:
     model = our_model(checkpoint, stride)
     nets = {
         "ours, OpenVINO int8": OpenVinoNet(folder / "int8.xml"),
+        "ours, OpenVINO int8, the rest bf16": OpenVinoNet(folder / "int8.xml", "bf16"),
         "ours, OpenVINO bf16": OpenVinoNet(folder / "fp32.xml", "bf16"),
         "ours, ONNX Runtime int8": OnnxNet(folder / "int8.onnx"),
     }
@@ -169,6 +171,8 @@ def ways(
             model = with_net(model, OpenVinoNet(folder / "fp32.xml", "bf16"))
         case "OpenVINO int8":
             model = with_net(model, OpenVinoNet(folder / "int8.xml"))
+        case "OpenVINO int8, the rest bf16":
+            model = with_net(model, OpenVinoNet(folder / "int8.xml", "bf16"))
     eager = "eager" in name
 
     def mask() -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import signal
 import warnings
+from contextlib import ExitStack
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
@@ -27,7 +29,14 @@ from segcoord.errors import UserError
 from segcoord.files import atomic_write
 from segcoord.loggers import require_loggers
 from segcoord.model import create_model
-from segcoord.runs import new_run, note_resume, read_origin, refuse_existing, write_origin
+from segcoord.runs import (
+    hold_run,
+    new_run,
+    note_resume,
+    read_origin,
+    refuse_existing,
+    write_origin,
+)
 from segcoord.segmentation import Segmentation
 from segcoord.state import read_state
 from segcoord.training import Stopped, Task, train
@@ -66,8 +75,8 @@ def run_training(
         offline: take weights from the cache alone.
         again: the command by which the user goes on after a stop.
     """
-    with RunLog() as log:
-        return _run_training(config, name, run, resume, init, offline, again, log)
+    with RunLog() as log, ExitStack() as held:
+        return _run_training(config, name, run, resume, init, offline, again, log, held)
 
 
 def _run_training(
@@ -79,6 +88,7 @@ def _run_training(
     offline: bool,
     again: str,
     log: RunLog,
+    held: ExitStack,
 ) -> int:
     require_loggers(config.train.loggers)
     fabric = training_fabric(config.train)
@@ -100,7 +110,7 @@ def _run_training(
         task.model.started = init_from(task.model, Path(init))
     if task.model.started is not None:
         console.print(f"\n{task.model.started}", style="yellow" if task.model.started.new else None)
-    folder = _prepare_folder(task, name, run, resume) if main else None
+    folder = _prepare_folder(task, name, run, resume, held) if main else None
     fabric.launch()
     folder = _agree(task, folder, fabric)
     if main:
@@ -125,15 +135,23 @@ def _run_training(
     return 0
 
 
-def _prepare_folder(task: Task, name: str, run: str | None, resume: str | None) -> Path:
-    """The run's folder with what it began with; for a run that goes on, checked against it."""
+def _prepare_folder(
+    task: Task, name: str, run: str | None, resume: str | None, held: ExitStack
+) -> Path:
+    """The run's folder with what it began with; for a run that goes on, checked against it.
+
+    It is this process's alone until `held` is closed.
+    """
     weights = _weights_by_class(task)
     if resume:
+        held.enter_context(hold_run(Path(resume)))
+        _check_same_images(Path(resume), task)
         _check_same_weights(Path(resume), weights)
         for part in Path(resume).glob(".*.part"):  # of a file at which the run was killed
             part.unlink()
         return Path(resume)
     folder = new_run(run, name)
+    held.enter_context(hold_run(folder))
     with atomic_write(folder / "config.yaml") as temporary:
         temporary.write_text(task.config.to_yaml())
     return folder
@@ -145,7 +163,8 @@ def _note_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> No
     if resumed:
         note_resume(folder, device, processes)
     else:
-        write_origin(folder, device, processes, task.model.started, _weights_by_class(task))
+        weights = _weights_by_class(task)
+        write_origin(folder, device, processes, task.model.started, weights, _images_of(task))
 
 
 def _agree(task: Task, folder: Path | None, fabric: Fabric) -> Path:
@@ -211,6 +230,27 @@ def _weights_by_class(task: Task) -> dict[str, float] | None:
     if not isinstance(task, Segmentation) or task.module.class_weights is None:
         return None
     return dict(zip(task.model.labels.names, task.module.class_weights.tolist()))
+
+
+def _images_of(task: Task) -> dict[str, object]:
+    """How many images are trained on, and a digest of their names in the order that draws count."""
+    names = [task.train_set.path(index).name for index in range(len(task.train_set))]
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return {"count": len(names), "names_sha256": digest}
+
+
+def _check_same_images(run: Path, task: Task) -> None:
+    """Raises UserError where the training split now lists other images than at the start."""
+    now = _images_of(task)
+    before = read_origin(run).get("train_images") or now  # runs of older versions don't tell
+    if before != now:
+        told = f"{before['count']} images, now {now['count']}"
+        if before["count"] == now["count"]:
+            told = f"{now['count']} images, of which some now have other names or another order"
+        raise UserError(
+            f"--resume {run}: the training split had {told}. Bring back the list it began with, or "
+            f"start a new run with --init-from {run}/best.ckpt."
+        )
 
 
 def _check_same_weights(run: Path, weights: dict[str, float] | None) -> None:

@@ -43,7 +43,7 @@ class Loggers:
 
     def __init__(self, names: Sequence[str], run: Path, settings: dict) -> None:
         known_file = run / "loggers.json"
-        known = json.loads(known_file.read_text()) if known_file.is_file() else {}
+        known = _known(known_file) if known_file.is_file() else {}
         self.each = {}
         for name in names:
             try:
@@ -66,6 +66,21 @@ class Loggers:
             self.each[name].experiment.finish(exit_code=int(failed))
         else:
             self.each[name].finalize("failed" if failed else "success")
+
+
+def _known(path: Path) -> dict[str, str]:
+    """The loggers' own names for a run; UserError for a damaged file."""
+    try:
+        known = json.loads(path.read_text())
+        if isinstance(known, dict):
+            return known
+        reason = f"a {type(known).__name__}"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise UserError(
+        f"{path}: can't be read ({reason}). Without it the run goes on, as a new one with the "
+        "loggers: delete it"
+    )
 
 
 def _wandb(run: Path, known: str | None):

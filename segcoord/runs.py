@@ -7,6 +7,7 @@ metrics.csv     a row every few steps and for each validation
 plot.png        the curves of metrics.csv
 predictions/    images of the validation split, their truth and prediction, at each validation
 tensorboard/    the numbers and the predictions
+.lock           held while a process trains here
 best.ckpt       the weights with the best validation mIoU
 last.ckpt       the newest weights with all that is needed to go on
 """
@@ -14,16 +15,20 @@ last.ckpt       the newest weights with all that is needed to go on
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segcoord.console import console
 from segcoord.errors import UserError
 from segcoord.files import atomic_write
 
@@ -62,6 +67,37 @@ def refuse_existing(folder: Path) -> None:
         )
 
 
+@contextmanager
+def hold_run(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in a run's folder; released however this one ends.
+
+    It is a POSIX lock and not flock, which the workers that a killed process leaves behind for a
+    moment would go on holding.
+
+    Raises:
+        UserError: another process trains there, or the folder can't be written.
+    """
+    try:
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise UserError(f"{folder}: can't be written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{folder}: another process trains in it. Wait for its end or stop it, or start a "
+                "run of its own with --run."
+            ) from error
+        except OSError as error:  # a file system without locks
+            console.print(
+                f"{folder}: its file system has no locks ({error.strerror}); see to it that no "
+                "other process trains in it.",
+                style="yellow",
+            )
+        yield
+
+
 PACKAGES = (
     "segcoord",
     "torch",
@@ -92,6 +128,7 @@ def write_origin(
     processes: int,
     started: Report | None,
     class_weights: dict[str, float] | None = None,
+    train_images: dict[str, object] | None = None,
 ) -> None:
     """Writes origin.json: code, versions, machine, and the weights that the run began with.
 
@@ -101,12 +138,14 @@ def write_origin(
         processes: that train together, each on its device.
         started: what became of the weights of a file.
         class_weights: of the loss, which come from the data.
+        train_images: that it trains on, by which a resumed run knows them again.
     """
     weights = None
     if started is not None:
         weights = {"from": started.source, "loaded": len(started.matched), "new": started.new}
     session = origin() | _machine(device, processes)
-    _write(folder, session | {"weights": weights, "class_weights": class_weights, "resumed": []})
+    came_from = {"weights": weights, "class_weights": class_weights, "train_images": train_images}
+    _write(folder, session | came_from | {"resumed": []})
 
 
 def note_resume(folder: Path, device: torch.device, processes: int) -> None:

@@ -93,7 +93,7 @@ def read_state(run: Path) -> dict:
         _name_too(previous, last)
     if "optimizer" not in state:
         raise UserError(f"{last}: weights alone, expected the state of a run. See --init-from.")
-    if missing := {"training", "precision", "progress"} - state.keys():
+    if missing := {"training", "precision", "progress", "config"} - state.keys():
         raise UserError(
             f"{last}: a state of another version, without {', '.join(sorted(missing))}. A new run "
             f"can start from its weights: --init-from {last}"

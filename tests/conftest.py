@@ -47,6 +47,12 @@ def sample_cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def root(sample_voc: Path, tmp_path: Path) -> Path:
+    """A copy of the sample that a test may change."""
+    return Path(shutil.copytree(sample_voc, tmp_path / "voc"))
+
+
 SMALL = [
     "--data.crop_size=[64,64]",
     "--data.workers=0",

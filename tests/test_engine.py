@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -169,7 +170,26 @@ def test_what_a_kill_left_half_written_is_cleared_away(whole: Path, tmp_path: Pa
     shutil.copytree(whole, folder)
     (folder / ".last.ckpt.abc.part").write_bytes(b"half")
     assert run(train, "train.py", [f"--resume={folder}"]) == 0
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".lock"]
+
+
+def test_other_training_images_are_noticed(whole: Path, tmp_path: Path, capsys) -> None:
+    """Which the draws count by their places: a run with one more would go on with other samples."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    origin = json.loads((folder / "origin.json").read_text())
+    images = origin["train_images"]
+    for other, told in [
+        (
+            {"count": images["count"] + 1},
+            f"had {images['count'] + 1} images, now {images['count']}",
+        ),
+        ({"names_sha256": "0"}, "of which some now have other names or another order"),
+    ]:
+        changed = origin | {"train_images": images | other}
+        (folder / "origin.json").write_text(json.dumps(changed))
+        assert run(train, "train.py", [f"--resume={folder}"]) == 1
+        assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_both_states_damaged_is_told(whole: Path, tmp_path: Path, capsys) -> None:

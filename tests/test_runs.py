@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from segcoord.cli import run, runs
 from segcoord.config import ClassificationConfig, ClassifierConfig, ImageFolderConfig, OptimConfig
 from segcoord.encoders.weights import Report
 from segcoord.run_list import WIDTH, find_runs
-from segcoord.runs import note_resume, read_origin, write_origin
+from segcoord.runs import hold_run, note_resume, read_origin, write_origin
 
 HEADER = "step,epoch,loss,lr,miou,pixel_accuracy,mean_accuracy,seconds\n"
 CONFIG = """\
@@ -33,6 +35,18 @@ def make_run(folder: Path, rows: str, config: str = CONFIG, header: str = HEADER
     (folder / "origin.json").write_text(json.dumps(origin))
     (folder / "metrics.csv").write_text(header + rows)
     return folder
+
+
+def test_a_run_is_one_process_alone(tmp_path: Path) -> None:
+    program = "from pathlib import Path\nfrom segcoord.runs import hold_run\n"
+    program += f"with hold_run(Path({str(tmp_path)!r})): print('held')"
+
+    def other() -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    with hold_run(tmp_path):
+        assert "another process trains in it" in other().stderr
+    assert other().stdout == "held\n"
 
 
 @pytest.fixture
