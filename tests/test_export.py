@@ -247,6 +247,8 @@ def test_int8_by_onnx_runtime(exported: Path, tiny_run: Path, tmp_path: Path) ->
         (["--format=onnx", "--calibration=5"], "--calibration=5: only --precision int8 reads"),
         (["--format=pt2", "--data.root=x"], "--data.root=x: only --precision int8 reads"),
         (["--format=onnx", "--split=val"], "--split=val: only --precision int8 reads"),
+        (["--format=pt2", "--precision=fp32", "--precision", "int8"], "pt2 has no such form here"),
+        (["--format=onnx", "--precision=fp16", "--precision=int8"], "data.root"),
     ],
 )
 def test_bad_options(options: list[str], message: str, checkpoint, tmp_path, capsys) -> None:

@@ -247,7 +247,13 @@ with torch.inference_mode():
     cached = segcoord.from_pretrained("ann/street-scenes", local_files_only=True)
     assert torch.equal(back(x), cached(x))
     assert smp.from_pretrained("ann/street-scenes")(x).shape == back(x).shape
-back.push_to_hub("ann/street-scenes", commit_message="again")
+back.push_to_hub("ann/street-scenes", commit_message="again", private=True)
+back.push_to_hub("ann/open")
+for name, private in (("ann/open", True), ("ann/nothing/more", None)):
+    try:
+        back.push_to_hub(name, private=private)
+    except segcoord.UserError as error:
+        print(error)
 try:
     segcoord.from_pretrained("ann/nothing")
 except segcoord.UserError as error:
@@ -269,6 +275,10 @@ def test_upload_and_download_by_the_hubs_own_client(checkpoint: Path, tmp_path: 
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "ann/nothing: no such folder here, and the hub gave nothing" in done.stdout
+        assert "ann/open: is there already, and public" in done.stdout
+        assert "ann/nothing/more: could not be uploaded" in done.stdout
+        assert "Check the login (hf auth login), and the connection." in done.stdout
+        assert len(hub.commits["ann/open"]) == 1
         name = "ann/street-scenes"
         assert hub.private[name] in ("private", True)
         assert hub.tokens == {"Bearer hf_of_this_test"}
