@@ -18,7 +18,7 @@ from segcoord.decoders import STRIDES
 from segcoord.deploy import onnx, openvino, pt2, torchscript
 from segcoord.deploy.folder import network_file, read_description
 from segcoord.deploy.graph import image_to_mask_graph, network_graph, traced_size
-from segcoord.deploy.quantize import inputs
+from segcoord.deploy.quantize import Inputs
 from segcoord.deploy.verify import SIZES, judge, synthetic, verify
 from segcoord.errors import UserError
 from segcoord.labels import LabelClass, LabelSet
@@ -233,7 +233,7 @@ def test_int8_by_onnx_runtime(exported: Path, tiny_run: Path, tmp_path: Path) ->
     model = segcoord.load(tiny_run / "best.ckpt", fold=False)
     graph, path = network_graph(model), tmp_path / "int8.onnx"
     images = synthetic(4, (96, 128))
-    onnx.quantize_file(exported / "model.onnx", path, {"a": 1}, inputs(graph, images))
+    onnx.quantize_file(exported / "model.onnx", path, {"a": 1}, iter(Inputs(graph, images)))
     assert path.stat().st_size < 0.4 * (exported / "model.onnx").stat().st_size
     assert inside(path, "onnx") == {"a": 1}
     judge(verify(open_net(path, "onnx", "onnxruntime"), path.name, graph, model, images), "int8")
