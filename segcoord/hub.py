@@ -54,12 +54,17 @@ class HubMixin:
             metrics: scores for the card, by name, in 0..1.
 
         Raises:
-            UserError: a model whose weights are no longer smp's (folded, exported), or files that
-                can't be written.
+            UserError: a model whose weights are no longer smp's (folded, exported), a config.json
+                of another program, or files that can't be written.
         """
         folder, config = Path(folder), _smp_config(self)
         tensors = {name: t.cpu().contiguous() for name, t in self.net.state_dict().items()}
         plain = self.to_plain() | {"version": version("segcoord")}
+        if (folder / CONFIG).is_file() and CLASS not in _read_config(folder):
+            raise UserError(
+                f"{folder / CONFIG}: is another program's, and would be replaced; choose another "
+                "folder"
+            )
         try:
             (folder / CONFIG).unlink(missing_ok=True)
         except OSError as error:

@@ -349,6 +349,9 @@ def test_a_taken_port_and_missing_gradio_are_told(
     words = [f"--checkpoint={checkpoint}", f"--port={served[0].split(':')[2][:-1]}"]
     assert run(demo, "segcoord demo", words) == 1
     assert "Choose another port" in capsys.readouterr().err
+    for port in (-5, 0, 99999):
+        assert run(demo, "segcoord demo", [*words, f"--port={port}"]) == 1
+        assert f"--port: found {port}, expected 1 to 65535" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run(demo, "segcoord demo", words) == 1
     assert "pip install 'segcoord[ui]'" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -247,8 +248,7 @@ def test_int8_by_onnx_runtime(exported: Path, tiny_run: Path, tmp_path: Path) ->
         (["--format=onnx", "--calibration=5"], "--calibration=5: only --precision int8 reads"),
         (["--format=pt2", "--data.root=x"], "--data.root=x: only --precision int8 reads"),
         (["--format=onnx", "--split=val"], "--split=val: only --precision int8 reads"),
-        (["--format=pt2", "--precision=fp32", "--precision", "int8"], "pt2 has no such form here"),
-        (["--format=onnx", "--precision=fp16", "--precision=int8"], "data.root"),
+        (["--format=onnx", "--precision=fp16", "--precision", "int8"], "required: data.layout"),
     ],
 )
 def test_bad_options(options: list[str], message: str, checkpoint, tmp_path, capsys) -> None:
@@ -275,6 +275,19 @@ def test_a_folder_with_something_in_it_is_kept(checkpoint: Path, tmp_path: Path,
     assert export(checkpoint, tmp_path, "--format=torchscript") == 1
     assert "exists and is not empty" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("fmt", ["openvino", "torchscript"])
+def test_a_full_disk_is_told_and_nothing_left(fmt: str, checkpoint: Path, tmp_path, capsys) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        assert export(checkpoint, tmp_path / "model", f"--format={fmt}") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "model: could not be written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_package_is_named(checkpoint: Path, tmp_path, monkeypatch, capsys) -> None:

@@ -14,6 +14,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from hub_server import running_hub
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import segcoord
@@ -143,6 +144,23 @@ def test_a_second_save_replaces_the_model_and_keeps_the_card(copied: Path) -> No
     other.save_pretrained(copied)
     assert (copied / "README.md").read_text() == "mine"
     assert (segcoord.from_pretrained(copied).net.segmentation_head[0].bias == 3).all()
+
+
+def test_another_programs_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
+    with pytest.raises(UserError, match="is another program's"):
+        make().save_pretrained(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr("segcoord.hub.save_file", full)
+    with pytest.raises(UserError, match=r"model\.safetensors: could not be written .*No space"):
+        make().save_pretrained(tmp_path / "model")
+    assert list((tmp_path / "model").iterdir()) == []
 
 
 def flip_a_byte(folder: Path) -> None:

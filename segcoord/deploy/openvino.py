@@ -98,7 +98,10 @@ def _save(model: openvino.Model, graph: Graph, path: Path, metadata: dict, half:
     model.inputs[0].set_names({graph.input})
     model.outputs[0].set_names({graph.output})
     model.set_rt_info(json.dumps(metadata), "segcoord")
-    openvino.save_model(model, path, compress_to_fp16=half)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=half)
+    except RuntimeError as error:  # how its writer tells of a full disk
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _average_by_pools(model: openvino.Model) -> None:
