@@ -122,7 +122,9 @@ def look_at(out: Path, checkpoint: Path, fmt: str, precision: str, names: list[s
     card = (out / "README.md").read_text()
     assert card.startswith("---\n")
     assert "library_name: segcoord" in card
-    assert f"`{names[0]}`" in card
+    takes = "`image`: float32 (N, 3, H, W) RGB, H and W multiples of 16"
+    gives = f"`logits`: float32 (N, {len(plain.labels)}, H/16, W/16)"
+    assert f"| `{names[0]}` | {takes} | {gives} |" in card
     if precision == "fp16":
         weights = out / names[0] if fmt == "torchscript" else out / "model.bin"
         floats = sum(p.numel() for p in plain.parameters())

@@ -184,10 +184,13 @@ def _signature(name: str, fmt: str, graph: Graph, model: SegmentationModel) -> d
     """What a file takes and gives, in words."""
     k, s = len(model.labels), model.output_stride
     if graph.output == "mask":
-        sizes = f"(N, H, W, 3), H and W from {smallest(fmt, graph, model)}"
+        sizes = f"(N, H, W, 3) RGB, H and W from {smallest(fmt, graph, model)}"
         shapes = (sizes, "uint8", "(N, H, W)", "uint8")
     else:
-        shapes = (f"(N, 3, H, W), multiples of {s}", "float32", f"(N, {k}, H/d, W/d)", "float32")
+        with torch.no_grad():
+            d = graph.example.shape[2] // graph.module(graph.example).shape[2]
+        sizes = f"(N, 3, H, W) RGB, H and W multiples of {s}"
+        shapes = (sizes, "float32", f"(N, {k}, H/{d}, W/{d})", "float32")
     return {
         "file": name,
         "input": {"name": graph.input, "shape": shapes[0], "dtype": shapes[1]},
