@@ -43,7 +43,7 @@ from segcoord.config import ClassConfig, DataConfig
 from segcoord.data.layouts import find_split
 from segcoord.deploy import onnx, openvino
 from segcoord.deploy.graph import network_graph
-from segcoord.deploy.quantize import CalibrationImages, inputs
+from segcoord.deploy.quantize import CalibrationImages, Inputs, tracked
 from segcoord.deploy.verify import synthetic
 from segcoord.folding import fold_batch_norm
 from segcoord.model import SegmentationModel
@@ -101,8 +101,8 @@ def write_files(checkpoint: str | None, stride: int, folder: Path) -> dict:
     images = images_of(checkpoint, "train_split", CALIBRATION)
     onnx.write(graph, folder / "fp32.onnx", {})
     openvino.write(graph, folder / "fp32.xml", {})
-    onnx.quantize(graph, folder / "int8.onnx", {}, inputs(graph, images))
-    openvino.quantize(graph, folder / "int8.xml", {}, inputs(graph, images))
+    onnx.quantize(graph, folder / "int8.onnx", {}, tracked(Inputs(graph, images)))
+    openvino.quantize(graph, folder / "int8.xml", {}, Inputs(graph, images))
     if checkpoint is None:
         return {}
     model = our_model(checkpoint, stride)

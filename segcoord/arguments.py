@@ -35,13 +35,17 @@ def add_views(parser: ArgumentParser) -> None:
 
 
 def peek(argv: list[str], option: str) -> str | None:
-    """The value of an option that says where other settings come from, before the real parsing."""
+    """The value of an option that says where other settings come from, before the real parsing.
+
+    Of an option that is given twice the last one counts, as in the real parsing.
+    """
+    found = None
     for word, following in zip(argv, [*argv[1:], None]):
         if word == option:
-            return following
-        if word.startswith(f"{option}="):
-            return word.removeprefix(f"{option}=")
-    return None
+            found = following
+        elif word.startswith(f"{option}="):
+            found = word.removeprefix(f"{option}=")
+    return found
 
 
 def data_settings(argv: list[str]) -> list[tuple[str, dict]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segcoord.deploy.folder import load_exported, read_description
+from segcoord.deploy.folder import DESCRIPTION, load_exported, read_description
 from segcoord.encoders.tensors import described_in, unpickle
 from segcoord.encoders.weights import Report, load_file
 from segcoord.errors import UserError
@@ -57,6 +57,8 @@ def read_checkpoint(path: str | Path) -> dict:
         return read_pretrained(path)
     if path.is_dir():
         inside = ", ".join(sorted(p.name for p in path.glob("*.ckpt"))) or "no *.ckpt"
+        if (path / DESCRIPTION).is_file():
+            inside = "an exported model, which has no layers"
         raise UserError(f"{path}: a folder, expected a checkpoint file; it holds {inside}")
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint. Give the path of a best.ckpt or last.ckpt.")

@@ -90,7 +90,11 @@ def share(program: str, argv: list[str]) -> int:
     parser.add_argument(
         "--push", type=str, metavar="USER/NAME", help="upload it to the Hugging Face hub"
     )
-    parser.add_argument("--private", action="store_true", help="where the repository is made anew")
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="of a repository that only you see; refused where it is there, and public",
+    )
     args = parse(parser, argv)
     from segcoord.share_command import share
 

@@ -54,18 +54,26 @@ class HubMixin:
             metrics: scores for the card, by name, in 0..1.
 
         Raises:
-            UserError: a model whose weights are no longer smp's (folded, exported), or files that
-                can't be written.
+            UserError: a model whose weights are no longer smp's (folded, exported), a config.json
+                of another program, or files that can't be written.
         """
         folder, config = Path(folder), _smp_config(self)
         tensors = {name: t.cpu().contiguous() for name, t in self.net.state_dict().items()}
         plain = self.to_plain() | {"version": version("segcoord")}
+        if (folder / CONFIG).is_file() and CLASS not in _read_config(folder):
+            raise UserError(
+                f"{folder / CONFIG}: is another program's, and would be replaced; choose another "
+                "folder"
+            )
         try:
             (folder / CONFIG).unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"{folder}: can't be written ({error.strerror})") from error
         with atomic_write(folder / WEIGHTS) as temporary:
-            save_file(tensors, temporary, {"format": "pt", "sha256": _digest(tensors)})
+            try:
+                save_file(tensors, temporary, {"format": "pt", "sha256": _digest(tensors)})
+            except SafetensorError as error:  # how its writer tells of a full disk
+                raise OSError(first_sentence(error)) from error
             temporary.chmod(0o644)
         if not (folder / CARD).exists():
             with atomic_write(folder / CARD) as temporary:
@@ -86,7 +94,8 @@ class HubMixin:
 
         Args:
             repo_id: "user/name", made if need be.
-            private: whether a new repository is; your account's default unless given.
+            private: whether the repository is; a new one is as your account has it by default
+                unless given.
             token: unless given, the one that `hf auth login` has left, or HF_TOKEN.
             commit_message: of the commit.
             metrics: as of `save_pretrained`.
@@ -95,15 +104,22 @@ class HubMixin:
             The commit's address.
 
         Raises:
-            UserError: as `save_pretrained`, or the hub can't be reached or refuses.
+            UserError: as `save_pretrained`; the hub can't be reached or refuses; what should be
+                private is there already, and public.
         """
         from huggingface_hub import HfApi
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, metrics=metrics)
-            with _told(repo_id, "could not be uploaded", "Log in by hf auth login"):
+            with _told(repo_id, "could not be uploaded", "Check the login (hf auth login)"):
                 api = HfApi(token=token)
                 repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+                # One that was there before stays as open as it was, whatever is asked for.
+                if private and not api.model_info(repo_id).private:
+                    raise UserError(
+                        f"{repo_id}: is there already, and public; make it private in "
+                        "its settings on the hub, or choose another name"
+                    )
                 keep = [CARD] if api.file_exists(repo_id, CARD) else []
                 commit = api.upload_folder(
                     repo_id=repo_id,
@@ -277,6 +293,8 @@ def _told(repo_id: str, what: str, remedy: str) -> Iterator[None]:
     """The hub's errors in words; each of its versions has other classes for them."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"{repo_id}: {what} ({first_sentence(error)}). {remedy}, and the connection."

@@ -35,7 +35,7 @@ def predict(
         (H, W) uint8 class indices.
 
     Raises:
-        ValueError: an array of another shape or dtype.
+        ValueError: an array of another shape or dtype, or no array.
         UserError: a file that can't be read.
     """
     image = _pixels(image)
@@ -66,6 +66,8 @@ def predict_probabilities(
 def _pixels(image: np.ndarray | str | Path) -> np.ndarray:
     if isinstance(image, (str, Path)):
         image = read_photo(Path(image)).pixels
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"expected (H, W, 3) uint8 RGB or a path, found {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")
     return image

@@ -66,7 +66,11 @@ def read_photo(path: Path) -> Photo:
         UserError: not an image of `FORMATS`, truncated, damaged, of values without a known range,
             or of more pixels than twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million unless changed.
     """
-    raw = _content(path)
+    return decode_photo(_content(path), path)
+
+
+def decode_photo(raw: bytes, path: Path) -> Photo:
+    """As `read_photo`, of a file's content; `path` names it in errors."""
     header = _opened(path, raw)
     notes = []
     try:
@@ -111,10 +115,15 @@ def _content(path: Path) -> bytes:
         raise UserError(f"can't be read: {error.strerror or error}.", path=path) from error
 
 
-def _opened(path: Path, raw: bytes) -> Image.Image:
+def known_formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow has."""
     Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _opened(path: Path, raw: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(raw), formats=[f for f in FORMATS if f in Image.OPEN])
+        return Image.open(io.BytesIO(raw), formats=known_formats())
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise UserError(

@@ -15,7 +15,7 @@ from segcoord.errors import UserError
 from segcoord.export.areas import AreaTable
 from segcoord.pipeline import stopping
 from segcoord.prediction import Job, Prediction
-from segcoord.sources import Sources, by_suffix, check_outputs, find_sources
+from segcoord.sources import OUTPUTS, Sources, by_suffix, check_outputs, find_sources
 from segcoord.views import Views, parse_tile
 
 MAX_PIXELS = 2**22  # docs/predict.md has the memory that they take
@@ -99,7 +99,7 @@ def _summarize(prediction: Prediction, total: int, seconds: float) -> None:
             f"--scales {prediction.crop / prediction.largest:.2g}"
         )
     if done:
-        for kind in ("masks", "overlays", "probs"):
+        for kind in OUTPUTS:
             if (job.out / kind).is_dir():
                 console.print(f"{kind:10} {job.out / kind}")
         console.print(f"{'areas':10} {job.table}")

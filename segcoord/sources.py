@@ -23,6 +23,8 @@ VIDEOS = frozenset({
 })
 # fmt: on
 LIST = ".txt"
+OUTPUTS = ("masks", "overlays", "probs")
+"""Folders below that of all outputs, where what they hold is no input."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def find_sources(inputs: list[str], out: Path) -> Sources:
 
     An input is an image, a video, a folder, a glob, a list of files, or the number of a camera. A
     folder is searched with all folders below it. Passed over are what is hidden, links to folders,
-    and what lies below `out`. In folders and globs suffixes decide, in upper or lower case; a file
-    that is named is an image where it is neither a video nor a list.
+    and what lies in `OUTPUTS` below `out`. In folders and globs suffixes decide, in upper or lower
+    case; a file that is named is an image where it is neither a video nor a list.
 
     Args:
         inputs: as a user gives them. A list is a .txt with a path in each line, relative to it.
@@ -85,11 +87,11 @@ def find_sources(inputs: list[str], out: Path) -> Sources:
     Raises:
         UserError: an input that isn't there; nothing found, with what was found instead.
     """
-    found, out = Sources(), out.resolve()
+    found, written = Sources(), {out.resolve() / kind for kind in OUTPUTS}
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            _sort_in(found, [(file, file.relative_to(path)) for file in _below(path, out)])
+            _sort_in(found, [(file, file.relative_to(path)) for file in _below(path, written)])
         elif path.suffix.lower() == LIST and path.is_file():
             _add(found, _listed(path))
         elif path.exists() or path.is_symlink():
@@ -97,7 +99,7 @@ def find_sources(inputs: list[str], out: Path) -> Sources:
         elif text.isdecimal():
             found.videos.append(Source(path, Path(f"camera{int(text)}"), int(text)))
         elif glob.has_magic(text):
-            _sort_in(found, _matching(text, out))
+            _sort_in(found, _matching(text, written))
         else:
             raise UserError(
                 f"{printable(path)}: no such file or folder. Expected an image, a video, a folder, "
@@ -115,19 +117,19 @@ def find_sources(inputs: list[str], out: Path) -> Sources:
     return found
 
 
-def _below(folder: Path, out: Path) -> Iterator[Path]:
+def _below(folder: Path, written: set[Path]) -> Iterator[Path]:
     """All files, by name; and folders that hold none though they are named like an image."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if not path.is_dir():
             yield path
-        elif not path.is_symlink() and path.resolve() != out:
-            inside = list(_below(path, out))
+        elif not path.is_symlink() and path.resolve() not in written:
+            inside = list(_below(path, written))
             yield from inside or [p for p in [path] if p.suffix.lower() in IMAGES]
 
 
-def _matching(pattern: str, out: Path) -> list[tuple[Path, Path]]:
+def _matching(pattern: str, written: set[Path]) -> list[tuple[Path, Path]]:
     """Files that match, all below folders that do, and their paths from before the wildcards."""
     stem, dot, suffix = pattern.rpartition(".")
     if dot and re.fullmatch(r"[\w*?]+", suffix):
@@ -137,8 +139,8 @@ def _matching(pattern: str, out: Path) -> list[tuple[Path, Path]]:
     found: list[Path] = []
     for match in sorted(glob.glob(f"{stem}{dot}{suffix}", recursive=True)):  # noqa: PTH207
         path = Path(match)
-        if out not in (path.resolve(), *path.resolve().parents):
-            found += _below(path, out) if path.is_dir() else [path]
+        if written.isdisjoint((path.resolve(), *path.resolve().parents)):
+            found += _below(path, written) if path.is_dir() else [path]
     return [(path, path.relative_to(start)) for path in dict.fromkeys(found)]
 
 

@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
             (r"/(\w+/[\w-]+)\.git/info/lfs/objects/batch", self._batch),
             (r"/upload/(\w+)", self._store),
             (r"/api/models/(\w+/[\w-]+)/commit/main", self._commit),
-            (r"/api/models/(\w+/[\w-]+)/revision/main", self._info),
+            (r"/api/models/(\w+/[\w-]+)(?:/revision/main)?", self._info),
             (r"/api/models/(\w+/[\w-]+)/tree/\w+", self._tree),
             (r"/(\w+/[\w-]+)/resolve/\w+/([\w.]+)", self._file),
         ):
@@ -144,7 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
         return {"commitUrl": f"{hub.url}/{name}/commit/{oid}", "commitOid": oid}
 
     def _info(self, _body: bytes, name: str) -> dict:
-        return {"id": name, "sha": self.server.revision(name), "siblings": []}
+        private = self.server.private[name] in ("private", True)
+        told = {"id": name, "sha": self.server.revision(name), "private": private}
+        return told | {"siblings": []}
 
     def _tree(self, _body: bytes, name: str) -> list[dict]:
         return [

@@ -31,6 +31,7 @@ from segcoord.errors import UserError
 from segcoord.export.attend import blocks, colored, grad_cam
 from segcoord.labels import LabelClass, LabelSet
 from segcoord.model import SegmentationModel
+from segcoord.photos import read_photo
 from segcoord.ui import answers as ui_answers
 from segcoord.ui import pictures
 from segcoord.ui.answers import Answers
@@ -103,6 +104,16 @@ def test_an_upload_is_decoded_whatever_its_kind(kind: str, mode: str) -> None:
     assert found.dtype == np.uint8 and np.array_equal(found, expected)
 
 
+def test_an_upload_is_seen_as_segcoord_predict_sees_the_file(tmp_path: Path) -> None:
+    seen = Image.fromarray(PHOTO).convert("RGBA")
+    seen.putalpha(Image.fromarray(PHOTO[..., 0]))
+    deep = Image.fromarray(PHOTO[..., 0].astype(np.uint16) * 257 + 200)
+    for picture in (seen, deep):
+        (tmp_path / "photo.png").write_bytes(file_of(picture))
+        expected = read_photo(tmp_path / "photo.png").pixels
+        assert np.array_equal(decode(file_of(picture)), expected)
+
+
 def test_an_upload_is_turned_as_viewers_turn_it() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -121,14 +132,15 @@ def header_of(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "not an image"),
-        (b"no image", "not an image"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
-        (file_of(PHOTO)[:-30], "not an image"),
+        (b"", "can't be read as an image: the file is empty."),
+        (b"no image", "it is of no known format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is a web page"),
+        (file_of(PHOTO)[:-30], "truncated or damaged"),
+        (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC photo, a kind that is not read."),
         (bytes(pictures.MAX_BYTES + 1), "20.0 MB; at most 20"),
         (header_of(5000, 4000), "5000 x 4000 pixels, 20 million; at most 16 million"),
         (header_of(50_000, 40_000), "more than 16 million"),
-        (file_of(Image.fromarray(PHOTO[..., 0].astype(np.float32)), "TIFF"), "of kind F"),
+        (file_of(Image.fromarray(PHOTO[..., 0].astype(np.float32)), "TIFF"), "values of mode F"),
     ],
 )
 def test_what_is_no_image_or_too_large_is_told(content: bytes, told: str) -> None:
@@ -194,7 +206,7 @@ def test_an_exported_file_is_explained_by_its_checkpoint(answers: Answers) -> No
         ("segment", {"choice": 0, "sample": -1}, "no sample"),
         ("segment", {"choice": 0, "image": "%%%"}, "came damaged"),
         ("segment", {"choice": 0, "image": ["/etc/passwd"]}, "came damaged"),
-        ("segment", {"choice": 0}, "not an image"),
+        ("segment", {"choice": 0}, "the file is empty"),
         ("explain", {"choice": 0, "sample": 0, "class": 3}, "no class of number 3"),
         ("explain", {"choice": 1, "sample": 0, "class": 0}, "can't be looked into"),
         ("segment", None, "Something went wrong"),
@@ -337,6 +349,9 @@ def test_a_taken_port_and_missing_gradio_are_told(
     words = [f"--checkpoint={checkpoint}", f"--port={served[0].split(':')[2][:-1]}"]
     assert run(demo, "segcoord demo", words) == 1
     assert "Choose another port" in capsys.readouterr().err
+    for port in (-5, 0, 99999):
+        assert run(demo, "segcoord demo", [*words, f"--port={port}"]) == 1
+        assert f"--port: found {port}, expected 1 to 65535" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run(demo, "segcoord demo", words) == 1
     assert "pip install 'segcoord[ui]'" in capsys.readouterr().err
@@ -459,7 +474,7 @@ def test_browser_is_told_what_is_refused(one_megabyte, opened) -> None:
     message = opened.locator("#sc-message")
     upload(opened, b"no image at all", "notes.png")
     message.wait_for(state="visible")
-    assert message.inner_text().startswith("The file is not an image that can be read")
+    assert message.inner_text().startswith("The file is not taken: can't be read as an image")
     opened.keyboard.press("Escape")
     assert message.is_hidden()
     upload(opened, bytes(2**21), "<i>huge.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from segcoord.decoders import STRIDES
 from segcoord.deploy import onnx, openvino, pt2, torchscript
 from segcoord.deploy.folder import network_file, read_description
 from segcoord.deploy.graph import image_to_mask_graph, network_graph, traced_size
-from segcoord.deploy.quantize import inputs
+from segcoord.deploy.quantize import Inputs
 from segcoord.deploy.verify import SIZES, judge, synthetic, verify
 from segcoord.errors import UserError
 from segcoord.labels import LabelClass, LabelSet
@@ -121,7 +122,9 @@ def look_at(out: Path, checkpoint: Path, fmt: str, precision: str, names: list[s
     card = (out / "README.md").read_text()
     assert card.startswith("---\n")
     assert "library_name: segcoord" in card
-    assert f"`{names[0]}`" in card
+    takes = "`image`: float32 (N, 3, H, W) RGB, H and W multiples of 16"
+    gives = f"`logits`: float32 (N, {len(plain.labels)}, H/16, W/16)"
+    assert f"| `{names[0]}` | {takes} | {gives} |" in card
     if precision == "fp16":
         weights = out / names[0] if fmt == "torchscript" else out / "model.bin"
         floats = sum(p.numel() for p in plain.parameters())
@@ -233,7 +236,7 @@ def test_int8_by_onnx_runtime(exported: Path, tiny_run: Path, tmp_path: Path) ->
     model = segcoord.load(tiny_run / "best.ckpt", fold=False)
     graph, path = network_graph(model), tmp_path / "int8.onnx"
     images = synthetic(4, (96, 128))
-    onnx.quantize_file(exported / "model.onnx", path, {"a": 1}, inputs(graph, images))
+    onnx.quantize_file(exported / "model.onnx", path, {"a": 1}, iter(Inputs(graph, images)))
     assert path.stat().st_size < 0.4 * (exported / "model.onnx").stat().st_size
     assert inside(path, "onnx") == {"a": 1}
     judge(verify(open_net(path, "onnx", "onnxruntime"), path.name, graph, model, images), "int8")
@@ -247,6 +250,7 @@ def test_int8_by_onnx_runtime(exported: Path, tiny_run: Path, tmp_path: Path) ->
         (["--format=onnx", "--calibration=5"], "--calibration=5: only --precision int8 reads"),
         (["--format=pt2", "--data.root=x"], "--data.root=x: only --precision int8 reads"),
         (["--format=onnx", "--split=val"], "--split=val: only --precision int8 reads"),
+        (["--format=onnx", "--precision=fp16", "--precision", "int8"], "required: data.layout"),
     ],
 )
 def test_bad_options(options: list[str], message: str, checkpoint, tmp_path, capsys) -> None:
@@ -273,6 +277,19 @@ def test_a_folder_with_something_in_it_is_kept(checkpoint: Path, tmp_path: Path,
     assert export(checkpoint, tmp_path, "--format=torchscript") == 1
     assert "exists and is not empty" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("fmt", ["openvino", "torchscript"])
+def test_a_full_disk_is_told_and_nothing_left(fmt: str, checkpoint: Path, tmp_path, capsys) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        assert export(checkpoint, tmp_path / "model", f"--format={fmt}") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "model: could not be written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_package_is_named(checkpoint: Path, tmp_path, monkeypatch, capsys) -> None:

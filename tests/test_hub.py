@@ -14,6 +14,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from hub_server import running_hub
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import segcoord
@@ -145,6 +146,23 @@ def test_a_second_save_replaces_the_model_and_keeps_the_card(copied: Path) -> No
     assert (segcoord.from_pretrained(copied).net.segmentation_head[0].bias == 3).all()
 
 
+def test_another_programs_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
+    with pytest.raises(UserError, match="is another program's"):
+        make().save_pretrained(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr("segcoord.hub.save_file", full)
+    with pytest.raises(UserError, match=r"model\.safetensors: could not be written .*No space"):
+        make().save_pretrained(tmp_path / "model")
+    assert list((tmp_path / "model").iterdir()) == []
+
+
 def flip_a_byte(folder: Path) -> None:
     path = folder / "model.safetensors"
     content = bytearray(path.read_bytes())
@@ -247,7 +265,13 @@ with torch.inference_mode():
     cached = segcoord.from_pretrained("ann/street-scenes", local_files_only=True)
     assert torch.equal(back(x), cached(x))
     assert smp.from_pretrained("ann/street-scenes")(x).shape == back(x).shape
-back.push_to_hub("ann/street-scenes", commit_message="again")
+back.push_to_hub("ann/street-scenes", commit_message="again", private=True)
+back.push_to_hub("ann/open")
+for name, private in (("ann/open", True), ("ann/nothing/more", None)):
+    try:
+        back.push_to_hub(name, private=private)
+    except segcoord.UserError as error:
+        print(error)
 try:
     segcoord.from_pretrained("ann/nothing")
 except segcoord.UserError as error:
@@ -269,6 +293,10 @@ def test_upload_and_download_by_the_hubs_own_client(checkpoint: Path, tmp_path: 
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "ann/nothing: no such folder here, and the hub gave nothing" in done.stdout
+        assert "ann/open: is there already, and public" in done.stdout
+        assert "ann/nothing/more: could not be uploaded" in done.stdout
+        assert "Check the login (hf auth login), and the connection." in done.stdout
+        assert len(hub.commits["ann/open"]) == 1
         name = "ann/street-scenes"
         assert hub.private[name] in ("private", True)
         assert hub.tokens == {"Bearer hf_of_this_test"}

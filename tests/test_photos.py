@@ -344,6 +344,11 @@ def test_damage_of_any_kind_ends_in_a_picture_or_in_words(whole, tmp_path_factor
         assert photo.pixels.dtype == np.uint8 and photo.pixels.shape[2] == 3
 
 
+def test_predict_takes_arrays_and_paths_alone(tiny_run: Path) -> None:
+    with pytest.raises(ValueError, match="or a path, found Image"):
+        segcoord.predict(segcoord.load(tiny_run / "best.ckpt"), RGB)
+
+
 def test_a_path_to_predict_is_a_photo(tmp_path: Path, tiny_run: Path) -> None:
     model = segcoord.load(tiny_run / "best.ckpt")
     exif = Image.Exif()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import segcoord
-from segcoord.checkpoints import accelerator_for
+from segcoord.checkpoints import accelerator_for, read_segmentation
 from segcoord.cli import evaluate, main, run
 from segcoord.deploy.folder import DESCRIPTION
 from segcoord.deploy.verify import synthetic
@@ -142,6 +142,8 @@ def test_an_exported_model_has_one_form_and_one_device(folders) -> None:
         segcoord.load(folders["torchscript"], "meta")
     with pytest.raises(UserError, match="has no layers; give its checkpoint"):
         segcoord.load(folders["torchscript"], fold=False)
+    with pytest.raises(UserError, match="it holds an exported model, which has no layers"):
+        read_segmentation(folders["torchscript"])
 
 
 def spoil_weights(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segcoord.errors import UserError
-from segcoord.sources import Source, check_outputs, find_sources
+from segcoord.sources import OUTPUTS, Source, check_outputs, find_sources
 
 
 def touch(root: Path, *names: str) -> None:
@@ -43,6 +43,14 @@ def test_outputs_below_the_input_are_no_inputs(photos: Path) -> None:
     assert "out/masks/a" in names(photos, "photos")
     assert "out/masks/a" not in names(photos, "photos", out="photos/out")
     assert names(photos, "photos/*/*/*.png", "photos/a.jpeg", out="photos/out") == ["a"]
+
+
+@pytest.mark.parametrize("text", ["photos", "photos/*", "photos/*.*", "photos/**/*.*"])
+def test_photos_may_lie_in_the_folder_of_the_outputs(photos: Path, text: str) -> None:
+    before = names(photos, text, out="photos")
+    touch(photos, *(f"photos/{kind}/day 1/c.png" for kind in OUTPUTS))
+    assert names(photos, text, out="photos") == before
+    assert {"a", "b"} <= {*before}
 
 
 def test_links_to_folders_are_not_followed(photos: Path) -> None:

@@ -55,8 +55,8 @@ def write_card(description: dict, title: str) -> str:
 
 def _files(graphs: list[dict]) -> str:
     rows = [
-        f"| `{g['file']}` | `{g['input']['name']}` {g['input']['shape']} {g['input']['dtype']} "
-        f"| `{g['output']['name']}` {g['output']['shape']} {g['output']['dtype']} |"
+        f"| `{g['file']}` | `{g['input']['name']}`: {g['input']['dtype']} {g['input']['shape']} "
+        f"| `{g['output']['name']}`: {g['output']['dtype']} {g['output']['shape']} |"
         for g in graphs
     ]
     return "\n".join(["| file | takes | gives |", "| --- | --- | --- |", *rows, ""])

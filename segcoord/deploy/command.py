@@ -17,7 +17,7 @@ from segcoord.deploy import onnx, openvino, pt2, torchscript
 from segcoord.deploy.card import write_card
 from segcoord.deploy.folder import IMAGE_TO_MASK, NETWORK, describe, network_file
 from segcoord.deploy.graph import Graph, image_to_mask_graph, network_graph
-from segcoord.deploy.quantize import CalibrationImages, inputs, miou
+from segcoord.deploy.quantize import CalibrationImages, Inputs, miou, tracked
 from segcoord.deploy.verify import Check, judge, synthetic, verify
 from segcoord.errors import UserError
 from segcoord.evaluation import check_labels
@@ -111,12 +111,12 @@ def _write(make, model, path: Path, args: Namespace, metadata: dict, images) -> 
         case "onnx", _ if graph.output == "mask":
             onnx.write_around(network_file(path.parent, "onnx"), graph, path, metadata)
         case "onnx", "int8":
-            onnx.quantize(graph, path, metadata, inputs(graph, images))
+            onnx.quantize(graph, path, metadata, tracked(Inputs(graph, images)))
         case "openvino", precision if graph.output == "mask":
             network = network_file(path.parent, "openvino")
             openvino.write_around(network, graph, path, metadata, half=precision == "fp16")
         case "openvino", "int8":
-            openvino.quantize(graph, path, metadata, inputs(graph, images))
+            openvino.quantize(graph, path, metadata, Inputs(graph, images))
         case "openvino", precision:
             openvino.write(graph, path, metadata, half=precision == "fp16")
         case fmt, precision:
@@ -184,10 +184,13 @@ def _signature(name: str, fmt: str, graph: Graph, model: SegmentationModel) -> d
     """What a file takes and gives, in words."""
     k, s = len(model.labels), model.output_stride
     if graph.output == "mask":
-        sizes = f"(N, H, W, 3), H and W from {smallest(fmt, graph, model)}"
+        sizes = f"(N, H, W, 3) RGB, H and W from {smallest(fmt, graph, model)}"
         shapes = (sizes, "uint8", "(N, H, W)", "uint8")
     else:
-        shapes = (f"(N, 3, H, W), multiples of {s}", "float32", f"(N, {k}, H/d, W/d)", "float32")
+        with torch.no_grad():
+            d = graph.example.shape[2] // graph.module(graph.example).shape[2]
+        sizes = f"(N, 3, H, W) RGB, H and W multiples of {s}"
+        shapes = (sizes, "float32", f"(N, {k}, H/{d}, W/{d})", "float32")
     return {
         "file": name,
         "input": {"name": graph.input, "shape": shapes[0], "dtype": shapes[1]},

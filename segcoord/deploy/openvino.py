@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,27 +58,26 @@ def write_around(network: Path, graph: Graph, path: Path, metadata: dict, half: 
     _save(openvino.Model(after.get_results(), [image]), graph, path, metadata, half)
 
 
-def quantize(graph: Graph, path: Path, metadata: dict, inputs: Iterator[np.ndarray]) -> None:
+def quantize(graph: Graph, path: Path, metadata: dict, inputs: Sequence[np.ndarray]) -> None:
     """Writes both files with int8 weights (per channel) and activations, by NNCF.
 
     Args:
         graph: in float32.
         path: of the .xml.
         metadata: plain types.
-        inputs: what the graph takes, of images to calibrate with.
+        inputs: what the graph takes, of images to calibrate with; gone through several times.
     """
     import nncf
 
     openvino_core()  # before NNCF's own, which come and go
     nncf.set_log_level(logging.ERROR)
-    given = list(inputs)
     # The attention's gates are a few short strips: next to no time, and what all the rest is
     # multiplied by, so they stay in float32.
     model = nncf.quantize(
         _convert(graph.module, graph.example),
-        nncf.Dataset(given),
+        nncf.Dataset(inputs),
         preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(given),
+        subset_size=len(inputs),
         ignored_scope=nncf.IgnoredScope(patterns=[r".*\.(se|att)[./].*"], validate=False),
     )
     _save(model, graph, path, metadata, half=False)
@@ -99,7 +98,10 @@ def _save(model: openvino.Model, graph: Graph, path: Path, metadata: dict, half:
     model.inputs[0].set_names({graph.input})
     model.outputs[0].set_names({graph.output})
     model.set_rt_info(json.dumps(metadata), "segcoord")
-    openvino.save_model(model, path, compress_to_fp16=half)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=half)
+    except RuntimeError as error:  # how its writer tells of a full disk
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _average_by_pools(model: openvino.Model) -> None:

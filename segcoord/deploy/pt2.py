@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -15,4 +16,6 @@ def write(graph: Graph, path: Path, metadata: dict) -> None:
     program = torch.export.export(
         graph.module, (graph.example,), dynamic_shapes=(graph.dynamic,), strict=False
     )
-    torch.export.save(program, path, extra_files={"segcoord.json": json.dumps(metadata)})
+    content = io.BytesIO()  # its own writer to a file ends the process where the disk is full
+    torch.export.save(program, content, extra_files={"segcoord.json": json.dumps(metadata)})
+    path.write_bytes(content.getvalue())

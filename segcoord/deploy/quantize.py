@@ -50,11 +50,30 @@ class CalibrationImages(Sequence):
         return self.split.read(int(self.indices[index]))[0]
 
 
-def inputs(graph: Graph, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """What a graph takes, of one image after the other."""
+class Inputs(Sequence):
+    """What a graph takes of each image, made when it is asked for.
+
+    300 images of 1024x2048 at once would be 7.5 GB.
+
+    Args:
+        graph: that takes them.
+        images: (H, W, 3) uint8 RGB each.
+    """
+
+    def __init__(self, graph: Graph, images: Sequence[np.ndarray]) -> None:
+        self.graph, self.images = graph, images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.graph.feed(torch.from_numpy(np.array(self.images[index]))[None]).numpy()
+
+
+def tracked(inputs: Inputs) -> Iterator[np.ndarray]:
+    """One after the other, with a bar."""
     with counting_bar() as bar:
-        for index in bar.track(range(len(images)), description="calibrate"):
-            yield graph.feed(torch.from_numpy(np.array(images[index]))[None]).numpy()
+        yield from bar.track(inputs, description="calibrate")
 
 
 def miou(model: SegmentationModel, split: Split, workers: int, what: str) -> float:

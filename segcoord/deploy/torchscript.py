@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -17,4 +18,6 @@ def write(graph: Graph, path: Path, metadata: dict) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch develops torch.export instead
         traced = torch.jit.trace(graph.module, graph.example)
-        torch.jit.save(traced, path, _extra_files={"segcoord.json": json.dumps(metadata)})
+        content = io.BytesIO()  # its own writer to a file ends the process where the disk is full
+        torch.jit.save(traced, content, _extra_files={"segcoord.json": json.dumps(metadata)})
+    path.write_bytes(content.getvalue())

@@ -5,18 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from segcoord.data.damage import UNREADABLE
 from segcoord.errors import UserError
+from segcoord.photos import decode_photo, known_formats
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 16 * 10**6
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"}
 
 
 class Refusal(UserError):
@@ -24,13 +23,13 @@ class Refusal(UserError):
 
 
 def decode(content: bytes) -> np.ndarray:
-    """An uploaded file as viewers show it: EXIF's orientation honoured, transparency dropped.
+    """An uploaded file, read as `segcoord predict` reads it, so that it gets the same mask.
 
     Args:
         content: of the file.
 
     Returns:
-        (H, W, 3) uint8 RGB; the first picture of several, the upper 8 bits of 16.
+        (H, W, 3) uint8 RGB.
 
     Raises:
         Refusal: more bytes or pixels than are taken, or not an image.
@@ -39,28 +38,27 @@ def decode(content: bytes) -> np.ndarray:
         raise Refusal(
             f"The file has {len(content) / 2**20:.1f} MB; at most {MAX_BYTES // 2**20} are taken."
         )
+    _check_pixels(content)
+    try:
+        return decode_photo(content, Path("upload")).pixels
+    except UserError as error:
+        raise Refusal(f"The file is not taken: {error.found} {error.remedy}".rstrip()) from error
+
+
+def _check_pixels(content: bytes) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise Refusal(
-                f"The image has {width} x {height} pixels, {width * height / 1e6:.0f} million; at "
-                f"most {MAX_PIXELS // 10**6} million are taken. Scale it down."
-            )
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith("I;16"):
-            return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., None], 3, 2)
-        if picture.mode not in _MODES:
-            raise Refusal(f"The image has pixels of kind {picture.mode}; expected 8 or 16 bits.")
-        return np.array(picture.convert("RGB"))
+            width, height = Image.open(io.BytesIO(content), formats=known_formats()).size
     except Image.DecompressionBombError as error:
         raise Refusal(f"The image has more than {MAX_PIXELS // 10**6} million pixels.") from error
-    except UNREADABLE as error:
+    except Exception:  # Pillow's readers raise all kinds; `decode_photo` says why
+        return
+    if width * height > MAX_PIXELS:
         raise Refusal(
-            "The file is not an image that can be read. JPEG, PNG, WebP, BMP, TIFF and GIF are."
-        ) from error
+            f"The image has {width} x {height} pixels, {width * height / 1e6:.0f} million; at "
+            f"most {MAX_PIXELS // 10**6} million are taken. Scale it down."
+        )
 
 
 def encode(picture: np.ndarray | Image.Image) -> str:

@@ -43,6 +43,8 @@ def run_demo(
         UserError: Gradio is missing, a model, a folder or a port that can't be used.
     """
     _require_gradio()
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port: found {port}, expected 1 to 65535")
     answers = Answers(load_choices(paths, runtimes), read_samples(samples))
     if not _is_loopback(host):
         console.print(
@@ -96,7 +98,8 @@ def launch(answers: Answers, host: str, port: int) -> Blocks:
         )
     except OSError as error:
         raise UserError(
-            f"--host {host} --port {port}: can't be opened ({error}). Choose another port."
+            f"--host {host} --port {port}: can't be opened ({error}). Choose another port, or see "
+            "that the host is one of this machine's addresses."
         ) from error
     return page
 
