@@ -91,7 +91,7 @@ def run_table(table: Table, configure: Configure, command: str) -> int:
 def _clear_start(folder: Path) -> None:
     """Removes what a run left that was killed before its first checkpoint, and nothing else."""
     of_a_start = {"config.yaml", "origin.json", "log.txt", "metrics.csv", "tensorboard"}
-    found = {path.name for path in folder.iterdir() if not path.name.endswith(".part")}
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     if found - of_a_start:
         raise UserError(
             f"{folder}: has no last.ckpt to go on from, but {', '.join(sorted(found))}; "

@@ -27,6 +27,7 @@ def test_check_finds_the_published_counts(capsys) -> None:
 
 def test_trains_and_exports_what_it_scores(tmp_path: Path) -> None:
     small = ["--train.max_steps=2", "--train.batch_size=2", "--data.crop_size=[64,64]"]
+    small += ["--model.encoder=mobilenetv2_ca_050"]
     arguments = [CONFIG, f"--data.root={CAMVID}", f"--run={tmp_path / 'run'}", *small]
     assert run(train, "train.py", arguments) == 0
     score = tmp_path / "score.json"

@@ -50,8 +50,10 @@ def test_any_size_in_the_same_size_out(decoder: str, encoder: str) -> None:
             assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("decoder", STRIDES)
+@pytest.mark.parametrize(
+    ("decoder", "encoder"),
+    [(decoder, ENCODERS[0]) for decoder in STRIDES] + [("unet", name) for name in ENCODERS[1:]],
+)
 def test_smp_itself_takes_them(decoder: str, encoder: str) -> None:
     """As its users build it, and as a script, which smp says its timm encoders can be."""
     torch.manual_seed(0)
@@ -63,7 +65,7 @@ def test_smp_itself_takes_them(decoder: str, encoder: str) -> None:
         torch.testing.assert_close(torch.jit.script(model)(x), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("decoder", STRIDES)
+@pytest.mark.parametrize("decoder", ["deeplabv3plus", "pan"])
 def test_exported_at_one_size_it_runs_at_others(decoder: str) -> None:
     model = model_of(decoder).net
     step = STRIDES[decoder][0]

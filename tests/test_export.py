@@ -133,13 +133,13 @@ def look_at(out: Path, checkpoint: Path, fmt: str, precision: str, names: list[s
 
 # Each decoder at each stride but the default, in one of the formats that are quick to write.
 CASES = [
-    ("deeplabv3", 8, "openvino"),
+    ("deeplabv3", 8, "torchscript"),
     ("deeplabv3plus", 16, "openvino"),
     ("deeplabv3plus", 8, "torchscript"),
     ("pan", 16, "torchscript"),
     ("pan", 32, "openvino"),
     ("unet", 32, "torchscript"),
-    ("fpn", 32, "openvino"),
+    ("fpn", 32, "torchscript"),
 ]
 
 
@@ -161,17 +161,17 @@ def test_every_decoder_and_stride(decoder: str, stride: int, fmt: str, tmp_path:
 
 
 @pytest.mark.parametrize("encoder", ["mobilenetv2_ca_050", "mobilenetv2_ca_x_050"])
-@pytest.mark.parametrize("size", [(16, 16), (16, 4096), (2064, 32)])
-def test_openvino_pools_rows_and_columns_of_any_length(encoder, size, tmp_path: Path) -> None:
+def test_openvino_pools_rows_and_columns_of_any_length(encoder: str, tmp_path: Path) -> None:
     model = segcoord.create_model(encoder, 4).eval()
     openvino.write(network_graph(model), tmp_path / "model.xml", {})
     ops = openvino_core().read_model(tmp_path / "model.xml").get_ops()
     means = [op for op in ops if op.get_type_name() == "ReduceMean"]
     assert [op.input_value(1).get_node().get_data().tolist() for op in means] == [[2, 3]]  # ASPP's
-    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        written = open_net(tmp_path / "model.xml", "openvino", "openvino")(x)
-        torch.testing.assert_close(written, model.net(x), rtol=1e-4, atol=1e-5)
+    net = open_net(tmp_path / "model.xml", "openvino", "openvino")
+    for size in ((16, 16), (16, 4096), (2064, 32)):
+        x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            torch.testing.assert_close(net(x), model.net(x), rtol=1e-4, atol=1e-5)
 
 
 def test_every_case_is_there() -> None:

@@ -277,7 +277,7 @@ def test_reset_forgets_and_forward_gives_the_batchs_score() -> None:
 # -- mistakes
 
 
-@pytest.mark.parametrize(("k", "ignore_index"), [(3, 0), (3, 2), (3, -1), (3, 256), (256, 255)])
+@pytest.mark.parametrize(("k", "ignore_index"), [(3, 0), (3, 2), (3, -1), (3, 256)])
 def test_ignore_index_must_lie_outside_the_classes(k: int, ignore_index: int) -> None:
     with pytest.raises(ValueError, match=f"ignore_index={ignore_index}, expected {k} to 255"):
         MeanIoU(k, ignore_index)

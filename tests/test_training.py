@@ -118,7 +118,7 @@ def test_a_run_leaves_what_it_promises(uninterrupted: Path) -> None:
     assert names == {
         *("best.ckpt", "last.ckpt", "previous.ckpt"),
         *("config.yaml", "origin.json", "log.txt", "metrics.csv"),
-        *("plot.png", "predictions", "tensorboard"),
+        *("plot.png", "predictions", "tensorboard", ".lock"),
     }
     assert list((uninterrupted / "tensorboard").iterdir())
     validations = [r for r in rows(uninterrupted) if r["miou"]]
