@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +60,8 @@ def leveldb_records(content: bytes) -> Iterator[bytes]:
             position += 32768 - position % 32768
             continue
         _, length, kind = struct.unpack_from("<IHB", content, position)
+        if position + 7 + length > len(content):  # still being written
+            return
         data += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):
@@ -88,14 +91,8 @@ def test_mlflow(needs: str, tmp_path: Path, monkeypatch) -> None:
     assert found.data.metrics["top1"] == 0.25
 
 
-@pytest.mark.parametrize("needs", ["wandb"], indirect=True)
-def test_wandb(needs: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    two_sessions(tmp_path / "run", needs)
-    identity = json.loads((tmp_path / "run" / "loggers.json").read_text())["wandb"]
-    files = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*-{identity}/*.wandb"))
-    assert len(files) == 2  # one for each session, of the same run
+def told_to_wandb(files: list[Path]) -> tuple[list, dict, list]:
+    """(step, loss) of each row, the settings, and the exit code of each session."""
     from wandb.proto import wandb_internal_pb2
 
     losses, settings, codes = [], {}, []
@@ -113,6 +110,22 @@ def test_wandb(needs: str, tmp_path: Path, monkeypatch) -> None:
                 settings[item.key or item.nested_key[0]] = json.loads(item.value_json)
             if entry.HasField("exit"):
                 codes.append(entry.exit.exit_code)
+    return losses, settings, codes
+
+
+@pytest.mark.parametrize("needs", ["wandb"], indirect=True)
+def test_wandb(needs: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    two_sessions(tmp_path / "run", needs)
+    identity = json.loads((tmp_path / "run" / "loggers.json").read_text())["wandb"]
+    files = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*-{identity}/*.wandb"))
+    assert len(files) == 2  # one for each session, of the same run
+    for _ in range(100):  # its own process writes them, and may still be at it
+        losses, settings, codes = told_to_wandb(files)
+        if len(codes) == 2:
+            break
+        time.sleep(0.1)
     assert losses == [(10, 0.5), (30, 0.25)]
     assert settings["train"]["max_steps"] == 100
     assert codes == [1, 0]
