@@ -91,6 +91,13 @@ def test_mlflow(needs: str, tmp_path: Path, monkeypatch) -> None:
     assert found.data.metrics["top1"] == 0.25
 
 
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_damaged_names_are_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / "loggers.json").write_text(content)
+    with pytest.raises(UserError, match=r"loggers.json: can't be read .*: delete it"):
+        loggers.Loggers([], tmp_path, {})
+
+
 def told_to_wandb(files: list[Path]) -> tuple[list, dict, list]:
     """(step, loss) of each row, the settings, and the exit code of each session."""
     from wandb.proto import wandb_internal_pb2

@@ -283,6 +283,12 @@ def test_ignore_index_must_lie_outside_the_classes(k: int, ignore_index: int) ->
         MeanIoU(k, ignore_index)
 
 
+@pytest.mark.parametrize("k", [0, 256])
+def test_the_number_of_classes_is_bounded(k: int) -> None:
+    with pytest.raises(ValueError, match=f"num_classes={k}, expected 1 to 255"):
+        MeanIoU(k)
+
+
 @pytest.mark.parametrize(
     ("preds", "target", "message"),
     [

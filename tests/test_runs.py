@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import shutil
 import subprocess
@@ -47,6 +49,15 @@ def test_a_run_is_one_process_alone(tmp_path: Path) -> None:
     with hold_run(tmp_path):
         assert "another process trains in it" in other().stderr
     assert other().stdout == "held\n"
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch, capsys) -> None:
+    def lockf(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with hold_run(tmp_path):
+        assert "has no locks (No locks available)" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.fixture
