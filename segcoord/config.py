@@ -235,8 +235,8 @@ class TrainConfig(OptimConfig):
 
     Args:
         encoder_lr_factor: the encoder's learning rate as a multiple of lr.
-        class_weights: of the classes in the cross-entropy, from their frequency in the training
-            split: inverse, enet or median; null for none.
+        class_weights: of the classes in the cross-entropy: inverse, enet or median, from their
+            frequency in the training split; or a number for each class; null for none.
         label_smoothing: share of each pixel's target that goes to all classes alike; 0 for none.
         ohem_threshold: online hard example mining: only pixels whose true class has a probability
             below this count in the cross-entropy, 0.7 say; null for all pixels.
@@ -250,7 +250,7 @@ class TrainConfig(OptimConfig):
     """
 
     encoder_lr_factor: float = 1.0
-    class_weights: Literal["inverse", "enet", "median"] | None = None
+    class_weights: Literal["inverse", "enet", "median"] | list[float] | None = None
     label_smoothing: float = 0.0
     ohem_threshold: float | None = None
     ohem_min_kept: float | None = None
@@ -271,6 +271,12 @@ class TrainConfig(OptimConfig):
         super().check()
         factor = self.encoder_lr_factor
         _require(factor >= 0, "train.encoder_lr_factor", factor, "0 or more")
+        weights = self.class_weights
+        fine = not isinstance(weights, list) or (
+            all(0 <= weight < float("inf") for weight in weights) and any(weights)
+        )
+        expected = "numbers that are 0 or more, one of them above 0"
+        _require(fine, "train.class_weights", weights, expected)
         smoothing = self.label_smoothing
         _require(0 <= smoothing < 1, "train.label_smoothing", smoothing, "0 up to below 1")
         threshold, least = self.ohem_threshold, self.ohem_min_kept

@@ -180,6 +180,12 @@ def _agree(task: Task, folder: Path | None, fabric: Fabric) -> Path:
 
 def _segmentation(config: Config, *, fresh: bool, offline: bool, check: bool) -> Segmentation:
     settings, labels = config.model, label_set(config.data)
+    given = config.train.class_weights
+    if isinstance(given, list) and len(given) != len(labels):
+        raise UserError(
+            f"train.class_weights: found {len(given)} numbers, expected {len(labels)}, one for "
+            f"each class in the order {', '.join(labels.names)}"
+        )
     splits = tuple(
         with_pack(find_split(config.data, name), config.data)
         for name in (config.data.train_split, config.data.val_split)
@@ -200,9 +206,9 @@ def _segmentation(config: Config, *, fresh: bool, offline: bool, check: bool) ->
         )
     checks = check_for_training(splits, config.data) if check else None
     weights = None
-    if checks and config.train.class_weights is not None:
-        weights = class_weights(checks[0], config.train.class_weights)
-        weights = torch.from_numpy(weights).float()
+    if checks and given is not None:
+        weights = given if isinstance(given, list) else class_weights(checks[0], given)
+        weights = torch.tensor(weights, dtype=torch.float32)
     for split in splits:
         console.print(f"{split.name}: read from {source_of(split, config.data)}")
     return Segmentation(config, model, splits, weights)
@@ -318,10 +324,13 @@ def _loss_in_words(config: Config | ClassificationConfig) -> str:
     return ", ".join(told)
 
 
-def _shown(weights: dict[str, float], formula: str) -> str:
+def _shown(weights: dict[str, float], setting: str | list[float]) -> str:
+    told = ", ".join(f"{n} {w:.3g}" for n, w in weights.items())
+    if isinstance(setting, list):
+        return told
     absent = [name for name, weight in weights.items() if weight == 0]
-    told = f" (never in the training masks: {', '.join(absent)})" if absent else ""
-    return f"{formula}: {', '.join(f'{n} {w:.3g}' for n, w in weights.items())}{told}"
+    absent = f" (never in the training masks: {', '.join(absent)})" if absent else ""
+    return f"{setting}: {told}{absent}"
 
 
 def _check_unchanged(config: Config, state: dict, run: Path) -> None:

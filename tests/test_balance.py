@@ -138,6 +138,12 @@ def test_a_run_with_weights_and_its_resumption(sample_voc: Path, tmp_path: Path,
     expected, without = state(whole), state(plain)
     assert any(not torch.equal(without[k], v) for k, v in expected.items())
 
+    numbers = json.dumps(list(weights.values()))  # the same weights, by hand
+    by_hand = command(data, tmp_path / "by_hand", f"--train.class_weights={numbers}")
+    assert run(train, "train.py", by_hand) == 0
+    assert "weights road 0." in " ".join(capsys.readouterr().out.split())
+    assert all(torch.equal(state(tmp_path / "by_hand")[k], v) for k, v in expected.items())
+
     stop_after(2, command(data, stopped, median))
     before = (stopped / "last.ckpt").read_bytes()
     assert read_checkpoint(stopped / "last.ckpt")["progress"]["step"] == 2
@@ -192,3 +198,22 @@ def test_an_unknown_formula_is_an_error(sample_voc: Path, tmp_path: Path, capsys
     arguments = command(sample_voc, tmp_path / "run", "--train.class_weights=sqrt")
     assert run(train, "train.py", arguments) == 1
     assert 'Parser key "train.class_weights"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ("[1,2,3]", "found 3 numbers, expected 8, one for each class in the order road, sidewalk"),
+        ("[1,1,1,1,1,1,1,-1]", "expected numbers that are 0 or more"),
+        ("[1,1,1,1,1,1,1,.nan]", "expected numbers that are 0 or more"),
+        ("[0,0,0,0,0,0,0,0]", "one of them above 0"),
+        ("[]", "one of them above 0"),
+    ],
+)
+def test_numbers_that_cannot_be_weights(
+    sample_voc: Path, tmp_path: Path, capsys, numbers: str, message: str
+) -> None:
+    arguments = command(sample_voc, tmp_path / "run", f"--train.class_weights={numbers}")
+    assert run(train, "train.py", arguments) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "train.class_weights: found" in error and message in error
