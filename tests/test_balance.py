@@ -142,7 +142,8 @@ def test_a_run_with_weights_and_its_resumption(sample_voc: Path, tmp_path: Path,
     by_hand = command(data, tmp_path / "by_hand", f"--train.class_weights={numbers}")
     assert run(train, "train.py", by_hand) == 0
     assert "weights road 0." in " ".join(capsys.readouterr().out.split())
-    assert all(torch.equal(state(tmp_path / "by_hand")[k], v) for k, v in expected.items())
+    same = state(tmp_path / "by_hand")
+    assert all(torch.equal(same[k], v) for k, v in expected.items())
 
     stop_after(2, command(data, stopped, median))
     before = (stopped / "last.ckpt").read_bytes()
