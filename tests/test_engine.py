@@ -107,18 +107,27 @@ def test_sigterm_saves_and_says_so_by_its_code(whole: Path, sample_voc: Path, tm
     assert same(folder, whole)
 
 
-@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "gone"])
-def test_a_damaged_state_costs_the_steps_since_the_one_before(
-    whole: Path, sample_voc: Path, tmp_path: Path, monkeypatch, capsys, damage: str
-) -> None:
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
+    """The same run, stopped at step 5, whose state before is that of its validation at step 3."""
+
     def interrupt(self, step: int, loss: float, lr: float) -> None:
         if step == 5:
             signal.raise_signal(signal.SIGINT)
 
-    folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingBar, "step", interrupt)
         assert run(train, "train.py", command(sample_voc, folder, *FULL)) == 130
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "gone"])
+def test_a_damaged_state_costs_the_steps_since_the_one_before(
+    whole: Path, stopped: Path, tmp_path: Path, capsys, damage: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
     last = folder / "last.ckpt"
     content = bytearray(last.read_bytes())
     if damage == "a flipped bit":
