@@ -272,10 +272,10 @@ class TrainConfig(OptimConfig):
         factor = self.encoder_lr_factor
         _require(factor >= 0, "train.encoder_lr_factor", factor, "0 or more")
         weights = self.class_weights
-        fine = not isinstance(weights, list) or (
-            all(0 <= weight < float("inf") for weight in weights) and any(weights)
+        fine = not isinstance(weights, list) or (  # bounds that float32 holds with room
+            all(w == 0 or 1e-6 <= w <= 1e6 for w in weights) and any(weights)
         )
-        expected = "numbers that are 0 or more, one of them above 0"
+        expected = "numbers from 1e-6 to 1e6 or 0, not all of them 0"
         _require(fine, "train.class_weights", weights, expected)
         smoothing = self.label_smoothing
         _require(0 <= smoothing < 1, "train.label_smoothing", smoothing, "0 up to below 1")

@@ -159,7 +159,10 @@ def show_weights(data: DataConfig) -> None:
     for name, part, images, *weights in zip(split.labels.names, share, found.images, *columns):
         table.add_row(name, f"{part:.2f}", str(images), *(f"{w:.4f}" for w in weights))
     console.print(table)
-    console.print(f"\nsplit {split.name}; train.class_weights: NAME trains with one of them.")
+    console.print(
+        f"\nsplit {split.name}; train.class_weights: NAME trains with one of them, a list of numbers "
+        "with those."
+    )
     absent = [n for n, images in zip(split.labels.names, found.images) if not images]
     if absent:
         console.print(f"never in its masks, so weight 0: {', '.join(absent)}", style="yellow")

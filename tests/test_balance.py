@@ -205,10 +205,13 @@ def test_an_unknown_formula_is_an_error(sample_voc: Path, tmp_path: Path, capsys
     ("numbers", "message"),
     [
         ("[1,2,3]", "found 3 numbers, expected 8, one for each class in the order road, sidewalk"),
-        ("[1,1,1,1,1,1,1,-1]", "expected numbers that are 0 or more"),
-        ("[1,1,1,1,1,1,1,.nan]", "expected numbers that are 0 or more"),
-        ("[0,0,0,0,0,0,0,0]", "one of them above 0"),
-        ("[]", "one of them above 0"),
+        ("[1,1,1,1,1,1,1,-1]", "expected numbers from 1e-6 to 1e6 or 0"),
+        ("[1,1,1,1,1,1,1,.nan]", "expected numbers from 1e-6 to 1e6 or 0"),
+        ("[1,1,1,1,1,1,1,.inf]", "expected numbers from 1e-6 to 1e6 or 0"),
+        ("[1,1,1,1,1,1,1,1e39]", "expected numbers from 1e-6 to 1e6 or 0"),  # inf in float32
+        ("[0,0,0,0,0,0,0,1e-50]", "expected numbers from 1e-6 to 1e6 or 0"),  # 0 in float32
+        ("[0,0,0,0,0,0,0,0]", "not all of them 0"),
+        ("[]", "not all of them 0"),
     ],
 )
 def test_numbers_that_cannot_be_weights(
