@@ -160,8 +160,8 @@ def show_weights(data: DataConfig) -> None:
         table.add_row(name, f"{part:.2f}", str(images), *(f"{w:.4f}" for w in weights))
     console.print(table)
     console.print(
-        f"\nsplit {split.name}; train.class_weights: NAME trains with one of them, a list of numbers "
-        "with those."
+        f"\nsplit {split.name}; train.class_weights: NAME trains with one of them, "
+        "a list of numbers with those."
     )
     absent = [n for n, images in zip(split.labels.names, found.images) if not images]
     if absent:
