@@ -328,9 +328,9 @@ def _shown(weights: dict[str, float], setting: str | list[float]) -> str:
     told = ", ".join(f"{n} {w:.3g}" for n, w in weights.items())
     if isinstance(setting, list):
         return told
-    absent = [name for name, weight in weights.items() if weight == 0]
-    absent = f" (never in the training masks: {', '.join(absent)})" if absent else ""
-    return f"{setting}: {told}{absent}"
+    if absent := [name for name, weight in weights.items() if weight == 0]:
+        told += f" (never in the training masks: {', '.join(absent)})"
+    return f"{setting}: {told}"
 
 
 def _check_unchanged(config: Config, state: dict, run: Path) -> None:

@@ -137,7 +137,7 @@ def write_origin(
         device: of this process.
         processes: that train together, each on its device.
         started: what became of the weights of a file.
-        class_weights: of the loss by class; most come from the data.
+        class_weights: of the loss by class.
         train_images: that it trains on, by which a resumed run knows them again.
     """
     weights = None

@@ -131,7 +131,9 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     assert [n for n in without if not n.endswith("se.conv1.bias")] == []
 
 
-@pytest.mark.parametrize("imports", ["import segcoord, timm", "import timm, segcoord"])
+@pytest.mark.parametrize(
+    "imports", ["import segcoord, timm", "import timm, segcoord", "import segcoord.model, timm"]
+)
 def test_importing_segcoord_registers_in_timm(imports: str) -> None:
     code = f"{imports}; assert timm.is_model('mobilenetv2_ca_100')"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
