@@ -2,7 +2,8 @@
 
 import sys
 
-from segcoord.cli import evaluate, run
+from segcoord.cli.evaluate import evaluate
+from segcoord.cli.main import run
 
 if __name__ == "__main__":
     sys.exit(run(evaluate, "evaluate.py", sys.argv[1:]))

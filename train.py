@@ -2,7 +2,8 @@
 
 import sys
 
-from segcoord.cli import run, train
+from segcoord.cli.main import run
+from segcoord.cli.train import train
 
 if __name__ == "__main__":
     sys.exit(run(train, "train.py", sys.argv[1:]))

@@ -26,9 +26,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from segcoord.allocator import keep_freed_memory
-from segcoord.attention import CoordAtt
-from segcoord.folding import fold_batch_norm
+from segcoord.models.attention import CoordAtt
+from segcoord.models.fuse import fold_batch_norm
+from segcoord.utils.allocator import keep_freed_memory
 
 SHAPES = [(96, 256), (144, 128), (192, 64), (576, 32), (960, 32), (960, 64)]  # channels, side
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}

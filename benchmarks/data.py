@@ -32,11 +32,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from segcoord.config import ClassConfig, DataConfig
-from segcoord.data.layouts import Split, find_split
+from segcoord.config.schema import ClassConfig, DataConfig
+from segcoord.data.layouts import find_split
 from segcoord.data.loader import Order, Shares, TrainSet, train_loader
-from segcoord.data.pack import with_pack
-from segcoord.data.packing import write_pack
+from segcoord.data.pack.reader import with_pack
+from segcoord.data.pack.writer import write_pack
+from segcoord.data.split import Split
 from segcoord.data.transforms import A, TrainTransform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

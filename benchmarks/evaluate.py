@@ -35,11 +35,12 @@ from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJac
 
 import segcoord
 from data import write_files
-from segcoord.allocator import keep_freed_memory
-from segcoord.config import ClassConfig, DataConfig
-from segcoord.data.layouts import Split, find_split
-from segcoord.evaluation import evaluate
-from segcoord.upsampling import predict_classes
+from segcoord.config.schema import ClassConfig, DataConfig
+from segcoord.data.layouts import find_split
+from segcoord.data.split import Split
+from segcoord.evaluation.evaluate import evaluate
+from segcoord.inference.fast_argmax import predict_classes
+from segcoord.utils.allocator import keep_freed_memory
 
 K, STRIDE, SIZE = 19, 16, (1024, 2048)
 SPACING = {"photograph": 24, "dense": 4}  # coarse pixels from one random value to the next

@@ -38,17 +38,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import segcoord
-from segcoord.allocator import keep_freed_memory
-from segcoord.config import ClassConfig, DataConfig
+from segcoord.config.schema import ClassConfig, DataConfig
 from segcoord.data.layouts import find_split
 from segcoord.deploy import onnx, openvino
 from segcoord.deploy.graph import network_graph
 from segcoord.deploy.quantize import CalibrationImages, Inputs, tracked
 from segcoord.deploy.verify import synthetic
-from segcoord.folding import fold_batch_norm
-from segcoord.model import SegmentationModel
-from segcoord.runtimes import OnnxNet, OpenVinoNet
-from segcoord.upsampling import predict_classes
+from segcoord.inference.fast_argmax import predict_classes
+from segcoord.inference.runtimes import OnnxNet, OpenVinoNet
+from segcoord.models.fuse import fold_batch_norm
+from segcoord.models.segmentation import SegmentationModel
+from segcoord.utils.allocator import keep_freed_memory
 
 CASES = [(size, stride) for size in ((512, 512), (1024, 2048)) for stride in (16, 8)]
 EAGER, PEER = "ours, eager NCHW", "smp.DeepLabV3, as it comes"

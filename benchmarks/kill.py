@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from segcoord.checkpoints import read_checkpoint
+from segcoord.models.checkpoint import read_checkpoint
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 CONFIG = TRAIN.parent / "configs" / "sample.yaml"

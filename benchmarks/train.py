@@ -32,14 +32,14 @@ from attention import authors_like
 from torch import nn
 
 from segcoord import create_model
-from segcoord.allocator import keep_freed_memory
-from segcoord.attention import CoordAtt
-from segcoord.config import TrainConfig
-from segcoord.cpu_training import quicken
-from segcoord.devices import training_fabric
-from segcoord.ema import Ema
-from segcoord.schedule import make_optimizer
-from segcoord.segmentation import SegmentationLoss
+from segcoord.config.schema import TrainConfig
+from segcoord.models.attention import CoordAtt
+from segcoord.models.cpu_autograd import quicken
+from segcoord.training.ema import Ema
+from segcoord.training.fabric import training_fabric
+from segcoord.training.optim import make_optimizer
+from segcoord.training.segmentation import SegmentationLoss
+from segcoord.utils.allocator import keep_freed_memory
 
 STEPS = 3  # of each variant in a round
 CLASSES = 21

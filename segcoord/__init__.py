@@ -12,28 +12,28 @@ from typing import TYPE_CHECKING
 import wrapt
 
 if TYPE_CHECKING:
-    from segcoord.attention import CoordAtt as CoordAtt
-    from segcoord.checkpoints import load as load
-    from segcoord.checkpoints import save as save
-    from segcoord.errors import UserError as UserError
-    from segcoord.inference import predict as predict
-    from segcoord.inference import predict_probabilities as predict_probabilities
-    from segcoord.metrics import MeanIoU as MeanIoU
-    from segcoord.model import create_model as create_model
-    from segcoord.model import from_pretrained as from_pretrained
-    from segcoord.views import Views as Views
+    from segcoord.evaluation.metrics import MeanIoU as MeanIoU
+    from segcoord.inference.load import load as load
+    from segcoord.inference.predict import predict as predict
+    from segcoord.inference.predict import predict_probabilities as predict_probabilities
+    from segcoord.inference.views import Views as Views
+    from segcoord.models.attention import CoordAtt as CoordAtt
+    from segcoord.models.checkpoint import save as save
+    from segcoord.models.factory import create_model as create_model
+    from segcoord.models.pretrained import from_pretrained as from_pretrained
+    from segcoord.utils.errors import UserError as UserError
 
 _HOMES = {
-    "CoordAtt": "attention",
-    "MeanIoU": "metrics",
-    "UserError": "errors",
-    "Views": "views",
-    "create_model": "model",
-    "from_pretrained": "model",
-    "load": "checkpoints",
-    "predict": "inference",
-    "predict_probabilities": "inference",
-    "save": "checkpoints",
+    "CoordAtt": "models.attention",
+    "MeanIoU": "evaluation.metrics",
+    "UserError": "utils.errors",
+    "Views": "inference.views",
+    "create_model": "models.factory",
+    "from_pretrained": "models.pretrained",
+    "load": "inference.load",
+    "predict": "inference.predict",
+    "predict_probabilities": "inference.predict",
+    "save": "models.checkpoint",
 }
 __all__ = sorted(_HOMES)
 
@@ -50,4 +50,4 @@ def __dir__() -> list[str]:
 
 @wrapt.when_imported("timm")
 def _register_encoders(_: object) -> None:
-    importlib.import_module("segcoord.encoders")
+    importlib.import_module("segcoord.models.encoders")

@@ -2,6 +2,6 @@
 
 import sys
 
-from segcoord.cli import main
+from segcoord.cli.main import main
 
 sys.exit(main())

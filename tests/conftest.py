@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from helpers import CAMVID, ROOT, SMALL, command
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes of several threads each crawl
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,12 +14,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes of several threads 
 import pytest
 import torch
 
-from segcoord.checkpoints import read_checkpoint
-from segcoord.cli import main, run, train
-from segcoord.data.sample import write_sample
-
-ROOT = Path(__file__).parents[1]
-CAMVID = Path(os.environ.get("SEGCOORD_CAMVID", ROOT / "data" / "camvid"))
+from segcoord.cli.main import main, run
+from segcoord.cli.train import train
+from segcoord.data.synthetic.dataset import write_sample
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,14 +49,6 @@ def root(sample_voc: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sample_voc, tmp_path / "voc"))
 
 
-SMALL = [
-    "--data.crop_size=[64,64]",
-    "--data.workers=0",
-    "--train.batch_size=4",
-    "--train.accelerator=cpu",
-]
-
-
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
     """The folder of a finished run of a few steps on the sample."""
@@ -86,49 +74,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
     return folder
 
 
-def command(root: Path, folder: Path, *more: str) -> list[str]:
-    """A run of 8 steps with validations at 3, 6 and 8, whose epochs of 4 steps don't divide it."""
-    config = ROOT / "configs" / "sample.yaml"
-    return [
-        f"--config={config}",
-        f"--data.root={root}",
-        f"--run={folder}",
-        "--train.max_steps=8",
-        "--train.lr=0.002",
-        "--train.val_interval=3",
-        *SMALL,
-        *more,
-    ]
-
-
-def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    return read_checkpoint(folder / name)["state_dict"]
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
     """The folder of a run by `command` that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert run(train, "train.py", command(sample_voc, folder)) == 0
     return folder
-
-
-@contextmanager
-def chromium() -> Iterator:
-    """The machine's Chromium without a window; what tests with it need is skipped without one."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
-    found = next(filter(None, map(shutil.which, names)), None)
-    with playwright.sync_playwright() as p:
-        found = found or p.chromium.executable_path
-        if not Path(found).exists():
-            pytest.skip(f"no browser here: none of {', '.join(names)}, nor playwright's own")
-        root = hasattr(os, "geteuid") and os.geteuid() == 0  # whom Chromium's sandbox refuses
-        browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if root else [])
-        yield browser
-        browser.close()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CAMVID, ROOT
+from helpers import CAMVID, ROOT, mean_iou
 from PIL import Image
-from test_evaluation import mean_iou
 
-from segcoord.cli import evaluate, main, run, train
+from segcoord.cli.evaluate import evaluate
+from segcoord.cli.main import main, run
+from segcoord.cli.train import train
 
 pytestmark = pytest.mark.camvid
 CONFIG = f"--config={ROOT / 'configs' / 'camvid_os16.yaml'}"

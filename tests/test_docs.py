@@ -11,9 +11,9 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
-from segcoord.cli import COMMANDS
+from segcoord.cli.main import COMMANDS
 
 DOCUMENTS = [
     "README.md",

@@ -8,7 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from conftest import ROOT
+from helpers import ROOT
 
 
 def test_the_wheel_holds_every_module_and_the_command(tmp_path: Path) -> None:

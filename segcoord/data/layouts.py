@@ -8,68 +8,26 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from segcoord import labels as tables
-from segcoord.config import ClassConfig, DataConfig
-from segcoord.data.reading import read_image, read_mask
-from segcoord.data.samples import Sample, Samples
-from segcoord.errors import UserError
-from segcoord.labels import LabelClass, LabelSet
+from segcoord.config.schema import ClassConfig, DataConfig
+from segcoord.data import labels as tables
+from segcoord.data.labels import LabelClass, LabelSet
+from segcoord.data.split import Sample, Samples, Split
+from segcoord.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from segcoord.data.pack import Pack
+    pass
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 
 Tell = Callable[[UserError], None]
 """Takes a mistake after which the listing can go on without the file concerned."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """The samples of a split; either all have masks or none has.
-
-    Args:
-        name: as data.train_split and data.val_split have it.
-        samples: in the order of their indices.
-        labels: the classes.
-        pack: holds the pixels, if they are not to be read from the files.
-    """
-
-    name: str
-    samples: Samples
-    labels: LabelSet
-    pack: Pack | None = None
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    @property
-    def labelled(self) -> bool:
-        return self.samples[0].mask is not None
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image (H, W, 3) uint8 RGB and mask (H, W) uint8 class indices, or None without labels.
-
-        From a pack they are views of mapped files, of which only what is used is read.
-
-        Raises:
-            UserError: a file that can't be used.
-        """
-        if self.pack is not None:
-            return self.pack[index]
-        sample = self.samples[index]
-        image = read_image(sample.image)
-        if sample.mask is None:
-            return image, None
-        return image, read_mask(sample.mask, sample.labels, image.shape[:2])
 
 
 def label_set(data: DataConfig) -> LabelSet:

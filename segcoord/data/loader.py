@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from segcoord.data.layouts import Split
+from segcoord.data.split import Split
 from segcoord.data.transforms import TrainTransform
-from segcoord.errors import UserError
+from segcoord.utils.errors import UserError
 
 
 class TrainSet(Dataset):

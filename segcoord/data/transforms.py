@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 
-import numpy as np
-
-from segcoord.config import DataConfig, ImageFolderConfig
-from segcoord.data.window import draw_window, take_window
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks a server for its version otherwise
-
 import albumentations as A
 import cv2
+import numpy as np
+
+from segcoord.config.schema import DataConfig, ImageFolderConfig
+from segcoord.data.random_crop import draw_window, take_window
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks a server for its version otherwise
 
 
 class TrainTransform:

@@ -1,1 +1,4 @@
-"""A trained model as files for other runtimes: written, verified, described."""
+"""A trained model out of PyTorch: exports verified in their runtime, and the demo page.
+
+Nothing here trains; what reads an exported model back lives in `inference`.
+"""

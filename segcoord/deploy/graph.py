@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from segcoord.folding import fold_batch_norm
-from segcoord.model import SegmentationModel
+from segcoord.models.fuse import fold_batch_norm
+from segcoord.models.segmentation import SegmentationModel
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from segcoord.console import counting_bar
-from segcoord.data.layouts import Split
+from segcoord.data.split import Split
 from segcoord.deploy.graph import Graph
-from segcoord.errors import UserError
-from segcoord.evaluation import evaluate
-from segcoord.model import SegmentationModel
+from segcoord.evaluation.evaluate import evaluate
+from segcoord.models.segmentation import SegmentationModel
+from segcoord.utils.console import counting_bar
+from segcoord.utils.errors import UserError
 
 CALIBRATION = 300  # NNCF's own default; its documentation asks for at least that many
 

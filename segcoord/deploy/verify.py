@@ -14,11 +14,11 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from segcoord.console import console
 from segcoord.deploy.graph import Graph
-from segcoord.errors import UserError
-from segcoord.model import SegmentationModel
-from segcoord.upsampling import predict_classes
+from segcoord.inference.fast_argmax import predict_classes
+from segcoord.models.segmentation import SegmentationModel
+from segcoord.utils.console import console
+from segcoord.utils.errors import UserError
 
 SIZES = ((1, 1, 1), (1, 97, 131), (2, 75, 226), (2, 160, 64), (1, 257, 193))
 """Images, height and width: none of them that of `graph.TRACED`, most of them odd."""
@@ -61,7 +61,7 @@ class Check:
     error: float | None
     equal: float
 
-    def to_plain(self) -> dict:
+    def to_dict(self) -> dict:
         return asdict(self)
 
 

@@ -1,0 +1,1 @@
+"""The commands `segcoord data ...`, one file for each."""

@@ -1,0 +1,18 @@
+"""segcoord data check."""
+
+from __future__ import annotations
+
+from segcoord.cli.common import new_parser
+from segcoord.config.loading import add_settings, parse
+
+
+def check(program: str, argv: list[str]) -> int:
+    """Check images, masks and splits of a dataset for mistakes before training"""
+    parser = new_parser(program, check)
+    add_settings(parser, "data")
+    parser.add_argument("--split", type=str, help="check this split alone (default: train and val)")
+    parser.add_argument("--json", type=str, metavar="FILE", help="write the findings")
+    args = parse(parser, argv)
+    from segcoord.data.checks.run import check_data
+
+    return check_data(parser.instantiate(args).data, args.split, args.json)

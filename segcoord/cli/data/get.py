@@ -1,0 +1,20 @@
+"""segcoord data get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segcoord.cli.common import new_parser
+from segcoord.config.loading import parse
+
+
+def get(program: str, argv: list[str]) -> int:
+    """Download Pascal VOC 2012 or SBD from its owner, verify and unpack it"""
+    parser = new_parser(program, get)
+    parser.add_argument("name", type=str, help="voc, sbd or cityscapes (which needs your login)")
+    parser.add_argument("--root", type=str, metavar="DIR", help="default: data/NAME")
+    args = parse(parser, argv)
+    from segcoord.data.download import get_dataset
+
+    get_dataset(args.name, Path(args.root or f"data/{args.name}"))
+    return 0

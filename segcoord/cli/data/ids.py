@@ -1,0 +1,40 @@
+"""segcoord data ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segcoord.cli.common import new_parser
+from segcoord.config.loading import add_settings, parse
+
+
+def ids(program: str, argv: list[str]) -> int:
+    """Convert color masks to masks of class ids"""
+    parser = new_parser(program, ids)
+    add_settings(parser, "data")
+    parser.add_argument("--masks", type=str, required=True, metavar="DIR", help="color masks")
+    parser.add_argument(
+        "--out", type=str, required=True, metavar="DIR", help="folder for PNGs of the same stems"
+    )
+    parser.add_argument(
+        "--void",
+        type=str,
+        action="append",
+        default=[],
+        metavar="R,G,B",
+        help="a color to ignore; may be repeated",
+    )
+    args = parse(parser, argv)
+    from segcoord.data.color_masks import ColorTable, convert_masks, find_masks, parse_color
+    from segcoord.data.layouts import label_set
+    from segcoord.utils.console import console, counting_bar
+
+    data, out = parser.instantiate(args).data, Path(args.out)
+    data.check()
+    table = ColorTable(label_set(data), [parse_color(text) for text in args.void])
+    files = find_masks(Path(args.masks), out)
+    with counting_bar() as bar:
+        task = bar.add_task("convert", total=len(files))
+        written, there = convert_masks(files, out, table, lambda: bar.advance(task))
+    console.print(f"{written} masks of class ids written to {out}, {there} were there already")
+    return 0

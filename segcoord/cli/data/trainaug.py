@@ -1,0 +1,20 @@
+"""segcoord data trainaug."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segcoord.cli.common import new_parser
+from segcoord.config.loading import parse
+
+
+def trainaug(program: str, argv: list[str]) -> int:
+    """Create VOC's SegmentationClassAug and trainaug.txt from SBD"""
+    parser = new_parser(program, trainaug)
+    parser.add_argument("--voc", type=str, required=True, metavar="DIR", help="contains VOC2012")
+    parser.add_argument("--sbd", type=str, required=True, metavar="DIR", help="contains SBD")
+    args = parse(parser, argv)
+    from segcoord.data.voc_trainaug import make_trainaug
+
+    make_trainaug(Path(args.voc), Path(args.sbd))
+    return 0

@@ -1,0 +1,45 @@
+"""segcoord data weights."""
+
+from __future__ import annotations
+
+from segcoord.cli.common import new_parser
+from segcoord.config.loading import add_settings, parse
+from segcoord.utils.errors import UserError
+
+
+def weights(program: str, argv: list[str]) -> int:
+    """Show the class weights of the loss by each formula"""
+    parser = new_parser(program, weights)
+    add_settings(parser, "data")
+    args = parse(parser, argv)
+    from rich.table import Table
+
+    from segcoord.data.checks.cross_split import labels_missing
+    from segcoord.data.checks.report import check
+    from segcoord.data.class_weights import FORMULAS, class_weights
+    from segcoord.data.layouts import find_split
+    from segcoord.utils.console import console
+
+    data = parser.instantiate(args).data
+    data.check()
+    split = find_split(data, data.train_split)
+    counts = check(split)
+    for finding in labels_missing(split, counts, data.root):
+        raise UserError(str(finding))
+    columns = [class_weights(counts, formula) for formula in FORMULAS]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    for head in ("pixels %", "images", *FORMULAS):
+        table.add_column(head, justify="right")
+    percent = 100 * counts.pixels / counts.pixels.sum()
+    for name, pixels, images, *row in zip(split.labels.names, percent, counts.images, *columns):
+        table.add_row(name, f"{pixels:.2f}", str(images), *(f"{w:.4f}" for w in row))
+    console.print(table)
+    console.print(
+        f"\nsplit {split.name}; train.class_weights: NAME trains with one of them, "
+        "a list of numbers with those."
+    )
+    absent = [n for n, images in zip(split.labels.names, counts.images) if not images]
+    if absent:
+        console.print(f"never in its masks, so weight 0: {', '.join(absent)}", style="yellow")
+    return 0

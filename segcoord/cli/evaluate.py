@@ -1,0 +1,42 @@
+"""segcoord evaluate, and evaluate.py."""
+
+from __future__ import annotations
+
+from segcoord.cli.common import CHECKPOINT, DEVICE, RUNTIME, add_views, data_layer, new_parser
+from segcoord.config.loading import add_settings, parse, preview
+
+
+def evaluate(program: str, argv: list[str]) -> int:
+    """Score a checkpoint on a split, export its predictions; also: python evaluate.py"""
+    parser = new_parser(program, evaluate)
+    parser.add_argument("--checkpoint", type=str, required=True, help=CHECKPOINT)
+    parser.add_argument("--runtime", type=str, help=RUNTIME)
+    parser.add_argument("--split", type=str, help="default: the val_split of the training")
+    add_views(parser)
+    parser.add_argument("--masks", type=str, metavar="DIR", help="write one PNG per image")
+    parser.add_argument("--overlays", type=str, metavar="DIR", help="write overlays with a legend")
+    parser.add_argument(
+        "--sheet", type=str, metavar="FILE", help="write image, truth and prediction of six images"
+    )
+    parser.add_argument("--json", type=str, metavar="FILE", help="write scores and protocol")
+    parser.add_argument("--report", type=str, metavar="FILE", help="write a report as HTML")
+    parser.add_argument(
+        "--figures", type=str, metavar="DIR", help="write the charts of the report as PNG and PDF"
+    )
+    parser.add_argument(
+        "--against", type=str, metavar="RUN", help="in the report, what changed since this run"
+    )
+    parser.add_argument(
+        "--export",
+        type=str,
+        metavar="SERVER",
+        help="write a submission to --out: voc-server or cityscapes-server",
+    )
+    parser.add_argument("--out", type=str, metavar="FILE", help="the archive of --export")
+    parser.add_argument("--device", type=str, default="auto", help=DEVICE)
+    add_settings(parser, "data")
+    early = preview(argv, parser)
+    args = parse(parser, argv, *([] if early.help else data_layer(early.checkpoint)))
+    from segcoord.evaluation.run import run_evaluation
+
+    return run_evaluation(args, parser.instantiate(args).data)

@@ -1,0 +1,50 @@
+"""segcoord export."""
+
+from __future__ import annotations
+
+from segcoord.cli.common import data_layer, new_parser
+from segcoord.config.loading import add_settings, parse, preview
+from segcoord.utils.errors import UserError
+
+
+def export(program: str, argv: list[str]) -> int:
+    """Write a checkpoint as ONNX, OpenVINO, TorchScript or pt2, and verify it"""
+    parser = new_parser(program, export)
+    parser.add_argument("--checkpoint", type=str, required=True, help="a best.ckpt or last.ckpt")
+    parser.add_argument(
+        "--format", type=str, required=True, help="onnx, openvino, torchscript or pt2"
+    )
+    parser.add_argument(
+        "--precision", type=str, default="fp32", help="fp32, fp16 or int8 (default: fp32)"
+    )
+    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to create")
+    parser.add_argument(
+        "--image-to-mask",
+        action="store_true",
+        help="write a second file that takes uint8 images of any size and returns class ids",
+    )
+    only_int8 = new_parser(program, export)
+    for each in (parser, only_int8):
+        each.add_argument(
+            "--calibration",
+            type=int,
+            metavar="N",
+            help="int8: number of calibration images from the train split (default: 300, or all)",
+        )
+        each.add_argument(
+            "--split", type=str, help="int8: score it on this split (default: the val_split)"
+        )
+    add_settings(only_int8, "data")
+    early = preview(argv, parser, only_int8)
+    if early.help or early.precision == "int8":
+        add_settings(parser, "data")
+    else:
+        options = only_int8._option_string_actions.items()
+        given = {o for o, a in options if a.dest != "help" and getattr(early, a.dest) is not None}
+        if given:
+            raise UserError(f"{min(given)}: only --precision int8 reads images; leave it out")
+    int8 = early.precision == "int8" and not early.help
+    args = parse(parser, argv, *(data_layer(early.checkpoint) if int8 else []))
+    from segcoord.deploy.export import run_export
+
+    return run_export(args, parser.instantiate(args).data if int8 else None)

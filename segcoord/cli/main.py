@@ -1,0 +1,94 @@
+"""The `segcoord` command: finds the function of a verb and turns its errors into messages."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+
+from segcoord.cli.attend import attend
+from segcoord.cli.common import Command
+from segcoord.cli.compare import compare
+from segcoord.cli.data.check import check
+from segcoord.cli.data.get import get
+from segcoord.cli.data.ids import ids
+from segcoord.cli.data.pack import pack
+from segcoord.cli.data.sample import sample
+from segcoord.cli.data.trainaug import trainaug
+from segcoord.cli.data.weights import weights
+from segcoord.cli.demo import demo
+from segcoord.cli.evaluate import evaluate
+from segcoord.cli.export import export
+from segcoord.cli.models import models
+from segcoord.cli.predict import predict
+from segcoord.cli.runs import runs
+from segcoord.cli.share import share
+from segcoord.cli.table import table
+from segcoord.cli.train import train
+from segcoord.utils.allocator import keep_freed_memory
+from segcoord.utils.errors import UserError
+
+COMMANDS: dict[str, Command] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "compare": compare,
+    "models": models,
+    "table": table,
+    "runs": runs,
+    "attend": attend,
+    "share": share,
+    "demo": demo,
+    "data sample": sample,
+    "data check": check,
+    "data get": get,
+    "data trainaug": trainaug,
+    "data ids": ids,
+    "data weights": weights,
+    "data pack": pack,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The `segcoord` console command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    words = 2 if argv[:1] == ["data"] else 1
+    name = " ".join(argv[:words])
+    if name in COMMANDS:
+        return run(COMMANDS[name], f"segcoord {name}", argv[words:])
+    if not argv or name in ("-h", "--help", "data", "data --help", "data -h"):
+        print(usage(), end="")
+        return 0
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"segcoord {version('segcoord')}")
+        return 0
+    print(f"segcoord: unknown command {name!r}\n\n{usage()}", end="", file=sys.stderr)
+    return 2
+
+
+def usage() -> str:
+    lines = (f"  {name:14}{inspect.getdoc(each)}\n" for name, each in COMMANDS.items())
+    return (
+        f"usage: segcoord COMMAND ...\n\n{''.join(lines)}\n"
+        "segcoord COMMAND --help lists the options of a command.\n"
+    )
+
+
+def run(command: Command, program: str, argv: list[str]) -> int:
+    """Runs a command; an error that the user can mend is printed without a traceback."""
+    keep_freed_memory()
+    try:
+        return command(program, argv)
+    except UserError as error:
+        # From a worker process of a DataLoader the message comes wrapped in its traceback.
+        message = str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()
+        print(f"{program}: error: {message}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a folder that was removed: it names the file
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,44 @@
+"""segcoord models."""
+
+from __future__ import annotations
+
+from segcoord.cli.common import new_parser
+from segcoord.config.loading import parse
+
+
+def models(program: str, argv: list[str]) -> int:
+    """List the encoders with their parameters, multiply-adds and weights"""
+    parser = new_parser(program, models)
+    parser.add_argument(
+        "pattern", type=str, nargs="?", default="*", help='part of a name, or a glob: "*_ca_*"'
+    )
+    parser.add_argument("--output-stride", type=int, default=16, help="16 or 8 (default: 16)")
+    args = parse(parser, argv)
+    from rich.table import Table
+
+    from segcoord.models.profile import count, encoder_names
+    from segcoord.utils.console import console, counting_bar
+
+    names = encoder_names(args.pattern)
+    rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for head in ("encoder", "params", "MACs", "seg. params", "seg. MACs"):
+        rows.add_column(head, justify="left" if head == "encoder" else "right", no_wrap=True)
+    rows.add_column("weights", no_wrap=True)
+    with counting_bar() as bar:
+        for name in bar.track(names, description="count"):
+            counts = count(name, args.output_stride)
+            rows.add_row(
+                name,
+                f"{counts.parameters / 1e6:.2f} M",
+                f"{counts.mega_macs:.0f} M",
+                f"{counts.segmentation_parameters / 1e6:.2f} M",
+                f"{counts.segmentation_giga_macs:.2f} G",
+                counts.weights or "none",
+            )
+    console.print(rows)
+    console.print(
+        "\nparams, MACs (multiply-adds): with a classifier of 1000 classes, at 224x224.\n"
+        f"seg.: DeepLabV3 with 21 classes at output stride {args.output_stride}, at 512x512.\n"
+        "weights: the source of encoder_weights: imagenet; + random: attention starts at random."
+    )
+    return 0

@@ -1,0 +1,19 @@
+"""segcoord runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segcoord.cli.common import new_parser
+from segcoord.config.loading import parse
+
+
+def runs(program: str, argv: list[str]) -> int:
+    """List the runs in a folder and its subfolders, the best mIoU first"""
+    parser = new_parser(program, runs)
+    parser.add_argument("folder", type=str, nargs="?", default="runs", metavar="DIR")
+    parser.add_argument("--json", type=str, metavar="FILE", help="write them as JSON too")
+    args = parse(parser, argv)
+    from segcoord.training.run_summary import list_runs
+
+    return list_runs(Path(args.folder), args.json)

@@ -1,0 +1,44 @@
+"""segcoord share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segcoord.cli.common import new_parser
+from segcoord.config.loading import parse
+from segcoord.utils.errors import UserError
+
+
+def share(program: str, argv: list[str]) -> int:
+    """Write a checkpoint as safetensors and JSON, or upload it to the Hugging Face Hub"""
+    parser = new_parser(program, share)
+    parser.add_argument("--checkpoint", type=str, required=True, help="a best.ckpt or last.ckpt")
+    parser.add_argument("--out", type=str, metavar="DIR", help="folder to write")
+    parser.add_argument("--push", type=str, metavar="USER/NAME", help="upload to this repository")
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="create the repository private; fail if a public one exists",
+    )
+    args = parse(parser, argv)
+    if args.out is None and args.push is None:
+        raise UserError("expected --out DIR, --push USER/NAME or both")
+    if args.private and args.push is None:
+        raise UserError("--private: is for a repository on the Hub; give --push USER/NAME too")
+    from segcoord.models.checkpoint import read_segmentation, rebuild
+    from segcoord.utils.console import console
+
+    content = read_segmentation(args.checkpoint)
+    model = rebuild(content, args.checkpoint)
+    best = content.get("progress", {}).get("best", -1.0)
+    metrics = {"mIoU": best} if best >= 0 else {}
+    settings = content.get("config", {}).get("data", {})
+    dataset = f"{settings.get('layout', 'custom')}, split {settings.get('val_split', 'val')}"
+    if args.out is not None:
+        model.save_pretrained(Path(args.out), metrics=metrics, dataset=dataset)
+        console.print(f"{args.out}: complete its README.md before you share it")
+    if args.push is not None:
+        private = args.private or None
+        url = model.push_to_hub(args.push, private=private, metrics=metrics, dataset=dataset)
+        console.print(url)
+    return 0

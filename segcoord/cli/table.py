@@ -1,0 +1,44 @@
+"""segcoord table."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from segcoord.cli.common import OFFLINE, new_parser
+from segcoord.config.loading import add_settings, parse, preview
+from segcoord.config.schema import CONFIGS
+from segcoord.utils.errors import UserError
+
+
+def table(program: str, argv: list[str]) -> int:
+    """Train every row of a table of encoders, write it as Markdown and CSV; continues a table"""
+    parsers = {task: new_parser(program, table) for task in CONFIGS}
+    for task, parser in parsers.items():
+        parser.add_argument("table", type=str, metavar="TABLE.yaml", help="see configs/tables")
+        parser.add_argument("--out", type=str, metavar="DIR", help="default: runs/tables/TABLE")
+        parser.add_argument("--offline", action="store_true", help=OFFLINE)
+        add_settings(parser, "model", "data", "train", task=task)
+    early = preview(argv, *parsers.values())
+    if early.help:
+        parse(parsers["segmentation"], argv)
+    if early.table is None:
+        raise UserError("expected the YAML file of a table, such as configs/tables/sample.yaml")
+    if early.config:
+        raise UserError("--config: the file of a table names its own configuration")
+    from segcoord.training.table import run_table
+    from segcoord.training.table_config import read_table
+
+    given = read_table(Path(early.table))
+    parser = parsers[given.task]
+
+    def configure(layers: list[tuple[str, dict]]) -> tuple[Namespace, object]:
+        args = parse(parser, argv, *layers)
+        groups = parser.instantiate(args)
+        config = CONFIGS[given.task](groups.model, groups.data, groups.train)
+        config.check()
+        return args, config
+
+    return run_table(given, configure, shlex.join([*program.split(), *argv]))

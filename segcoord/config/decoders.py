@@ -1,0 +1,58 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from segcoord.utils.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+STRIDES = {
+    "deeplabv3": (16, 8),
+    "deeplabv3plus": (16, 8),
+    "pan": (16, 32),
+    "unet": (32,),
+    "fpn": (32,),
+}
+"""Decoder -> the output strides of the encoder that it works with."""
+
+
+ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+"""Output stride -> ASPP rates: DeepLabV3 (Chen et al. 2017), section 3.3 and table 5."""
+
+
+ASPP_DROPOUT = 0.1  # DeepLab's own code, tensorflow/models deeplab/model.py: keep_prob=0.9
+
+
+def decoder_settings(
+    decoder: str,
+    output_stride: int,
+    atrous_rates: Sequence[int] | None,
+    aspp_dropout: float | None,
+) -> dict:
+    """The settings of a decoder with its defaults filled in.
+
+    Raises:
+        UserError: an unknown decoder, or a setting that it doesn't take.
+    """
+    if decoder not in STRIDES:
+        raise UserError(f"decoder: found {decoder!r}, expected one of {', '.join(STRIDES)}")
+    strides = STRIDES[decoder]
+    if output_stride not in strides:
+        expected = " or ".join(str(stride) for stride in strides)
+        raise UserError(f"output_stride: found {output_stride}, expected {expected} for {decoder}")
+    settings = {"decoder": decoder, "output_stride": output_stride}
+    if not decoder.startswith("deeplabv3"):
+        if atrous_rates is not None or aspp_dropout is not None:
+            raise UserError(
+                f"atrous_rates and aspp_dropout: {decoder} has no ASPP; leave them null"
+            )
+        return settings | {"atrous_rates": None, "aspp_dropout": None}
+    rates = list(atrous_rates or ATROUS_RATES[output_stride])
+    if len(rates) != 3 or not all(isinstance(r, int) and r > 0 for r in rates):
+        raise UserError(f"atrous_rates: found {rates}, expected three integers above 0")
+    dropout = ASPP_DROPOUT if aspp_dropout is None else aspp_dropout
+    return settings | {"atrous_rates": rates, "aspp_dropout": dropout}

@@ -1,0 +1,1 @@
+"""The sample dataset: street scenes drawn by `scenes`, written in a layout by `dataset`."""

@@ -1,0 +1,1 @@
+"""`segcoord demo`: a local page that shows a model's masks. Needs the extra `ui`."""

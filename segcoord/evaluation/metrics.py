@@ -1,0 +1,182 @@
+"""Mean intersection over union over a whole dataset, from one confusion matrix.
+
+Definition: Pascal VOC development kit and cityscapesscripts/evaluation: summed over all images
+first, then per class truth & prediction / truth | prediction, then the mean over the classes.
+torchmetrics' own segmentation.MeanIoU averages over images, which is another number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+_COUNTS_AT_ONCE = 2**24  # OpenCV's histogram is float32, which holds integers up to here
+
+
+class MeanIoU(Metric):
+    """Accumulates a confusion matrix; `compute` gives the mIoU, float64 in 0..1.
+
+    The state adds up across processes. A class that occurs in neither truth nor prediction is left
+    out of the mean; if none occurs, the mean is NaN. `scores()` gives everything else.
+
+    Args:
+        num_classes: K.
+        ignore_index: value of the target that counts nowhere; from K to 255.
+
+    Raises:
+        ValueError: `ignore_index` is one of the classes or above 255.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    confusion: Tensor
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        super().__init__()
+        if not 1 <= num_classes <= 255:
+            raise ValueError(f"num_classes={num_classes}, expected 1 to 255")
+        if not num_classes <= ignore_index <= 255:
+            raise ValueError(f"ignore_index={ignore_index}, expected {num_classes} to 255")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        empty = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.add_state("confusion", empty, dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Counts one image or batch.
+
+        Args:
+            preds: class indices 0..K-1, any shape, integers.
+            target: the same shape; 0..K-1 or `ignore_index`.
+
+        Raises:
+            ValueError: shapes that differ, logits instead of indices, or a value outside.
+        """
+        if preds.shape != target.shape:
+            raise ValueError(f"preds {tuple(preds.shape)} and target {tuple(target.shape)} differ")
+        for name, values in (("preds", preds), ("target", target)):
+            if values.dtype not in _INTEGERS:
+                raise ValueError(f"{name}: expected integer class indices, found {values.dtype}")
+        if preds.numel() == 0:
+            return
+        k = self.num_classes
+        for name, values in (("preds", preds), ("target", target)):
+            low, high = (int(v) for v in values.aminmax())
+            if low < 0 or high > 255:
+                raise ValueError(
+                    f"{name} holds {low if low < 0 else high}; {k} classes were expected"
+                )
+        counts = count_pairs(target.to(torch.uint8), preds.to(torch.uint8))
+        outside = counts[:, k:].any(0).nonzero()
+        if len(outside):
+            raise ValueError(f"preds holds {k + int(outside[0])}; {k} classes were expected")
+        other = counts[k:].any(1)
+        other[self.ignore_index - k] = False
+        if other.any():
+            value = k + int(other.nonzero()[0])
+            raise ValueError(f"target holds {value}, neither a class nor {self.ignore_index}")
+        self.confusion += counts[:k, :k]
+
+    def compute(self) -> Tensor:
+        return torch.tensor(self.scores().miou, dtype=torch.float64)
+
+    def scores(self) -> Scores:
+        """All scores of what was counted so far, in this process."""
+        return Scores(self.confusion.cpu().numpy())
+
+
+def count_pairs(rows: Tensor, columns: Tensor) -> Tensor:
+    """How often each pair of values occurs.
+
+    Args:
+        rows, columns: uint8, of one shape.
+
+    Returns:
+        (256, 256) int64 on their device.
+    """
+    rows, columns = rows.flatten(), columns.flatten()
+    if rows.device.type != "cpu":
+        return torch.bincount(rows.int() * 256 + columns, minlength=256 * 256).view(256, 256)
+    counts = np.zeros((256, 256), np.int64)
+    for pair in zip(rows.split(_COUNTS_AT_ONCE), columns.split(_COUNTS_AT_ONCE)):
+        maps = [values.numpy()[None] for values in pair]
+        # It needs no memory for the pairs, and counts void as any value, so that nothing is masked.
+        counts += cv2.calcHist(maps, [0, 1], None, [256, 256], [0, 256] * 2).astype(np.int64)
+    return torch.from_numpy(counts)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is read off a confusion matrix; NaN where there is nothing to divide by.
+
+    Args:
+        confusion: (K, K) int64 pixel counts, truth in rows, prediction in columns.
+    """
+
+    confusion: np.ndarray
+
+    @property
+    def truth(self) -> np.ndarray:
+        """(K,) int64: labelled pixels of each class."""
+        return self.confusion.sum(1)
+
+    @property
+    def iou(self) -> np.ndarray:
+        """(K,) float64; NaN for a class in neither truth nor prediction."""
+        union = self.truth + self.confusion.sum(0) - self.confusion.diagonal()
+        return divide(self.confusion.diagonal(), union)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """(K,) float64: share of a class's pixels that was found; NaN for a class not in truth."""
+        return divide(self.confusion.diagonal(), self.truth)
+
+    @property
+    def miou(self) -> float:
+        return mean(self.iou)
+
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """Each class's IoU weighted by its share of the labelled pixels (Long et al. 2015)."""
+        return float(divide(np.nansum(self.iou * self.truth), self.truth.sum()))
+
+    @property
+    def mean_accuracy(self) -> float:
+        return mean(self.accuracy)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        return float(divide(self.confusion.diagonal().sum(), self.confusion.sum()))
+
+    @property
+    def absent(self) -> list[int]:
+        """Classes in neither truth nor prediction, which the mean IoU leaves out."""
+        return np.flatnonzero(np.isnan(self.iou)).tolist()
+
+    @property
+    def classes_counted(self) -> int:
+        return len(self.confusion) - len(self.absent)
+
+
+def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """float64; NaN for 0 / 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.divide(part, whole, dtype=np.float64)
+
+
+def mean(values: np.ndarray) -> float:
+    """Over what is not NaN; NaN where nothing is."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def or_none(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return float(value) if np.isfinite(value) else None

@@ -1,1 +1,0 @@
-"""What leaves the package: masks as files, pictures to look at."""

@@ -1,0 +1,123 @@
+"""Pictures of masks: blends over the image, a legend, a sheet of many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from segcoord.data.labels import VOID, LabelSet
+from segcoord.utils.files import atomic_write
+
+PAPER, INK = (255, 255, 255), (32, 32, 32)
+
+
+def blend(
+    image: np.ndarray, indices: np.ndarray, labels: LabelSet, opacity: float = 0.6
+) -> np.ndarray:
+    """The classes' colours laid over the image; where void, the image itself.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        indices: (H, W) uint8 class indices, 255 for void.
+        labels: the colours.
+        opacity: of the colours, 0 to 1.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    mixed = cv2.addWeighted(labels.colors[indices], opacity, image, 1 - opacity, 0)
+    np.copyto(mixed, image, where=(indices == VOID)[..., None])
+    return mixed
+
+
+def legend(labels: LabelSet, shown: Sequence[int], width: int, size: int = 14) -> np.ndarray:
+    """A strip with a coloured box and the name of each class in `shown`.
+
+    Returns:
+        (h, width, 3) uint8 RGB, h as many lines as are needed.
+    """
+    font = ImageFont.load_default(size)
+    entries, x, y = [], size // 2, size // 2
+    for index in shown:
+        name = labels.names[index]
+        wide = round(1.6 * size + font.getlength(name) + size)
+        if x > size and x + wide > width:
+            x, y = size // 2, y + round(1.6 * size)
+        entries.append((x, y, tuple(labels.classes[index].color), name))
+        x += wide
+    strip = Image.new("RGB", (width, y + round(1.7 * size)), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for x, y, color, name in entries:
+        draw.rectangle((x, y, x + size, y + size), fill=color, outline=INK)
+        draw.text((x + round(1.5 * size), y + size / 2), name, INK, font, anchor="lm")
+    return np.asarray(strip)
+
+
+def overlay(image: np.ndarray, indices: np.ndarray, labels: LabelSet) -> np.ndarray:
+    """The blend with a legend of the classes in it below; as wide as the image."""
+    shown = [i for i in np.unique(indices).tolist() if i != VOID]
+    key = legend(labels, shown, image.shape[1], max(11, image.shape[1] // 45))
+    return np.concatenate([blend(image, indices, labels), key])
+
+
+def reduced(image: np.ndarray, indices: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its classes with at most `longest` pixels on the longer side.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        indices: (H, W) uint8 class indices.
+        longest: of the result.
+    """
+    factor = longest / max(indices.shape)
+    if factor >= 1:
+        return image, indices
+    size = tuple(max(1, round(n * factor)) for n in indices.shape[::-1])
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return image, cv2.resize(indices, size, interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def sheet(
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], labels: LabelSet, width: int = 360
+) -> np.ndarray:
+    """Rows of pictures under column titles, with one legend of all classes below.
+
+    Args:
+        rows: each as many (H, W, 3) uint8 pictures as there are titles.
+        titles: of the columns.
+        labels: for the legend.
+        width: of a column, in pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    gap, size = 8, 16
+    font = ImageFont.load_default(size)
+    heights = [round(max(p.shape[0] / p.shape[1] for p in row) * width) for row in rows]
+    full = gap + len(titles) * (width + gap)
+    key = legend(labels, range(len(labels)), full, size)
+    top = 2 * size
+    page = Image.new("RGB", (full, top + sum(heights) + gap * len(rows) + key.shape[0]), PAPER)
+    draw = ImageDraw.Draw(page)
+    y = top
+    for column, title in enumerate(titles):
+        draw.text((gap + column * (width + gap), top / 2), title, INK, font, anchor="lm")
+    for row, height in zip(rows, heights):
+        for column, picture in enumerate(row):
+            tall = round(picture.shape[0] / picture.shape[1] * width)
+            scaled = Image.fromarray(picture).resize((width, tall), Image.Resampling.LANCZOS)
+            page.paste(scaled, (gap + column * (width + gap), y))
+        y += height + gap
+    page.paste(Image.fromarray(key), (0, y))
+    return np.asarray(page)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes (H, W, 3) uint8 RGB as PNG or JPEG, by the path's suffix."""
+    kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
+    with atomic_write(path) as temporary:
+        # Pillow's own compress_level, 6, takes four times as long for an eighth less.
+        Image.fromarray(picture).save(temporary, format=kind, quality=92, compress_level=2)

@@ -1,0 +1,95 @@
+"""The README.md beside a shared model: metadata for the Hub, usage, facts and classes."""
+
+from __future__ import annotations
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from segcoord.data.labels import LabelSet
+
+_USAGE = """\
+```python
+import segcoord
+
+model = segcoord.from_pretrained("FOLDER_OR_REPOSITORY")
+mask = segcoord.predict(model, "photo.jpg")  # (H, W) uint8 class indices, any size
+```
+
+```python
+import segcoord  # registers the encoder
+import segmentation_models_pytorch as smp
+
+net = smp.from_pretrained("FOLDER_OR_REPOSITORY")  # logits of the input's size
+```
+"""
+_METRIC_TYPES = {"mIoU": "mean_iou"}  # as the Hub names them
+
+
+def model_card(
+    description: dict,
+    architecture: str,
+    parameters: int,
+    metrics: dict[str, float],
+    dataset: str = "",
+) -> str:
+    """Markdown with the Hub's metadata.
+
+    Args:
+        description: `SegmentationModel.to_dict()`.
+        architecture: the name of smp's class.
+        parameters: their number.
+        metrics: scores by name, in 0..1.
+        dataset: on which they were measured.
+    """
+    spec, labels = description["spec"], LabelSet.from_dict(description["labels"])
+    title = f"{architecture} on {spec['encoder']}"
+    metadata = ModelCardData(
+        library_name="segcoord",
+        pipeline_tag="image-segmentation",
+        tags=["semantic-segmentation", "segmentation-models-pytorch", spec["encoder"]],
+        model_name=title,
+        eval_results=[
+            EvalResult(
+                task_type="image-segmentation",
+                dataset_type=dataset or "custom",
+                dataset_name=dataset or "custom",
+                metric_type=_METRIC_TYPES.get(name, name),
+                metric_name=name,
+                metric_value=round(value, 4),
+            )
+            for name, value in metrics.items()
+        ]
+        or None,
+    )
+    facts = {
+        "encoder": spec["encoder"],
+        "output stride": spec["output_stride"],
+        "parameters": f"{parameters / 1e6:.2f} M",
+        "input": "RGB of any size, divided by 255, minus mean, divided by standard deviation",
+        "mean": _numbers(description["mean"]),
+        "standard deviation": _numbers(description["std"]),
+    } | {name: f"{100 * value:.2f} %" for name, value in metrics.items()}
+    classes = [
+        f"| {index} | {_cell(c.name)} | #{bytes(c.color).hex()} | {c.id} |"
+        for index, c in enumerate(labels.classes)
+    ]
+    return "\n".join(
+        [
+            f"---\n{metadata.to_yaml()}\n---",
+            f"# {title}, {len(labels)} classes\n",
+            "Semantic segmentation, made with segcoord.\n",
+            _USAGE,
+            "| | |\n| --- | --- |",
+            *(f"| {name} | {value} |" for name, value in facts.items()),
+            "\n| index | class | color | value in masks |\n| --- | --- | --- | --- |",
+            *classes,
+            "\nTraining data, license, intended use and limitations: please complete.\n",
+        ]
+    )
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _cell(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")

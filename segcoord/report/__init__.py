@@ -1,1 +1,0 @@
-"""The report on a model's predictions: what is gathered, its charts, the page, the figures."""

@@ -1,0 +1,88 @@
+"""Classification as a task to train: what a backbone learns before it is used for segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy
+
+from segcoord.config.schema import ClassificationConfig
+from segcoord.data.image_folder import ClassTrainSet, ClassValSet, Folders
+from segcoord.data.loader import set_up_worker
+from segcoord.data.transforms import CenterTransform, ClassTransform
+from segcoord.models.classifier import Classifier
+
+VAL_BATCH = 64
+
+
+class ClassificationLoss(nn.Module):
+    """What is trained: the model and its loss, as one module that devices can share."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Cross-entropy, a scalar, of {"image": (N, h, w, 3) uint8, "label": (N,) int64}."""
+        return F.cross_entropy(self.model(self.model.normalize(batch["image"])), batch["label"])
+
+
+class Classification:
+    """A Task of segcoord.training.
+
+    Args:
+        config: of the run.
+        model: at its start.
+        folders: of the training and the validation images.
+    """
+
+    columns = ("top1", "top5")
+
+    def __init__(
+        self, config: ClassificationConfig, model: Classifier, folders: tuple[Folders, Folders]
+    ) -> None:
+        self.config, self.model = config, model
+        self.module = ClassificationLoss(model)
+        transform = ClassTransform(config.data)
+        self.train_set = ClassTrainSet(folders[0], transform, config.train.seed)
+        self.val_set = ClassValSet(folders[1], CenterTransform(config.data))
+        self.val_images = len(self.val_set)
+
+    def parameter_groups(self) -> list[dict]:
+        """All parameters alike."""
+        return [{"params": list(self.model.parameters()), "factor": 1.0}]
+
+    def validate(self, model: Classifier, on_image: Callable[[], None]) -> dict[str, float]:
+        """Share of the images whose class is the first, or among the first five, by logit."""
+        model.eval()
+        device = model.mean.device
+        k = len(model.classes)
+        metrics = [
+            MulticlassAccuracy(k, top_k=min(top, k), average="micro").to(device) for top in (1, 5)
+        ]
+        share = range(self.val_images)
+        if dist.is_initialized():
+            share = share[dist.get_rank() :: dist.get_world_size()]
+        loader = DataLoader(
+            self.val_set,
+            sampler=share,
+            batch_size=VAL_BATCH,
+            num_workers=self.config.data.workers,
+            worker_init_fn=set_up_worker,
+        )
+        for batch in loader:
+            with torch.inference_mode():
+                logits = model(model.normalize(batch["image"].to(device)))
+                for metric in metrics:
+                    metric.update(logits, batch["label"].to(device))
+            for _ in batch["label"]:
+                on_image()
+        return dict(zip(self.columns, (metric.compute().item() for metric in metrics)))
+
+    def examples(self, model: Classifier) -> None:
+        """None: a class is nothing to draw."""

@@ -1,0 +1,76 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segcoord.models.encoders.weights import Report, load_file
+from segcoord.models.segmentation import ImageModel, SegmentationModel
+from segcoord.models.state_dict import described_in, unpickle
+from segcoord.utils.errors import UserError
+
+
+def init_from(model: ImageModel, path: str | Path) -> Report:
+    """Copies the weights of a file that fit, as a start for training, and its normalisation.
+
+    A checkpoint of a segmentation model, or the state dict of one, gives every tensor whose name
+    and shape fit; of another encoder's attention it gives none. One of a classifier that `train.py`
+    trained, and a file of an encoder's weights (the authors', timm's), give the encoder, as
+    `encoders.weights.load_file` does.
+
+    Returns:
+        What was copied, what is new, what has no place.
+
+    Raises:
+        UserError: no such file, no tensors in it, or not one that fits.
+    """
+    path = Path(path)
+    loaded = unpickle(path)
+    described = described_in(loaded)
+    own = model.state_dict()
+    tensors = _renamed(loaded, own)
+    theirs = described.get("spec", {}).get("encoder", model.spec["encoder"])
+    foreign = (".se.", ".att.") if theirs != model.spec["encoder"] else ()
+    same = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in own
+        and tensor.shape == own[name].shape
+        and not any(slot in name for slot in foreign)
+    }
+    from_classifier = described.get("task") == "classification"
+    if isinstance(model, SegmentationModel) and (from_classifier or not same):
+        report = load_file(model.net.encoder, path)
+    elif same:
+        model.load_state_dict(same, strict=False)
+        new = [n for n in own if n not in same and not n.endswith("num_batches_tracked")]
+        unused = [name for name in tensors if name not in same]
+        normalisation = (described["mean"], described["std"]) if described else None
+        report = Report(str(path), [*same], new, unused, normalisation)
+    else:
+        raise UserError(
+            f"{path}: none of its {len(tensors)} tensors fits the model; "
+            f"the file has {list(tensors)[:2]}, the model {list(own)[:2]}"
+        )
+    if report.normalisation:
+        for buffer, values in zip((model.mean, model.std), report.normalisation):
+            buffer.copy_(torch.tensor(values).view(1, 3, 1, 1))
+    return report
+
+
+def _renamed(loaded: object, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file under our names: wrappers' prefixes off, smp's network in `net`."""
+    loaded = loaded if isinstance(loaded, dict) else {}
+    level = loaded.get("state_dict", loaded)
+    level = level if isinstance(level, dict) else {}
+    tensors = {k: v for k, v in level.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    if not own.keys() & tensors.keys():
+        within = {f"net.{name}": tensor for name, tensor in tensors.items()}
+        return within if own.keys() & within.keys() else tensors
+    return tensors

@@ -1,0 +1,141 @@
+"""The curves of a run as one picture, drawn from its metrics.csv."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from segcoord.config.schema import ClassificationConfig, Config
+from segcoord.training.run_dir import read_metrics
+from segcoord.utils.console import clock, spelled
+from segcoord.utils.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+POINTS = 2000  # of a curve at most; a longer one is drawn as the means of its parts
+
+
+INK, FAINT, GRID = "#2b2f36", "#8a919c", "#e6e8eb"
+
+
+PLACE = {"left": 0.075, "right": 0.985, "top": 0.9, "bottom": 0.08, "hspace": 0.25}
+
+
+LOSS, PALE, SCORE, RATE = "#1f5fa8", "#c2d6ec", "#c8501e", "#5c7f3d"
+
+
+def write_plot(run: Path, config: Config | ClassificationConfig, score: str) -> None:
+    """Writes plot.png; nothing where metrics.csv has no row yet.
+
+    Args:
+        run: the run's folder.
+        config: of the run.
+        score: the column that decides about best.ckpt.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    rows = read_metrics(run / "metrics.csv")
+    if rows:
+        figure = draw_curves(rows, config, score, "/".join(run.resolve().parts[-2:]))
+        with atomic_write(run / "plot.png") as temporary:
+            figure.canvas.print_png(temporary)
+
+
+def draw_curves(
+    rows: list[dict[str, str]], config: Config | ClassificationConfig, score: str, name: str
+) -> Figure:
+    """Loss, the score of each validation with the best marked, and the learning rate.
+
+    Args:
+        rows: of metrics.csv, at least one.
+        config: of the run.
+        score: the column that decides about best.ckpt.
+        name: of the run, for the title.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes long to import
+    from matplotlib.figure import Figure
+
+    losses, rates, scores = (_column(rows, name) for name in ("loss", "lr", score))
+    figure = Figure(figsize=(9, 6.6), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(3, sharex=True, height_ratios=(4, 4, 1.3), gridspec_kw=PLACE)
+    _draw_loss(axes[0], *_thinned(*losses))
+    _draw_score(axes[1], *scores, spelled(score))
+    axes[2].plot(*_thinned(*rates), color=RATE, linewidth=1.4)
+    axes[2].set_ylim(bottom=0)
+    axes[2].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for axis, label in zip(axes, ("training loss", f"{spelled(score)} %", "learning rate")):
+        axis.set_title(label, loc="left", fontsize=10, color=INK)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(FAINT)
+        axis.tick_params(colors=FAINT, labelcolor=INK, labelsize=9)
+        axis.grid(color=GRID, linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.margins(x=0.01)
+    axes[2].set_xlabel("step", fontsize=9, color=INK)
+    axes[2].set_xlim(left=0)
+    last = rows[-1]
+    done = f"step {last['step']} of {config.train.max_steps}, {clock(float(last['seconds']))}"
+    title = f"{name}   {config.model.encoder}   {done}"
+    figure.suptitle(title, x=0.01, y=0.98, ha="left", fontsize=11, color=INK)
+    return figure
+
+
+def _column(rows: list[dict[str, str]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values, each (n,) float64, of the rows that have this one as a finite number."""
+    pairs = np.array([(row["step"], row[name]) for row in rows if row[name]], float)
+    steps, values = pairs.reshape(-1, 2).T
+    fine = np.isfinite(values)
+    return steps[fine], values[fine]
+
+
+def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(steps) <= POINTS:
+        return steps, values
+    starts = np.linspace(0, len(steps), POINTS, endpoint=False).astype(int)
+    sizes = np.diff(starts, append=len(steps))
+    return tuple(np.add.reduceat(column, starts) / sizes for column in (steps, values))
+
+
+def _draw_loss(axis, steps: np.ndarray, values: np.ndarray) -> None:
+    if not len(steps):
+        return
+    smooth = gaussian_filter1d(values, sigma=max(1.0, len(values) / 80), mode="nearest")
+    axis.plot(steps, values, color=PALE, linewidth=1)
+    axis.plot(steps, smooth, color=LOSS, linewidth=1.8)
+    axis.set_ylim(0, 1.05 * max(np.quantile(values, 0.98), smooth[len(smooth) // 50]))
+    axis.annotate(
+        f"{smooth[-1]:.3f}",
+        (steps[-1], smooth[-1]),
+        xytext=(-2, 8),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+        color=LOSS,
+    )
+
+
+def _draw_score(axis, steps: np.ndarray, values: np.ndarray, name: str) -> None:
+    if not len(steps):
+        return
+    values = 100 * values
+    few = len(steps) <= 60
+    axis.plot(steps, values, color=SCORE, linewidth=1.6, marker="o" if few else "", markersize=3.5)
+    best = int(np.argmax(values))
+    axis.plot(steps[best], values[best], "*", color=SCORE, markersize=13, markeredgecolor="white")
+    axis.axhline(values[best], color=SCORE, linewidth=0.8, linestyle=(0, (2, 3)))
+    axis.annotate(
+        f"best {name} {values[best]:.2f} % at step {steps[best]:.0f}",
+        (0.01, values[best]),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -5),
+        textcoords="offset points",
+        va="top",
+        fontsize=9,
+        color=SCORE,
+    )

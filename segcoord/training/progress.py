@@ -1,0 +1,89 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from segcoord.utils.console import PLAIN_INTERVAL, clock, console, spelled
+
+if TYPE_CHECKING:
+    pass
+
+
+class TrainingBar:
+    """Step, loss, learning rate, mIoU and time left; plain lines where there is no terminal."""
+
+    def __init__(
+        self, max_steps: int, start: int, val_images: int, headline: str, best: float
+    ) -> None:
+        self.max_steps, self.start, self.val_images = max_steps, start, val_images
+        self.headline, self.best = headline, best  # best: below 0 before the first validation
+        self.loss: float | None = None
+        self.lr = 0.0
+        self.last_line = self.began = time.monotonic()
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[info]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=120,
+        )
+
+    def __enter__(self) -> TrainingBar:
+        self.progress.start()
+        self.steps = self.progress.add_task(
+            "train", total=self.max_steps, completed=self.start, info=""
+        )
+        self.validation = self.progress.add_task(
+            "validate", total=self.val_images, visible=False, info=""
+        )
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def step(self, step: int, loss: float, lr: float) -> None:
+        self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
+        self.lr = lr
+        info = self._info()
+        self.progress.update(self.steps, completed=step, info=info)
+        now = time.monotonic()
+        if not console.is_terminal and now - self.last_line > PLAIN_INTERVAL:
+            self.last_line = now
+            left = (now - self.began) / (step - self.start) * (self.max_steps - step)
+            console.print(f"step {step}/{self.max_steps}  {info}  left {clock(left)}")
+
+    def _info(self) -> str:
+        info = "" if self.loss is None else f"loss {self.loss:.3f}  lr {self.lr:.1e}"
+        return info if self.best < 0 else f"{info}  {spelled(self.headline)} {self.best:.4f}"
+
+    def advance_validation(self, images: int = 1) -> None:
+        self.progress.update(self.validation, visible=True, advance=images)
+
+    def validated(self, step: int, scores: dict[str, float], best: float) -> None:
+        """Prints the scores of a validation, the headline first."""
+        self.best = best
+        self.progress.update(self.validation, visible=False, completed=0)
+        self.progress.update(self.steps, info=self._info())
+        told = [f"{spelled(name)} {value:.4f}" for name, value in scores.items()]
+        told[0] += "  (best)" if scores[self.headline] >= best else ""
+        console.print(f"step {step}: {', '.join(told)}")

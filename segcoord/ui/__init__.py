@@ -1,1 +1,0 @@
-"""The demo's page: pictures in, masks and where the model looks out. Needs the extra `ui`."""

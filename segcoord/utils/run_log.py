@@ -1,0 +1,83 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import traceback
+from datetime import datetime, timezone
+from io import StringIO
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleRenderable, RenderHook
+from rich.control import Control
+
+from segcoord.utils.console import console
+from segcoord.utils.errors import UserError
+from segcoord.utils.files import GrowingFile
+
+if TYPE_CHECKING:
+    pass
+
+LOG_WIDTH = 100  # of tables in log.txt, in characters
+
+
+class RunLog(RenderHook):
+    """What the console prints while this is a context, and the error that ends it, as plain text.
+
+    It is kept in memory until `write_to` says where the run's folder is, and then written line by
+    line. Bars and colours are left out. What a full disk refuses is written later.
+    """
+
+    def __init__(self) -> None:
+        self.text = StringIO()
+        self.plain = Console(
+            file=self.text, width=LOG_WIDTH, color_system=None, highlight=False, markup=False
+        )
+        self.file: GrowingFile | None = None
+        self.warned = False
+
+    def __enter__(self) -> RunLog:
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.text.write(f"# {now} {shlex.join(sys.argv)}\n")
+        console.push_render_hook(self)
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        console.pop_render_hook()
+        if isinstance(error, UserError):
+            self.text.write(f"error: {error}\n")
+        elif error is not None:
+            self.text.write("".join(traceback.format_exception(error)))
+        self._write()
+
+    def write_to(self, path: Path) -> None:
+        """Appends to this file what was printed so far and what will be."""
+        self.file = GrowingFile(path)
+        self._write()
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Called by rich with what is about to be printed, before it adds the bars."""
+        told = [each for each in renderables if not isinstance(each, Control)]
+        if told:
+            self.plain.print(*told, sep="", soft_wrap=True)
+            self._write()
+        return renderables
+
+    def _write(self) -> None:
+        if self.file is None:
+            return
+        new = "\n".join(line.rstrip() for line in self.text.getvalue().split("\n"))
+        self.text.seek(0)
+        self.text.truncate()
+        try:
+            self.file.add(new.encode())
+        except OSError as error:
+            if not self.warned:
+                self.warned = True
+                reason = error.strerror or error
+                console.print(f"log.txt: not written, but all goes on: {reason}", style="bold red")

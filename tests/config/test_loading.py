@@ -1,0 +1,632 @@
+"""Settings from YAML files and the command line, their mistakes, and the published ones."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tempfile
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
+
+from segcoord.cli.common import new_parser
+from segcoord.config.loading import add_settings, parse, read_yaml
+from segcoord.config.schema import CONFIGS as TASKS
+from segcoord.config.schema import (
+    GROUPS,
+    ClassConfig,
+    ClassificationConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from segcoord.data.layouts import label_set
+from segcoord.utils.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHIPPED = sorted(p.stem for p in CONFIGS.glob("*.yaml") if p.stem not in ("base", "imagenet"))
+MINIMAL = "data: {layout: voc, root: here}\ntrain: {max_steps: 5}\n"
+
+
+def make_parser(task: str = "segmentation") -> ArgumentParser:
+    """As cli.train makes it."""
+    parser = new_parser("train.py", "Train.")
+    add_settings(parser, "model", "data", "train", task=task)
+    parser.add_argument("--run", type=str)
+    parser.add_argument("--resume", type=str)
+    return parser
+
+
+def config_of(*argv: object, layers: tuple[tuple[str, dict], ...] = ()) -> Config:
+    """The settings of a command line."""
+    parser = make_parser()
+    parsed = parser.instantiate(parse(parser, [str(a) for a in argv], *layers))
+    return Config(parsed.model, parsed.data, parsed.train)
+
+
+def write(folder: Path, text: str, name: str = "own.yaml") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def error_of(*argv: object) -> str:
+    """What the user reads."""
+    with pytest.raises(UserError) as caught:
+        config_of(*argv)
+    return str(caught.value)
+
+
+def valid(**changes: dict) -> Config:
+    """A configuration that passes, with some settings changed: train={"lr": 1.0}."""
+    config = Config(ModelConfig(), DataConfig("voc", "here"), TrainConfig(max_steps=5))
+    return Config(**{g: replace(getattr(config, g), **changes.get(g, {})) for g in GROUPS})
+
+
+# -- where settings come from
+
+
+def test_defaults_are_those_of_the_classes(tmp_path: Path) -> None:
+    assert config_of("--config", write(tmp_path, MINIMAL)) == valid()
+    options = "--data.layout=voc", "--data.root=here", "--train.max_steps=5"
+    assert config_of(*options) == valid()  # no file is needed
+
+
+def test_every_kind_of_value_in_a_file(tmp_path: Path) -> None:
+    text = """
+model: {output_stride: 8, atrous_rates: [1, 2, 3], aspp_dropout: 0, encoder_weights: imagenet}
+data:
+  layout: folder
+  root: 2026  # a folder may be called like a number
+  images: photos/{split}
+  crop_size: [64, 96]
+  scale: [1, 1.5]
+  flip: false
+  void_ids: [7, 9]
+  classes:
+    - {name: road, color: [128, 64, 128]}
+    - name: "off"
+      color: [1, 2, 3]
+      id: 40
+train: {max_steps: 5, lr: 1e-3, optimizer: adamw, momentum: null}
+"""
+    config = config_of("--config", write(tmp_path, text))
+    assert config.model == ModelConfig(
+        output_stride=8, atrous_rates=[1, 2, 3], aspp_dropout=0.0, encoder_weights="imagenet"
+    )
+    assert config.data == DataConfig(
+        "folder",
+        "2026",
+        classes=[ClassConfig("road", [128, 64, 128]), ClassConfig("off", [1, 2, 3], 40)],
+        void_ids=[7, 9],
+        images="photos/{split}",
+        crop_size=(64, 96),
+        scale=(1.0, 1.5),
+        flip=False,
+    )
+    # PyYAML takes 1e-3 for a string; the user means the number.
+    assert config.train == TrainConfig(5, lr=0.001, optimizer="adamw", momentum=None)
+    config.check()
+
+
+def test_command_line_beats_file_beats_layer(tmp_path: Path) -> None:
+    layer = {
+        "data": {"layout": "cityscapes", "root": "layer", "workers": 7},
+        "train": {"max_steps": 1, "lr": 0.1, "seed": 3},
+    }
+    path = write(tmp_path, "data: {root: file}\ntrain: {lr: 0.2, max_steps: 2}\n")
+    config = config_of(f"--config={path}", "--train.lr=0.3", layers=(("a run", layer),))
+    assert (config.data.layout, config.data.workers, config.train.seed) == ("cityscapes", 7, 3)
+    assert (config.data.root, config.train.max_steps) == ("file", 2)
+    assert config.train.lr == 0.3
+    # Wherever the option stands.
+    assert config_of("--train.lr=0.3", f"--config={path}", layers=(("a run", layer),)) == config
+
+
+def test_a_later_file_beats_an_earlier_one(tmp_path: Path) -> None:
+    first = write(tmp_path, MINIMAL + "model: {output_stride: 8}\n", "first.yaml")
+    second = write(tmp_path, "train: {max_steps: 6}\n", "second.yaml")
+    for argv in (
+        ["--config", first, "--config", second],
+        [f"--config={first}", f"--config={second}"],
+    ):
+        config = config_of(*argv)
+        assert (config.train.max_steps, config.model.output_stride) == (6, 8)
+
+
+def test_a_later_file_beats_an_earlier_one_in_either_spelling(tmp_path: Path) -> None:
+    first = write(tmp_path, MINIMAL, "first.yaml")
+    second = write(tmp_path, "train: {max_steps: 6}\n", "second.yaml")
+    assert config_of(f"--config={first}", "--config", second).train.max_steps == 6
+
+
+def test_lists_on_the_command_line() -> None:
+    config = config_of(
+        "--data.layout=folder",
+        "--data.root=here",
+        "--train.max_steps=5",
+        "--data.crop_size=[64, 96]",
+        "--data.void_ids=[3]",
+        '--data.classes=[{"name": "a", "color": [1, 2, 3]}, {name: b, color: [4, 5, 6], id: 9}]',
+        "--model.atrous_rates=null",
+    )
+    assert config.data.crop_size == (64, 96)
+    assert config.data.void_ids == [3]
+    assert config.data.classes == [ClassConfig("a", [1, 2, 3]), ClassConfig("b", [4, 5, 6], 9)]
+    assert config.model.atrous_rates is None
+
+
+def test_a_command_for_data_alone_takes_a_trainings_file(tmp_path: Path) -> None:
+    parser = new_parser("check", "Check.")
+    add_settings(parser, "data")
+    path = write(tmp_path, MINIMAL + "model: {output_stride: 8}\n")
+    assert parser.instantiate(parse(parser, [f"--config={path}"])).data == valid().data
+    with pytest.raises(UserError, match=r"unknown key 'tarin'"):
+        parse(parser, [f"--config={write(tmp_path, MINIMAL + 'tarin: {lr: 1}')}"])
+
+
+# -- base
+
+
+def test_base_is_overridden_key_by_key(tmp_path: Path) -> None:
+    write(tmp_path, "data: {root: a, scale: [1, 2], flip: true}\ntrain: {lr: 1}\n", "base.yaml")
+    path = write(tmp_path, "base: base.yaml\ndata: {root: b, scale: [3, 4]}\nmodel: {x: 1}\n")
+    assert read_yaml(path) == {
+        "data": {"root": "b", "scale": [3, 4], "flip": True},
+        "train": {"lr": 1},
+        "model": {"x": 1},
+    }
+
+
+def test_chain_of_bases_relative_to_each_file(tmp_path: Path) -> None:
+    write(tmp_path, "train: {lr: 1, seed: 1, max_steps: 1}\n", "common/root.yaml")
+    write(tmp_path, "base: root.yaml\ntrain: {lr: 2, seed: 2}\n", "common/middle.yaml")
+    path = write(tmp_path, "base: ../common/middle.yaml\ntrain: {lr: 3}\n", "mine/top.yaml")
+    assert read_yaml(path) == {"train": {"lr": 3, "seed": 2, "max_steps": 1}}
+    absolute = write(tmp_path, f"base: {tmp_path / 'common' / 'middle.yaml'}\n", "abs.yaml")
+    assert read_yaml(absolute) == {"train": {"lr": 2, "seed": 2, "max_steps": 1}}
+
+
+def test_lists_of_classes_are_replaced_not_joined(tmp_path: Path) -> None:
+    write(tmp_path, "data: {classes: [{name: a, color: [1, 2, 3]}], void_ids: [1]}", "base.yaml")
+    own = "base: base.yaml\ndata: {classes: [{name: b, color: [4, 5, 6]}], void_ids: []}"
+    assert read_yaml(write(tmp_path, own)) == {
+        "data": {"classes": [{"name": "b", "color": [4, 5, 6]}], "void_ids": []}
+    }
+
+
+@pytest.mark.parametrize("files", [["a"], ["a", "b"], ["a", "b", "c"]])
+def test_cycle_of_bases(tmp_path: Path, files: list[str]) -> None:
+    for name, base in zip(files, [*files[1:], files[0]]):
+        write(tmp_path, f"base: ./{base}.yaml\n", f"{name}.yaml")
+    with pytest.raises(UserError, match=r"a\.yaml: names itself as base, through .*a\.yaml"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_missing_file_names_those_that_exist(tmp_path: Path) -> None:
+    path = write(tmp_path, "base: bas.yaml\n")
+    with pytest.raises(UserError, match=r"bas\.yaml: no such configuration file; there is .*own"):
+        read_yaml(path)
+    assert "gone.yaml: no such configuration file" in error_of("--config", tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize("base", ["5", "[a.yaml]", "{a: b}"])
+def test_base_that_is_no_path(tmp_path: Path, base: str) -> None:
+    with pytest.raises(UserError, match=r"own\.yaml: base"):
+        read_yaml(write(tmp_path, f"base: {base}\n"))
+
+
+# -- mistakes in files
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "found NoneType, expected keys like 'data:'"),
+        ("- a\n- b\n", "found list"),
+        ("just words", "found str"),
+        ("data: [", "not a readable YAML file"),
+        ("data: !!python/object/apply:os.getcwd []\n", "not a readable YAML file"),
+    ],
+)
+def test_file_without_settings(tmp_path: Path, text: str, message: str) -> None:
+    assert f"own.yaml: {message}" in error_of("--config", write(tmp_path, text))
+
+
+def test_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_bytes(b"\xff\xfe\0")
+    assert "own.yaml: not a readable YAML" in error_of("--config", tmp_path / "own.yaml")
+    assert "not a readable YAML" in error_of("--config", tmp_path)  # a folder
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "nearest"),
+    [
+        ("data: {cropsize: 9}", "data.cropsize", "data.crop_size"),
+        ("train: {learning_rates: 9}", "train.learning_rates", None),
+        ("train: {maxsteps: 9}", "train.maxsteps", "train.max_steps"),
+        ("trian: {lr: 9}", "trian", "train"),
+        ("lr: 9", "lr", None),
+        ("data: {classes: {a: 1}}", "data.classes.a", "data.classes"),
+        ("xyzzy: 9", "xyzzy", None),
+    ],
+)
+def test_unknown_key_names_file_and_nearest(
+    tmp_path: Path, text: str, key: str, nearest: str | None
+) -> None:
+    path = write(tmp_path, text)
+    message = error_of("--config", path)
+    assert message.startswith(f"{path}: unknown key '{key}'")
+    if nearest:
+        assert message.endswith(f"; did you mean {nearest}?")
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [
+        ("train", "lr", "fast"),
+        ("train", "lr", "null"),
+        ("train", "batch_size", "3.5"),
+        ("train", "batch_size", "[1]"),
+        ("train", "seed", "true"),
+        ("train", "optimizer", "adam"),
+        ("model", "atrous_rates", "[a, b, c]"),
+        ("data", "crop_size", "513"),
+        ("data", "crop_size", "[513]"),
+        ("data", "crop_size", "[1, 2, 3]"),
+        ("data", "crop_size", "[10.5, 10]"),
+        ("data", "flip", "perhaps"),
+        ("data", "void_ids", "255"),
+        ("data", "classes", "5"),
+        ("data", "classes", "[a, b]"),
+        ("data", "classes", "[{name: a}]"),
+        ("data", "classes", "[{name: a, color: red}]"),
+        ("data", "classes", "[{name: a, color: [1, 2, 3], value: 1}]"),
+        ("data", "classes", "[{name: true, color: [1, 2, 3]}]"),
+    ],
+)
+def test_wrong_type_names_file_and_key(tmp_path: Path, group: str, key: str, value: str) -> None:
+    settings = {"data": "layout: voc, root: here", "train": "max_steps: 5", "model": ""}
+    settings[group] += f", {key}: {value}" if settings[group] else f"{key}: {value}"
+    path = write(tmp_path, "\n".join(f"{g}: {{{s}}}" for g, s in settings.items()))
+    message = error_of("--config", path)
+    assert message.startswith(f"{path}: ")
+    assert f'"{group}.{key}"' in message
+    assert "train.py --help" in message
+
+
+def test_words_that_old_yaml_takes_for_truth_values(tmp_path: Path) -> None:
+    """`off` is a setting and `no` may be a class; a switch takes them as ever."""
+    data = "layout: voc, root: here, pack: off, classes: [{name: no, color: [1, 2, 3]}]"
+    config = config_of("--config", write(tmp_path, f"data: {{{data}}}\ntrain: {{max_steps: 5}}"))
+    assert config.data.pack == "off"
+    assert config.data.classes[0].name == "no"
+    for word, expected in (("no", False), ("off", False), ("yes", True), ("True", True)):
+        text = f"data: {{layout: voc, root: here, flip: {word}}}\ntrain: {{max_steps: 5}}"
+        assert config_of("--config", write(tmp_path, text)).data.flip is expected
+
+
+def test_wrong_layout_names_the_right_ones(tmp_path: Path) -> None:
+    message = error_of("--config", write(tmp_path, MINIMAL.replace("voc", "vco")))
+    assert '"data.layout"' in message
+    assert all(name in message for name in ("vco", "voc", "cityscapes", "folder"))
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("data: {layout: voc}\ntrain: {max_steps: 5}", ["data.root"]),
+        ("data: {layout: voc, root: here}", ["train.max_steps"]),
+        ("model: {}", ["data.layout", "data.root", "train.max_steps"]),
+    ],
+)
+def test_missing_settings_are_named(tmp_path: Path, text: str, missing: list[str]) -> None:
+    message = error_of("--config", write(tmp_path, text))
+    assert message.splitlines()[0].endswith(f"required: {', '.join(missing)}")
+
+
+def test_value_that_yaml_takes_for_a_date(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: {layout: voc, root: 2026-11-22}\ntrain: {max_steps: 5}\n")
+    assert config_of("--config", path).data.root == "2026-11-22"
+
+
+@pytest.mark.parametrize("text", ["resume: there", "config: other.yaml", "run: x", "data_: {}"])
+def test_keys_that_are_no_settings(tmp_path: Path, text: str) -> None:
+    assert "unknown key" in error_of("--config", write(tmp_path, f"{MINIMAL}{text}\n"))
+
+
+# -- mistakes on the command line
+
+
+@pytest.mark.parametrize(
+    ("option", "nearest"),
+    [
+        ("--train.lrr=1", "--train.lr"),
+        ("--data.cropsize=[9,9]", "--data.crop_size"),
+        ("--trian.max_steps=1", "--train.max_steps"),
+        ("--data.rot=x", "--data.root"),
+        ("--resum=x", "--resume"),
+        ("--xyzzy=1", None),
+    ],
+)
+def test_unknown_option_names_the_nearest(tmp_path: Path, option: str, nearest: str | None) -> None:
+    path = write(tmp_path, MINIMAL)
+    for spelling in ([option], option.split("=")):
+        first, last = error_of("--config", path, *spelling).splitlines()
+        assert first.startswith(f"unknown option {spelling[0]}")
+        assert first.endswith(f"; did you mean {nearest}?" if nearest else spelling[0])
+        assert last == "See: train.py --help"
+
+
+def test_a_prefix_of_an_option_is_not_the_option(tmp_path: Path) -> None:
+    """A script's --train.max must not turn into another setting when one is added."""
+    assert "unknown option" in error_of("--config", write(tmp_path, MINIMAL), "--train.max=9")
+
+
+def test_wrong_value_on_the_command_line_does_not_blame_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    for argv in (["--train.max_steps=many"], ["--train.max_steps", "many"]):
+        message = error_of("--config", path, *argv)
+        assert '"train.max_steps"' in message
+        assert "many" in message
+        assert "own.yaml" not in message
+
+
+def test_stray_words_and_missing_values(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    assert "unrecognized arguments: stray" in error_of("--config", path, "stray")
+    assert "--train.lr: expected one argument" in error_of("--config", path, "--train.lr")
+    assert "--config: expected one argument" in error_of("--config")
+
+
+# -- Config.check
+
+ROCK = ClassConfig("rock", [90, 90, 90])
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("model.output_stride", {"model": {"output_stride": 4}}),
+        ("model.output_stride", {"model": {"output_stride": 32}}),
+        ("model.aspp_dropout", {"model": {"aspp_dropout": -0.1}}),
+        ("model.aspp_dropout", {"model": {"aspp_dropout": 1.0}}),
+        ("data.crop_size", {"data": {"crop_size": (15, 513)}}),
+        ("data.crop_size", {"data": {"crop_size": (513, 15)}}),
+        ("data.crop_size", {"data": {"crop_size": (7, 64)}, "model": {"output_stride": 8}}),
+        ("data.scale", {"data": {"scale": (0.0, 2.0)}}),
+        ("data.scale", {"data": {"scale": (-0.5, 1.0)}}),
+        ("data.scale", {"data": {"scale": (2.0, 0.5)}}),
+        ("data.color_jitter", {"data": {"color_jitter": -0.1}}),
+        ("data.color_jitter", {"data": {"color_jitter": 1.0}}),
+        ("data.workers", {"data": {"workers": -1}}),
+        ("data.images and data.masks", {"data": {"images": "{split}"}}),
+        ("data.images and data.masks", {"data": {"layout": "cityscapes", "masks": "{split}"}}),
+        ("data.classes", {"data": {"layout": "folder"}}),
+        ("data.classes and data.void_ids", {"data": {"layout": "cityscapes", "classes": [ROCK]}}),
+        ("data.classes and data.void_ids", {"data": {"layout": "cityscapes", "void_ids": [40]}}),
+        ("train.max_steps", {"train": {"max_steps": 0}}),
+        ("train.batch_size", {"train": {"batch_size": 1}}),
+        ("train.lr", {"train": {"lr": 0.0}}),
+        ("train.lr", {"train": {"lr": float("nan")}}),
+        ("train.encoder_lr_factor", {"train": {"encoder_lr_factor": -1.0}}),
+        ("train.weight_decay", {"train": {"weight_decay": -1e-9}}),
+        ("train.poly_power", {"train": {"poly_power": -0.9}}),
+        ("train.val_interval", {"train": {"val_interval": 0}}),
+        ("train.seed", {"train": {"seed": -1}}),
+        ("train.momentum", {"train": {"momentum": None}}),
+        ("train.momentum", {"train": {"optimizer": "adamw"}}),
+    ],
+)
+def test_impossible_values_name_their_key(key: str, changes: dict) -> None:
+    with pytest.raises(UserError) as caught:
+        valid(**changes).check()
+    assert str(caught.value).startswith(f"{key}: found ")
+    assert ", expected " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model": {"output_stride": 8, "aspp_dropout": 0.0}, "data": {"crop_size": (8, 8)}},
+        {"data": {"crop_size": (16, 16), "scale": (1.0, 1.0), "color_jitter": 0.0, "workers": 0}},
+        {"data": {"layout": "folder", "classes": [ROCK], "images": "{split}", "void_ids": [3]}},
+        {"data": {"classes": [ROCK], "void_ids": [3]}},
+        {"data": {"layout": "cityscapes"}},
+        {"train": {"optimizer": "adamw", "momentum": None, "weight_decay": 0.0}},
+        {"train": {"batch_size": 2, "encoder_lr_factor": 0.0, "poly_power": 0.0, "momentum": 0.0}},
+    ],
+)
+def test_values_at_the_limits_pass(changes: dict) -> None:
+    valid(**changes).check()
+
+
+# -- the resolved file of a run
+
+NUMBER = st.floats(1e-6, 1e6)
+# Any text but control characters, below the emojis (see the test after this one).
+TEXT = st.text(
+    st.characters(exclude_categories=["C", "Zl", "Zp"], max_codepoint=0xFFFF),
+    min_size=1,
+    max_size=12,
+)
+CLASS = st.builds(
+    ClassConfig,
+    name=TEXT,
+    color=st.lists(st.integers(0, 255), min_size=3, max_size=3),
+    id=st.none() | st.integers(0, 254),
+)
+ANY_CONFIG = st.builds(
+    Config,
+    model=st.builds(
+        ModelConfig,
+        encoder=TEXT,
+        output_stride=st.sampled_from([8, 16]),
+        atrous_rates=st.none() | st.lists(st.integers(1, 99), min_size=3, max_size=3),
+        aspp_dropout=st.floats(0, 0.9),
+        encoder_weights=st.sampled_from([None, "imagenet"]),
+    ),
+    data=st.builds(
+        DataConfig,
+        layout=st.sampled_from(["voc", "cityscapes", "folder"]),
+        root=TEXT
+        | st.sampled_from(["null", "true", "1e3", "0x10", "-1", "2026-11-22", "[a]", "~"]),
+        classes=st.none() | st.lists(CLASS, min_size=1, max_size=3),
+        void_ids=st.lists(st.integers(0, 254), max_size=3),
+        images=st.sampled_from([None, "{split}/images", "images-{split}"]),
+        masks=st.sampled_from([None, "{split}", "a b/{split}"]),
+        crop_size=st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
+        scale=st.tuples(NUMBER, NUMBER),
+        flip=st.booleans(),
+    ),
+    train=st.builds(
+        TrainConfig,
+        max_steps=st.integers(1, 10**7),
+        optimizer=st.sampled_from(["sgd", "adamw"]),
+        lr=NUMBER,
+        momentum=st.none() | st.floats(0, 1),
+        weight_decay=NUMBER,
+        seed=st.integers(0, 2**63 - 1),
+    ),
+)
+
+
+# Shrinking a failure would take minutes, and the failing configuration reads well as it is.
+@settings(derandomize=True, deadline=None, max_examples=30, phases=[Phase.generate])
+@given(ANY_CONFIG)
+def test_resolved_file_read_again_is_the_same_configuration(config: Config) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), config.to_yaml())
+        assert config_of("--config", path) == config
+        assert config_of(layers=(("a run", read_yaml(path)),)) == config  # as --resume does
+
+
+@pytest.mark.parametrize("symbol", ["\N{EVERGREEN TREE}", "\N{CJK UNIFIED IDEOGRAPH-20000}"])
+def test_class_named_by_a_character_beyond_16_bits(tmp_path: Path, symbol: str) -> None:
+    config = valid(data={"classes": [ClassConfig(symbol, [1, 2, 3])]})
+    assert config_of("--config", write(tmp_path, config.to_yaml())) == config
+
+
+# -- the shipped files
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configuration_is_valid_and_survives_being_written(
+    tmp_path: Path, name: str
+) -> None:
+    config = config_of("--config", CONFIGS / f"{name}.yaml")
+    config.check()
+    assert len(label_set(config.data)) > 1
+    assert config_of("--config", write(tmp_path, config.to_yaml())) == config
+
+
+def test_the_papers_recipe_for_imagenet() -> None:
+    """arXiv 2103.02907, section 4.1: 200 epochs of 1281167 images in batches of 256."""
+    tree = read_yaml(CONFIGS / "imagenet.yaml")
+    assert tree["task"] == "classification"
+    parser = make_parser("classification")
+    groups = parser.instantiate(parse(parser, ["--config", str(CONFIGS / "imagenet.yaml")]))
+    config = ClassificationConfig(groups.model, groups.data, groups.train)
+    config.check()
+    train = config.train
+    assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 4e-5)
+    assert (train.lr, train.schedule, train.batch_size) == (0.05, "cosine", 256)
+    assert train.max_steps == 200 * (1281167 // 256)
+    assert (config.data.crop_size, config.data.resize, config.data.flip) == (224, 256, True)
+
+
+@pytest.mark.parametrize("task", ["clasification", 7])
+def test_an_unknown_task_is_an_error(tmp_path: Path, task: object) -> None:
+    assert "expected segmentation or classification" in error_of(
+        "--config", write(tmp_path, MINIMAL + f"task: {task}\n")
+    )
+
+
+def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
+    assert "the key 'train' stands there twice" in error_of(
+        "--config", write(tmp_path, MINIMAL + "train: {max_steps: 6}\n")
+    )
+
+
+def test_base_is_no_run_by_itself() -> None:
+    assert "base" not in SHIPPED
+    assert "required: data.layout, data.root, train.max_steps" in error_of(
+        "--config", CONFIGS / "base.yaml"
+    )
+
+
+@pytest.mark.parametrize("name", ["voc_os16", "voc_os8", "cityscapes_os16", "cityscapes_os8"])
+def test_published_settings_of_both_datasets(name: str) -> None:
+    """DeepLabV3 (arXiv 1706.05587), section 4.1 and appendix A; DeepLab's code for the rest."""
+    config = config_of("--config", CONFIGS / f"{name}.yaml")
+    assert config.model == ModelConfig(
+        encoder="mobilenetv2_ca_100",
+        output_stride=int(name.rpartition("os")[2]),
+        atrous_rates=None,
+        aspp_dropout=0.1,
+        encoder_weights="imagenet",
+    )
+    assert (config.data.scale, config.data.flip, config.data.color_jitter) == ((0.5, 2), True, 0)
+    assert (config.data.classes, config.data.val_split) == (None, "val")
+    train = config.train
+    assert (train.optimizer, train.momentum, train.lr) == ("sgd", 0.9, 0.007)
+    assert (train.weight_decay, train.poly_power, train.batch_size) == (4e-5, 0.9, 16)
+    assert train.encoder_lr_factor == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "split", "crop", "steps"),
+    [
+        ("voc_os16", "voc", "trainaug", 513, 30_000),
+        ("cityscapes_os16", "cityscapes", "train", 769, 90_000),
+    ],
+)
+def test_published_settings_of_each_dataset(
+    name: str, layout: str, split: str, crop: int, steps: int
+) -> None:
+    config = config_of("--config", CONFIGS / f"{name}.yaml")
+    assert (config.data.layout, config.data.train_split) == (layout, split)
+    assert config.data.crop_size == (crop, crop)
+    assert config.train.max_steps == steps
+
+
+@pytest.mark.parametrize("dataset", ["voc", "cityscapes"])
+def test_stride_8_differs_in_the_stride_alone(dataset: str) -> None:
+    sixteen = config_of("--config", CONFIGS / f"{dataset}_os16.yaml")
+    eight = config_of("--config", CONFIGS / f"{dataset}_os8.yaml")
+    assert eight == replace(sixteen, model=replace(sixteen.model, output_stride=8))
+
+
+# -- help
+
+
+def described(group: type) -> dict[str, str]:
+    """Field -> its words, of a class's docstring."""
+    classes = [c for c in reversed(group.__mro__) if is_dataclass(c)]  # one may add to another
+    arguments = "\n".join(inspect.getdoc(c).partition("Args:\n")[2] for c in classes)
+    entries = re.findall(r"^ {4}(\w+): (.+(?:\n {5,}.+)*)", arguments, re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in entries}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("task", TASKS)
+def test_help_explains_every_setting(
+    task: str, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # no line breaks within a text
+    group_type = get_type_hints(TASKS[task])[group]
+    options = make_parser(task).format_help().partition("options:\n")[2]
+    shown = {o.split()[0]: o for o in re.split(r"\n +(?=--)", options)}
+    texts = described(group_type)
+    assert list(texts) == [f.name for f in fields(group_type)]
+    for name, text in texts.items():
+        assert len(text) > 10
+        assert text in shown[f"--{group}.{name}"]

@@ -1,0 +1,211 @@
+"""Masks in colours become masks of ids, without a pixel guessed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from PIL import Image
+
+from segcoord.cli.main import main
+from segcoord.config.schema import ClassConfig, DataConfig
+from segcoord.data.color_masks import ColorTable, convert_masks, find_masks, parse_color
+from segcoord.data.image_io import read_mask_values
+from segcoord.data.labels import CITYSCAPES, VOC, LabelSet
+from segcoord.data.layouts import label_set
+from segcoord.data.mask_files import write_mask
+from segcoord.utils.errors import UserError
+
+SAMPLE = ROOT / "configs" / "sample.yaml"
+VOC_VOID = (224, 224, 192)
+
+
+def drawn(labels: LabelSet, size: tuple[int, int] = (40, 50)) -> np.ndarray:
+    """(H, W) uint8 class indices of every class, and void."""
+    values = np.random.default_rng(0).integers(0, len(labels) + 1, size)
+    return np.where(values == len(labels), 255, values).astype(np.uint8)
+
+
+def convert(masks: Path, out: Path, labels: LabelSet, *void: tuple[int, int, int]):
+    return convert_masks(find_masks(masks, out), out, ColorTable(labels, void), lambda: None)
+
+
+def folder(tmp_path: Path, **pictures: Image.Image) -> Path:
+    masks = tmp_path / "colours"
+    masks.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        picture.save(masks / f"{name}.png")
+    return masks
+
+
+@pytest.mark.parametrize("labels", [VOC, CITYSCAPES], ids=["voc", "cityscapes"])
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
+def test_back_from_the_colours_of_an_export(tmp_path: Path, labels: LabelSet, mode: str) -> None:
+    """Whatever the file's kind, the ids are those that the export wrote."""
+    indices = drawn(labels)
+    exported = tmp_path / "exported" / "a.png"
+    write_mask(exported, indices, labels, palette=True)
+    masks = folder(tmp_path, a=Image.open(exported).convert(mode))
+    assert convert(masks, tmp_path / "ids", labels, VOC_VOID) == (1, 0)
+    path = tmp_path / "ids" / "a.png"
+    np.testing.assert_array_equal(read_mask_values(path), labels.to_value[indices])
+    assert path.read_bytes() == exported.read_bytes()
+
+
+def test_indices_of_a_palette_do_not_matter(tmp_path: Path) -> None:
+    """Pillow numbers the colours anew; what counts is the colour."""
+    indices = drawn(VOC)
+    picture = Image.fromarray(VOC.colors[indices]).quantize(256, dither=Image.Dither.NONE)
+    assert not np.array_equal(np.array(picture), indices)
+    masks = folder(tmp_path, a=picture)
+    convert(masks, tmp_path / "ids", VOC, VOC_VOID)
+    np.testing.assert_array_equal(read_mask_values(tmp_path / "ids" / "a.png"), indices)
+
+
+def test_classes_with_own_ids_and_several_void_colours(tmp_path: Path) -> None:
+    classes = [ClassConfig("a", [1, 2, 3], 200), ClassConfig("b", [255, 255, 255], 254)]
+    labels = label_set(DataConfig("folder", "", classes=classes))
+    colors = np.array([[[1, 2, 3], [255, 255, 255], [0, 0, 0], [3, 2, 1]]], np.uint8)
+    masks = folder(tmp_path, a=Image.fromarray(colors))
+    convert(masks, tmp_path / "ids", labels, (0, 0, 0), (3, 2, 1))
+    assert read_mask_values(tmp_path / "ids" / "a.png").tolist() == [[200, 254, 255, 255]]
+
+
+def test_a_colour_of_no_class_is_named_with_the_nearest(tmp_path: Path) -> None:
+    colors = VOC.colors[drawn(VOC) % 21]
+    colors[0, :7] = 127, 2, 0
+    colors[1, 0] = 1, 1, 1
+    masks = folder(tmp_path, bad=Image.fromarray(colors), good=Image.new("RGB", (4, 4)))
+    with pytest.raises(UserError) as caught:
+        convert(masks, tmp_path / "ids", VOC)
+    first, second = str(caught.value).splitlines()
+    assert first == f"1 of 2 masks can't be converted, the others are in {tmp_path / 'ids'}"
+    assert second == (
+        f"{masks / 'bad.png'}: the colour 127,2,0 (7 pixels) belongs to no class, as do 1 pixels "
+        "of 1 other colours; the nearest is 'aeroplane', 128,0,0. Add it to data.classes, or give "
+        "--void 127,2,0 if it counts for nothing."
+    )
+    assert [p.name for p in (tmp_path / "ids").iterdir()] == ["good.png"]
+
+
+def test_smoothed_edges_are_recognised(tmp_path: Path) -> None:
+    picture = Image.fromarray(VOC.colors[drawn(VOC) % 21]).resize((80, 90), Image.BILINEAR)
+    masks = folder(tmp_path, a=picture)
+    with pytest.raises(UserError, match="come from scaling with smoothing"):
+        convert(masks, tmp_path / "ids", VOC, VOC_VOID)
+
+
+def half_transparent() -> Image.Image:
+    picture = Image.new("RGBA", (4, 4), (0, 0, 0, 255))
+    picture.putpixel((0, 0), (0, 0, 0, 0))
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (Image.new("L", (4, 4)), "mode L, expected colours .* ids already, it needs no conversion"),
+        (Image.new("1", (4, 4)), "mode 1, expected colours"),
+        (Image.new("I;16", (4, 4)), "more than 8 bits"),
+        (Image.new("LA", (4, 4)), "mode LA, expected colours"),
+        (half_transparent(), "1 pixels are transparent"),
+    ],
+)
+def test_what_has_no_exact_colours_is_refused(tmp_path: Path, picture, message: str) -> None:
+    masks = folder(tmp_path, a=picture)
+    with pytest.raises(UserError, match=rf"a\.png: .*{message}"):
+        convert(masks, tmp_path / "ids", VOC)
+    assert not (tmp_path / "ids").exists()
+
+
+def test_a_jpeg_under_the_name_of_a_png_is_refused(tmp_path: Path) -> None:
+    masks = folder(tmp_path)
+    Image.new("RGB", (4, 4)).save(masks / "a.png", format="JPEG")
+    with pytest.raises(UserError, match="a JPEG file, whose compression changes colours"):
+        convert(masks, tmp_path / "ids", VOC)
+
+
+def test_damaged_mask_is_named_and_the_others_are_converted(tmp_path: Path) -> None:
+    picture = Image.fromarray(VOC.colors[drawn(VOC) % 21])
+    masks = folder(tmp_path, a=picture, b=picture)
+    raw = (masks / "a.png").read_bytes()
+    (masks / "a.png").write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(UserError, match=r"1 of 2 masks .*\n.*a\.png: "):
+        convert(masks, tmp_path / "ids", VOC)
+    assert [p.name for p in (tmp_path / "ids").iterdir()] == ["b.png"]
+
+
+def test_goes_on_where_it_stopped_and_replaces_nothing(tmp_path: Path) -> None:
+    black = Image.new("RGB", (4, 4))
+    masks = folder(tmp_path, a=black, b=black, c=black)
+    out = tmp_path / "ids"
+    assert convert(masks, out, VOC) == (3, 0)
+    (out / "b.png").unlink()
+    os.utime(out / "a.png", (1, 1))
+    assert convert(masks, out, VOC) == (1, 2)
+    assert (out / "a.png").stat().st_mtime == 1
+    write_mask(out / "c.png", np.ones((4, 4), np.uint8), VOC, palette=True)
+    before = (out / "c.png").read_bytes()
+    with pytest.raises(UserError, match=r"c\.png: is there with other ids; remove it"):
+        convert(masks, out, VOC)
+    assert (out / "c.png").read_bytes() == before
+
+
+def test_folders_that_can_not_be(tmp_path: Path) -> None:
+    masks = folder(tmp_path, a=Image.new("RGB", (4, 4)))
+    with pytest.raises(UserError, match="is the folder of the masks"):
+        find_masks(masks, tmp_path / "ids" / ".." / "colours")
+    with pytest.raises(UserError, match=r"no such folder \(--masks\)"):
+        find_masks(tmp_path / "none", tmp_path / "ids")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no \.png, .* in it"):
+        find_masks(tmp_path / "empty", tmp_path / "ids")
+    Image.new("RGB", (4, 4)).save(masks / "a.bmp")
+    with pytest.raises(UserError, match=r"a\.bmp and a\.png would become one file"):
+        find_masks(masks, tmp_path / "ids")
+    Image.new("RGB", (4, 4)).save(masks / "b.JPG", format="JPEG")
+    with pytest.raises(UserError, match=r"b\.JPG: compression changes colours"):
+        find_masks(masks, tmp_path / "ids")
+
+
+def test_a_colour_has_one_meaning() -> None:
+    two = [ClassConfig("a", [1, 2, 3]), ClassConfig("b", [1, 2, 3])]
+    with pytest.raises(UserError, match=r"1,2,3 stands for class 'a' and for class 'b'"):
+        ColorTable(label_set(DataConfig("folder", "", classes=two)), [])
+    with pytest.raises(UserError, match=r"0,0,0 stands for class 'background' and for --void"):
+        ColorTable(VOC, [(0, 0, 0)])
+
+
+@pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "1,2,256", "a,b,c", "-1,0,0", "#ffffff"])
+def test_void_that_is_no_colour(text: str) -> None:
+    with pytest.raises(UserError, match=r"expected R,G,B, each of 0 to 255"):
+        parse_color(text)
+
+
+def test_the_command(tmp_path: Path, sample_voc: Path, capsys) -> None:
+    """From the sample's masks to colours, and back by the command."""
+    truth = sample_voc / "VOCdevkit" / "VOC2012" / "SegmentationClass"
+    paths = sorted(truth.iterdir())[:3]
+    config = [f"--config={SAMPLE}", f"--masks={tmp_path / 'colours'}", f"--out={tmp_path / 'ids'}"]
+    colors = np.array([c.color for c in _sample_labels().classes], np.uint8)
+    for path in paths:
+        ids = np.array(Image.open(path))
+        colored = np.where((ids == 255)[..., None], [5, 5, 5], colors[ids % len(colors)])
+        folder(tmp_path, **{path.stem: Image.fromarray(colored.astype(np.uint8))})
+    assert main(["data", "ids", *config]) == 1
+    assert "the colour 5,5,5" in capsys.readouterr().err
+    assert main(["data", "ids", *config, "--void=5,5,5", "--void", "6,6,6"]) == 0
+    assert "masks of ids written" in capsys.readouterr().out
+    for path in paths:
+        ids = np.array(Image.open(tmp_path / "ids" / path.name))
+        np.testing.assert_array_equal(ids, np.array(Image.open(path)))
+
+
+def _sample_labels() -> LabelSet:
+    from segcoord.config.loading import read_yaml
+
+    classes = [ClassConfig(**c) for c in read_yaml(SAMPLE)["data"]["classes"]]
+    return label_set(DataConfig("voc", "", classes=classes))

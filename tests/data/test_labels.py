@@ -1,0 +1,251 @@
+"""Colour maps and id tables, against the published ones."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segcoord.data.labels import (
+    CITYSCAPES,
+    CITYSCAPES_TRAIN_IDS,
+    UNKNOWN,
+    VOC,
+    VOID,
+    LabelClass,
+    LabelSet,
+    numbered,
+    voc_colors,
+)
+from segcoord.utils.errors import UserError
+
+RANDOM = settings(derandomize=True, deadline=None, max_examples=60)
+
+# Names: VOCcode/VOCinit.m; colours: what VOClabelcolormap(21) of the VOC 2012 devkit prints.
+DEVKIT = {
+    "background": (0, 0, 0),
+    "aeroplane": (128, 0, 0),
+    "bicycle": (0, 128, 0),
+    "bird": (128, 128, 0),
+    "boat": (0, 0, 128),
+    "bottle": (128, 0, 128),
+    "bus": (0, 128, 128),
+    "car": (128, 128, 128),
+    "cat": (64, 0, 0),
+    "chair": (192, 0, 0),
+    "cow": (64, 128, 0),
+    "diningtable": (192, 128, 0),
+    "dog": (64, 0, 128),
+    "horse": (192, 0, 128),
+    "motorbike": (64, 128, 128),
+    "person": (192, 128, 128),
+    "pottedplant": (0, 64, 0),
+    "sheep": (128, 64, 0),
+    "sofa": (0, 192, 0),
+    "train": (128, 192, 0),
+    "tvmonitor": (0, 64, 128),
+}
+
+# id, name, train id (255: ignored), colour: cityscapesscripts/helpers/labels.py. Its 35th entry,
+# the license plate, has id -1, which no 8-bit mask can hold.
+OFFICIAL = [
+    (0, "unlabeled", 255, (0, 0, 0)),
+    (1, "ego vehicle", 255, (0, 0, 0)),
+    (2, "rectification border", 255, (0, 0, 0)),
+    (3, "out of roi", 255, (0, 0, 0)),
+    (4, "static", 255, (0, 0, 0)),
+    (5, "dynamic", 255, (111, 74, 0)),
+    (6, "ground", 255, (81, 0, 81)),
+    (7, "road", 0, (128, 64, 128)),
+    (8, "sidewalk", 1, (244, 35, 232)),
+    (9, "parking", 255, (250, 170, 160)),
+    (10, "rail track", 255, (230, 150, 140)),
+    (11, "building", 2, (70, 70, 70)),
+    (12, "wall", 3, (102, 102, 156)),
+    (13, "fence", 4, (190, 153, 153)),
+    (14, "guard rail", 255, (180, 165, 180)),
+    (15, "bridge", 255, (150, 100, 100)),
+    (16, "tunnel", 255, (150, 120, 90)),
+    (17, "pole", 5, (153, 153, 153)),
+    (18, "polegroup", 255, (153, 153, 153)),
+    (19, "traffic light", 6, (250, 170, 30)),
+    (20, "traffic sign", 7, (220, 220, 0)),
+    (21, "vegetation", 8, (107, 142, 35)),
+    (22, "terrain", 9, (152, 251, 152)),
+    (23, "sky", 10, (70, 130, 180)),
+    (24, "person", 11, (220, 20, 60)),
+    (25, "rider", 12, (255, 0, 0)),
+    (26, "car", 13, (0, 0, 142)),
+    (27, "truck", 14, (0, 0, 70)),
+    (28, "bus", 15, (0, 60, 100)),
+    (29, "caravan", 255, (0, 0, 90)),
+    (30, "trailer", 255, (0, 0, 110)),
+    (31, "train", 16, (0, 80, 100)),
+    (32, "motorcycle", 17, (0, 0, 230)),
+    (33, "bicycle", 18, (119, 11, 32)),
+]
+
+
+def labels_of(*ids: int, void: tuple[int, ...] = ()) -> LabelSet:
+    """Labels whose mask values are `ids`, in this order."""
+    return LabelSet([LabelClass(f"c{i}", (i, 0, 0), i) for i in ids], void)
+
+
+@st.composite
+def label_sets(draw: st.DrawFn) -> LabelSet:
+    """Classes at any mask values in any order, and void ids among the values left over."""
+    values = draw(st.lists(st.integers(0, 254), unique=True, min_size=1, max_size=254))
+    classes = draw(st.integers(1, len(values)))
+    colors = draw(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=4))
+    return LabelSet(
+        [LabelClass(f"c{n}", colors[n % len(colors)], v) for n, v in enumerate(values[:classes])],
+        values[classes:] + draw(st.sampled_from([[], [VOID]])),
+    )
+
+
+# -- VOC
+
+
+def test_voc_has_the_devkits_names_and_colours_in_its_order() -> None:
+    assert {c.name: c.color for c in VOC.classes} == DEVKIT
+    assert VOC.names == list(DEVKIT)
+    assert [c.id for c in VOC.classes] == list(range(21))
+    assert VOC.void_ids == ()
+
+
+def test_voc_colour_map_to_its_end() -> None:
+    colors = voc_colors(256)
+    assert colors[:21] == list(DEVKIT.values())
+    assert colors[255] == (224, 224, 192)  # the devkit's colour of void, at the objects' borders
+    assert len(set(colors)) == 256  # no two classes may look alike
+
+
+def test_colours_by_index_give_void_its_own() -> None:
+    np.testing.assert_array_equal(VOC.colors[:21], list(DEVKIT.values()))
+    assert (VOC.colors[21:] == (224, 224, 192)).all()
+    assert VOC.colors.dtype == np.uint8
+    assert VOC.colors.shape == (256, 3)
+
+
+def test_numbered_classes() -> None:
+    labels = numbered(3)
+    assert labels.names == ["class_0", "class_1", "class_2"]
+    assert [c.id for c in labels.classes] == [0, 1, 2]
+    assert [c.color for c in labels.classes] == [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
+
+
+# -- Cityscapes
+
+
+@pytest.mark.parametrize(("value", "name", "train_id", "color"), OFFICIAL)
+def test_cityscapes_table_is_the_official_one(
+    value: int, name: str, train_id: int, color: tuple[int, int, int]
+) -> None:
+    assert CITYSCAPES.to_index[value] == train_id
+    if train_id != 255:
+        assert CITYSCAPES.to_value[train_id] == value  # what the server wants back
+        assert CITYSCAPES.classes[train_id] == LabelClass(name, color, value)
+    else:
+        assert value in CITYSCAPES.void_ids
+        assert name not in CITYSCAPES.names
+
+
+def test_cityscapes_knows_nothing_but_the_34_ids_and_void() -> None:
+    assert len(OFFICIAL) == 34
+    assert len(CITYSCAPES) == 19
+    assert (CITYSCAPES.to_index[34:255] == UNKNOWN).all()
+    assert CITYSCAPES.to_index[255] == VOID
+
+
+def test_train_ids_are_the_same_classes_numbered_by_train_id() -> None:
+    assert CITYSCAPES_TRAIN_IDS.names == CITYSCAPES.names
+    np.testing.assert_array_equal(CITYSCAPES_TRAIN_IDS.colors, CITYSCAPES.colors)
+    np.testing.assert_array_equal(CITYSCAPES_TRAIN_IDS.to_index[:19], np.arange(19))
+    # A label id in a file of train ids must be noticed, so no value above 18 may be void.
+    assert (CITYSCAPES_TRAIN_IDS.to_index[19:255] == UNKNOWN).all()
+
+
+# -- any labels
+
+
+@RANDOM
+@given(label_sets())
+def test_index_to_value_and_back(labels: LabelSet) -> None:
+    k = len(labels)
+    np.testing.assert_array_equal(labels.to_index[labels.to_value[:k]], np.arange(k))
+    assert (labels.to_value[k:] == VOID).all()
+    assert labels.to_index[VOID] == VOID
+    assert labels.to_index.shape == labels.to_value.shape == (256,)
+    assert labels.to_index.dtype == labels.to_value.dtype == np.uint8
+
+
+@RANDOM
+@given(label_sets())
+def test_every_mask_value_is_a_class_void_or_unknown(labels: LabelSet) -> None:
+    index_of = {c.id: index for index, c in enumerate(labels.classes)}
+    for value in range(255):
+        expected = VOID if value in labels.void_ids else index_of.get(value, UNKNOWN)
+        assert labels.to_index[value] == expected
+
+
+@RANDOM
+@given(label_sets())
+def test_plain_form_goes_through_json(labels: LabelSet) -> None:
+    again = LabelSet.from_dict(json.loads(json.dumps(labels.to_dict())))
+    assert again == labels
+    assert again.classes == labels.classes
+    np.testing.assert_array_equal(again.to_index, labels.to_index)
+
+
+def test_labels_differ_when_anything_of_them_does() -> None:
+    labels = labels_of(0, 1, void=(7,))
+    assert labels == labels_of(0, 1, void=(7, 7, 255))  # void ids are a set; 255 is always in it
+    assert labels != labels_of(1, 0, void=(7,))
+    assert labels != labels_of(0, 1)
+    assert labels != LabelSet([LabelClass("x", (0, 0, 0), 0), labels.classes[1]], (7,))
+    assert labels != labels.to_dict()
+
+
+def test_254_classes_are_possible() -> None:
+    labels = labels_of(*range(254))
+    np.testing.assert_array_equal(labels.to_index, [*range(254), UNKNOWN, VOID])
+
+
+@pytest.mark.parametrize("n", [0, 255, 256, 300])
+def test_no_class_or_too_many(n: int) -> None:
+    classes = [LabelClass(f"c{i}", (0, 0, 0), i % 255) for i in range(n)]
+    with pytest.raises(UserError, match=f"found {n}, expected 1 to 254"):
+        LabelSet(classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "void_ids", "message"),
+    [
+        ([("a", 3), ("b", 3), ("c", 4)], (), r"mask value \(id\) 3 is given more than once"),
+        ([("a", 3), ("b", 4)], (4,), r"mask value \(id\) 4 is given more than once"),
+        ([("a", 1), ("b", 2), ("a", 3)], (), "name a is given more than once"),
+        ([("a", 255)], (), "'a': id 255, expected 0 to 254"),
+        ([("a", -1)], (), "'a': id -1, expected 0 to 254"),
+        ([("a", 256)], (), "'a': id 256, expected 0 to 254"),
+    ],
+)
+def test_mistakes_in_names_and_ids(
+    classes: list[tuple[str, int]], void_ids: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        LabelSet([LabelClass(name, (0, 0, 0), value) for name, value in classes], void_ids)
+
+
+@pytest.mark.parametrize("color", [(0, 0), (0, 0, 0, 0), (0, 256, 0), (-1, 0, 0)])
+def test_mistakes_in_colours(color: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"'a': color .* expected three of 0 to 255"):
+        LabelSet([LabelClass("a", color, 0)])
+
+
+@pytest.mark.parametrize("void_id", [256, 300, -1, -300])
+def test_void_ids_out_of_range(void_id: int) -> None:
+    with pytest.raises(UserError, match=str(void_id)):
+        labels_of(0, 1, void=(void_id,))

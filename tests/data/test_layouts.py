@@ -1,0 +1,547 @@
+"""How files are found in each tree, and what check_split finds in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segcoord.config.schema import ClassConfig, DataConfig
+from segcoord.data.checks.findings import SHOWN
+from segcoord.data.checks.split import check_split
+from segcoord.data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC
+from segcoord.data.layouts import find_split, label_set
+from segcoord.data.split import Split
+from segcoord.utils.errors import UserError
+
+SIZE = (6, 4)  # width, height
+CLASSES = [ClassConfig("rock", [90, 90, 90]), ClassConfig("moss", [0, 99, 0])]
+
+
+def put_image(path: Path, size: tuple[int, int] = SIZE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The name's end is no help where upper case or a wrong suffix is tried.
+    Image.new("RGB", size, (9, 99, 200)).save(
+        path, "JPEG" if path.suffix.lower() in {".jpg", ".jpeg"} else "PNG"
+    )
+    return path
+
+
+def put_mask(path: Path, values: object = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.array(values, np.uint8)
+    array = np.full(SIZE[::-1], array) if array.ndim == 0 else array
+    Image.fromarray(array).save(path, "PNG")
+    return path
+
+
+def put_list(base: Path, split: str, content: str | bytes) -> Path:
+    path = base / "ImageSets" / "Segmentation" / f"{split}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def voc_tree(base: Path, stems: tuple[str, ...] = ("a", "b", "c"), split: str = "train") -> Path:
+    """Images and masks of `stems`, listed in this order."""
+    for stem in stems:
+        put_image(base / "JPEGImages" / f"{stem}.jpg")
+        put_mask(base / "SegmentationClass" / f"{stem}.png")
+    put_list(base, split, "\n".join(stems) + "\n")
+    return base
+
+
+def cityscapes_tree(
+    root: Path, frames: dict[str, str], split: str = "val", kind: str = "labelIds", value: int = 7
+) -> Path:
+    """Frames by city: {"aachen_000000_000019": "aachen"}."""
+    for frame, city in frames.items():
+        put_image(root / "leftImg8bit" / split / city / f"{frame}_leftImg8bit.png")
+        put_mask(root / "gtFine" / split / city / f"{frame}_gtFine_{kind}.png", value)
+    return root
+
+
+def folder_tree(root: Path, stems: tuple[str, ...] = ("a", "b"), split: str = "train") -> Path:
+    for stem in stems:
+        put_image(root / "images" / split / f"{stem}.png")
+        put_mask(root / "masks" / split / f"{stem}.png")
+    return root
+
+
+def voc(root: Path, **settings: object) -> DataConfig:
+    return DataConfig(layout="voc", root=str(root), **settings)
+
+
+def cityscapes(root: Path) -> DataConfig:
+    return DataConfig(layout="cityscapes", root=str(root))
+
+
+def folder(root: Path, **settings: object) -> DataConfig:
+    return DataConfig(layout="folder", root=str(root), **{"classes": CLASSES, **settings})
+
+
+def stems(split: Split) -> list[str]:
+    return [s.stem for s in split.samples]
+
+
+# -- VOC
+
+
+@pytest.mark.parametrize("inside", [Path(), Path("VOCdevkit") / "VOC2012"])
+def test_voc_root_holds_the_devkit_or_is_it(tmp_path: Path, inside: Path) -> None:
+    base = voc_tree(tmp_path / inside, ("b", "a"))
+    put_image(base / "JPEGImages" / "unlisted.jpg")
+    split = find_split(voc(tmp_path), "train")
+    assert stems(split) == ["b", "a"]  # the list's order
+    assert split.samples[0].image == base / "JPEGImages" / "b.jpg"
+    assert split.samples[0].mask == base / "SegmentationClass" / "b.png"
+    assert split.name == "train"
+    assert split.labelled
+    assert len(split) == 2
+    assert split.labels == VOC
+
+
+def test_trainaug_reads_the_augmented_masks(tmp_path: Path) -> None:
+    voc_tree(tmp_path)
+    put_list(tmp_path, "trainaug", "a\nb\n")
+    for stem in "ab":
+        put_mask(tmp_path / "SegmentationClassAug" / f"{stem}.png")
+    for name, masks in (("train", "SegmentationClass"), ("trainaug", "SegmentationClassAug")):
+        samples = find_split(voc(tmp_path), name).samples
+        assert {s.mask.parent.name for s in samples if s.mask} == {masks}
+
+
+def test_lists_may_have_windows_lines_and_blanks(tmp_path: Path) -> None:
+    voc_tree(tmp_path)
+    put_list(tmp_path, "val", b"\r\n  b \r\n\r\na\t\r\n\n")
+    assert stems(find_split(voc(tmp_path), "val")) == ["b", "a"]
+
+
+def test_lists_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As Windows' editors write them."""
+    voc_tree(tmp_path)
+    put_list(tmp_path, "val", b"\xef\xbb\xbfa\r\nb\r\n")
+    assert stems(find_split(voc(tmp_path), "val")) == ["a", "b"]
+
+
+def test_voc_suffixes_are_case_blind(tmp_path: Path) -> None:
+    for stem, image, mask in (("a", "JPG", "PNG"), ("b", "Jpeg", "png"), ("c", "PNG", "Png")):
+        put_image(tmp_path / "JPEGImages" / f"{stem}.{image}")
+        put_mask(tmp_path / "SegmentationClass" / f"{stem}.{mask}")
+    put_list(tmp_path, "train", "a\nb\nc\n")
+    split = find_split(voc(tmp_path), "train")
+    assert [s.image.name for s in split.samples] == ["a.JPG", "b.Jpeg", "c.PNG"]
+    assert [s.mask.name for s in split.samples if s.mask] == ["a.PNG", "b.png", "c.Png"]
+
+
+def test_dots_in_stems(tmp_path: Path) -> None:
+    voc_tree(tmp_path, ("2007.001", "2007.002"))
+    assert stems(find_split(voc(tmp_path), "train")) == ["2007.001", "2007.002"]
+
+
+def test_voc_test_split_has_no_labels(tmp_path: Path) -> None:
+    voc_tree(tmp_path)
+    put_image(tmp_path / "JPEGImages" / "x.jpg")
+    put_list(tmp_path, "test", "x\n")
+    split = find_split(voc(tmp_path), "test")
+    assert not split.labelled
+    assert [s.mask for s in split.samples] == [None]
+
+
+def test_hidden_files_are_not_images(tmp_path: Path) -> None:
+    """macOS leaves ._a.jpg beside a.jpg."""
+    root = folder_tree(tmp_path)
+    (root / "images" / "train" / "._a.png").write_bytes(b"")
+    (root / "images" / "train" / "Thumbs.db").write_bytes(b"")
+    assert stems(find_split(folder(root), "train")) == ["a", "b"]
+
+
+# -- Cityscapes
+
+
+def test_cityscapes_pairs_by_frame_in_every_city(tmp_path: Path) -> None:
+    frames = {
+        "ulm_000001_000019": "ulm",
+        "aachen_000001_000019": "aachen",
+        "aachen_000000_000019": "aachen",
+    }
+    cityscapes_tree(tmp_path, frames)
+    split = find_split(cityscapes(tmp_path), "val")
+    assert stems(split) == [f"{f}_leftImg8bit" for f in sorted(frames)]
+    assert [s.mask for s in split.samples] == [
+        tmp_path / "gtFine" / "val" / frames[f] / f"{f}_gtFine_labelIds.png" for f in sorted(frames)
+    ]
+    assert split.labels is CITYSCAPES
+    assert all(s.labels is CITYSCAPES for s in split.samples)
+
+
+def test_cityscapes_prefers_label_ids_and_accepts_train_ids(tmp_path: Path) -> None:
+    """Each file is read by its own numbering: both of these masks are cars."""
+    cityscapes_tree(tmp_path, {"a_0_0": "a", "b_0_0": "b"}, kind="labelTrainIds", value=13)
+    cityscapes_tree(tmp_path, {"a_0_0": "a"}, kind="labelIds", value=26)
+    split = find_split(cityscapes(tmp_path), "val")
+    kinds = [s.mask.stem.rpartition("_")[2] for s in split.samples if s.mask]
+    assert kinds == ["labelIds", "labelTrainIds"]
+    assert [s.labels for s in split.samples] == [CITYSCAPES, CITYSCAPES_TRAIN_IDS]
+    check = check_split(split)
+    car = CITYSCAPES.names.index("car")
+    assert check.images[car] == 2
+    assert check.pixels[car] == check.pixels.sum() == 2 * SIZE[0] * SIZE[1]
+    assert check.void == 0
+
+
+def test_cityscapes_test_split_has_no_labels(tmp_path: Path) -> None:
+    put_image(tmp_path / "leftImg8bit" / "test" / "berlin" / "berlin_0_0_leftImg8bit.png")
+    assert not find_split(cityscapes(tmp_path), "test").labelled
+
+
+def test_cityscapes_without_images(tmp_path: Path) -> None:
+    cityscapes_tree(tmp_path, {"a_0_0": "a"}, split="train")
+    cityscapes_tree(tmp_path, {"b_0_0": "b"}, split="val")
+    with pytest.raises(UserError, match="tset: no such folder; the splits there are train, val"):
+        find_split(cityscapes(tmp_path), "tset")
+    (tmp_path / "leftImg8bit" / "extra" / "bonn").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"extra: no CITY/\*_leftImg8bit\.png"):
+        find_split(cityscapes(tmp_path), "extra")
+    with pytest.raises(UserError, match=r"leftImg8bit/val: no such folder"):
+        find_split(cityscapes(tmp_path / "gtFine"), "val")
+
+
+# -- folders
+
+
+def test_folder_layout_pairs_by_stem(tmp_path: Path) -> None:
+    root = folder_tree(tmp_path, ("b", "a"))
+    split = find_split(folder(root), "train")
+    assert stems(split) == ["a", "b"]  # sorted
+    assert split.samples[0].image == root / "images" / "train" / "a.png"
+    assert split.samples[0].mask == root / "masks" / "train" / "a.png"
+    assert split.labels.names == ["rock", "moss"]
+
+
+def test_folder_layout_with_own_patterns(tmp_path: Path) -> None:
+    put_image(tmp_path / "val" / "photos" / "x.JPG")
+    put_mask(tmp_path / "truth-val" / "ids" / "x.png")
+    data = folder(tmp_path, images="{split}/photos", masks="truth-{split}/ids")
+    (sample,) = find_split(data, "val").samples
+    assert sample.image == tmp_path / "val" / "photos" / "x.JPG"
+    assert sample.mask == tmp_path / "truth-val" / "ids" / "x.png"
+
+
+def test_folder_layout_without_masks_has_no_labels(tmp_path: Path) -> None:
+    put_image(tmp_path / "images" / "test" / "x.webp")
+    assert not find_split(folder(tmp_path), "test").labelled
+
+
+@pytest.mark.parametrize("key", ["images", "masks"])
+@pytest.mark.parametrize("pattern", ["images", "images/train", "images/{name}", "{split"])
+def test_pattern_without_split(tmp_path: Path, key: str, pattern: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.{key}: found '.*', expected .*\{{split\}}"):
+        find_split(folder(folder_tree(tmp_path), **{key: pattern}), "train")
+
+
+@pytest.mark.parametrize("key", ["images", "masks"])
+@pytest.mark.parametrize(
+    "pattern", ["../{split}", "/etc/{split}", "images/../../{split}", "{split}/../.."]
+)
+def test_pattern_that_leaves_the_root(tmp_path: Path, key: str, pattern: str) -> None:
+    root = folder_tree(tmp_path / "root")
+    put_image(tmp_path / "train" / "a.png")  # it must not be found, though it is there
+    with pytest.raises(UserError, match=rf"data\.{key}: .* leaves the dataset's folder"):
+        find_split(folder(root, **{key: pattern}), "train")
+
+
+def test_a_split_may_be_a_link_to_another_disk(tmp_path: Path) -> None:
+    folder_tree(tmp_path / "disk")
+    root = tmp_path / "root"
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+        (root / name / "train").symlink_to(tmp_path / "disk" / name / "train")
+    assert stems(find_split(folder(root), "train")) == ["a", "b"]
+
+
+# -- labels
+
+
+def test_own_classes_in_a_voc_tree(tmp_path: Path) -> None:
+    voc_tree(tmp_path)
+    split = find_split(voc(tmp_path, classes=CLASSES, void_ids=[9]), "train")
+    assert split.labels.names == ["rock", "moss"]
+    assert split.labels.void_ids == (9,)
+    assert all(s.labels is split.labels for s in split.samples)
+
+
+def test_ids_of_own_classes_default_to_their_position() -> None:
+    classes = [ClassConfig("a", [1, 2, 3], 7), ClassConfig("b", [4, 5, 6])]
+    labels = label_set(folder(Path("anywhere"), classes=classes))
+    assert [c.id for c in labels.classes] == [7, 1]
+    assert [c.color for c in labels.classes] == [(1, 2, 3), (4, 5, 6)]
+
+
+def test_void_ids_beside_vocs_own_classes() -> None:
+    labels = label_set(voc(Path("anywhere"), void_ids=[100]))
+    assert labels.names == VOC.names
+    assert labels.to_index[100] == 255
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([], "classes: found 0, expected 1"),
+        ([ClassConfig("a", [1, 2])], r"class 'a' has color \[1, 2\], expected \[R, G, B\]"),
+        ([ClassConfig("a", [1, 2, 300])], r"class 'a': color \(1, 2, 300\)"),
+        ([ClassConfig("a", [1, 2, 3], 255)], "class 'a': id 255"),
+        ([ClassConfig("a", [1, 2, 3]), ClassConfig("a", [1, 2, 3])], "name a is given more"),
+        # The second class has no id of its own and takes its position, which is taken.
+        ([ClassConfig("a", [1, 2, 3], 1), ClassConfig("b", [1, 2, 3])], "1 is given more"),
+    ],
+)
+def test_mistakes_in_own_classes(classes: list[ClassConfig], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        label_set(folder(Path("anywhere"), classes=classes))
+
+
+# -- mistakes in the tree
+
+
+@pytest.mark.parametrize("make", [voc, cityscapes, folder])
+def test_missing_root(tmp_path: Path, make: Callable[[Path], DataConfig]) -> None:
+    with pytest.raises(UserError, match=r"nowhere: no such folder \(data\.root\)"):
+        find_split(make(tmp_path / "nowhere"), "train")
+
+
+def test_missing_list_names_the_splits_that_exist(tmp_path: Path) -> None:
+    base = voc_tree(tmp_path)
+    put_list(base, "val", "a\n")
+    with pytest.raises(UserError, match=r"trian\.txt: no such split list.* train, val"):
+        find_split(voc(tmp_path), "trian")
+    with pytest.raises(UserError, match=r"train\.txt: no such split list"):
+        find_split(voc(tmp_path / "JPEGImages"), "train")  # a root that is no VOC tree at all
+
+
+@pytest.mark.parametrize("content", ["", "\n \r\n"])
+def test_empty_list(tmp_path: Path, content: str) -> None:
+    base = voc_tree(tmp_path)
+    put_list(base, "val", content)
+    with pytest.raises(UserError, match=r"split 'val' of .* is empty"):
+        find_split(voc(tmp_path), "val")
+
+
+def test_list_that_is_no_text(tmp_path: Path) -> None:
+    put_list(voc_tree(tmp_path), "val", b"\xff\xfea\0")
+    with pytest.raises(UserError, match=r"val\.txt: not a UTF-8 text file"):
+        find_split(voc(tmp_path), "val")
+
+
+def test_empty_or_missing_image_folder(tmp_path: Path) -> None:
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"images/train: no \.jpg.* found nothing"):
+        find_split(folder(tmp_path), "train")
+    (tmp_path / "images" / "train" / "a.gif").write_bytes(b"")
+    (tmp_path / "images" / "train" / "README").write_bytes(b"")
+    with pytest.raises(UserError, match=r"found 1 \.gif, 1 no suffix|found 1 no suffix, 1 \.gif"):
+        find_split(folder(tmp_path), "train")
+    with pytest.raises(UserError, match="images/val: no such folder"):
+        find_split(folder(tmp_path), "val")
+
+
+def test_masks_that_are_jpegs(tmp_path: Path) -> None:
+    """JPEG changes ids, so it is no mask, and must not pass for a split without labels."""
+    put_image(tmp_path / "images" / "train" / "a.jpg")
+    put_image(tmp_path / "masks" / "train" / "a.jpg")
+    with pytest.raises(UserError, match=r"masks/train: no \.png.* found 1 \.jpg"):
+        find_split(folder(tmp_path), "train")
+
+
+def test_listed_image_that_is_not_there(tmp_path: Path) -> None:
+    base = voc_tree(tmp_path)
+    put_list(base, "val", "a\n\nmissing\n")
+    with pytest.raises(UserError, match=r"val\.txt:3: no image missing\.\* in .*JPEGImages"):
+        find_split(voc(tmp_path), "val")
+
+
+def test_image_without_mask(tmp_path: Path) -> None:
+    roots = tmp_path / "voc", tmp_path / "cityscapes", tmp_path / "folder"
+    voc_tree(roots[0])
+    (roots[0] / "SegmentationClass" / "b.png").unlink()
+    with pytest.raises(UserError, match=r"b\.jpg: has no mask; .* 1 of 3 images have no mask"):
+        find_split(voc(roots[0]), "train")
+    cityscapes_tree(roots[1], {"a_0_0": "a", "b_0_0": "b"})
+    (roots[1] / "gtFine" / "val" / "b" / "b_0_0_gtFine_labelIds.png").unlink()
+    with pytest.raises(UserError, match=r"b_0_0_leftImg8bit\.png: has no mask; .* 1 of 2"):
+        find_split(cityscapes(roots[1]), "val")
+    folder_tree(roots[2])
+    put_image(roots[2] / "images" / "train" / "c.png")
+    with pytest.raises(UserError, match=r"images/train/c\.png: has no mask; .* 1 of 3"):
+        find_split(folder(roots[2]), "train")
+
+
+def test_stem_twice_in_the_list(tmp_path: Path) -> None:
+    base = voc_tree(tmp_path)
+    put_list(base, "val", "a\nb\n\n a\n")
+    with pytest.raises(UserError, match=r"val\.txt:4: 'a' stands in line 1 already"):
+        find_split(voc(tmp_path), "val")
+
+
+@pytest.mark.parametrize("where", ["images", "masks"])
+def test_stem_twice_in_a_folder(tmp_path: Path, where: str) -> None:
+    root = folder_tree(tmp_path)
+    put_mask(root / where / "train" / "a.TIF")
+    with pytest.raises(UserError, match=rf"{where}/train: a\.TIF and a\.png have the same stem"):
+        find_split(folder(root), "train")
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "/etc/x", "..\\x", "a\\b", "..", ".", "C:\\x", "x\0"]
+)
+def test_listed_names_never_leave_the_root(tmp_path: Path, name: str) -> None:
+    base = voc_tree(tmp_path / "root")
+    for outside in (tmp_path / "x.jpg", tmp_path / "root" / "x.jpg"):
+        put_image(outside)  # it must not be found, though it is there
+    path = put_list(base, "val", f"a\n{name}\n")
+    with pytest.raises(UserError, match="not a plain stem") as caught:
+        find_split(voc(tmp_path / "root"), "val")
+    assert str(caught.value).startswith(f"{path}:2: {name!r}")
+
+
+# -- check_split
+
+
+def test_check_counts_pixels_images_and_void(tmp_path: Path) -> None:
+    root = tmp_path
+    masks = {
+        "a": [[0, 0, 1, 1, 1, 255]] * 4,
+        "b": [[0, 7, 7, 7, 7, 7]] + [[255] * 6] * 3,  # 7 is void here
+        "c": [[1] * 6] * 4,
+    }
+    for stem, values in masks.items():
+        put_image(root / "images" / "train" / f"{stem}.png")
+        put_mask(root / "masks" / "train" / f"{stem}.png", values)
+    third = ClassConfig("never seen", [1, 1, 1])
+    data = folder(root, classes=[*CLASSES, third], void_ids=[7])
+    calls = []
+    check = check_split(find_split(data, "train"), lambda: calls.append(1))
+    assert check.pixels.tolist() == [2 * 4 + 1, 3 * 4 + 24, 0]
+    assert check.images.tolist() == [2, 2, 0]
+    assert check.void == 4 + 5 + 18
+    assert len(calls) == 3  # once a sample, for the progress bar
+
+
+def test_check_maps_ids_to_indices(tmp_path: Path) -> None:
+    classes = [ClassConfig("a", [0, 0, 0], 200), ClassConfig("b", [0, 0, 0], 3)]
+    put_image(tmp_path / "images" / "train" / "x.png")
+    put_mask(tmp_path / "masks" / "train" / "x.png", [[200, 200, 200, 3, 3, 255]] * 4)
+    check = check_split(find_split(folder(tmp_path, classes=classes), "train"))
+    assert check.pixels.tolist() == [12, 8]
+    assert check.void == 4
+
+
+def test_check_suspects_a_binary_mask_though_its_values_are_legal(tmp_path: Path) -> None:
+    """0/255 masks of two classes hold nothing but class 0 and void: nothing could be learnt."""
+    put_image(tmp_path / "images" / "train" / "x.png")
+    put_mask(tmp_path / "masks" / "train" / "x.png", [[0, 0, 255, 255, 255, 255]] * 4)
+    with pytest.raises(UserError, match="void alone"):
+        check_split(find_split(folder(tmp_path), "train"))
+    put_image(tmp_path / "images" / "train" / "y.png")
+    put_mask(tmp_path / "masks" / "train" / "y.png", [[0, 0, 1, 1, 1, 255]] * 4)
+    check = check_split(find_split(folder(tmp_path), "train"))
+    assert check.images.tolist() == [2, 1]
+    assert check.void == 20
+
+
+def test_check_of_a_split_without_labels(tmp_path: Path) -> None:
+    put_image(tmp_path / "images" / "test" / "x.jpg")
+    check = check_split(find_split(folder(tmp_path), "test"))
+    assert check.pixels.tolist() == check.images.tolist() == [0, 0]
+    assert check.void == 0
+    raw = (tmp_path / "images" / "test" / "x.jpg").read_bytes()
+    (tmp_path / "images" / "test" / "x.jpg").write_bytes(raw[: len(raw) * 6 // 10])
+    with pytest.raises(UserError, match=r"1 of 1 samples can't be used\n.*x\.jpg"):
+        check_split(find_split(folder(tmp_path), "test"))
+
+
+def test_check_names_each_kind_of_mistake(tmp_path: Path) -> None:
+    root = folder_tree(tmp_path, ("cut", "deep", "fine", "ids", "rgb", "size", "turned"))
+    images, masks = root / "images" / "train", root / "masks" / "train"
+    raw = (images / "cut.png").read_bytes()
+    (images / "cut.png").write_bytes(raw[: len(raw) * 6 // 10])
+    Image.new("I;16", SIZE).save(images / "deep.png")
+    put_mask(masks / "ids.png", [[0, 1, 40, 40, 0, 0]] * 4)
+    put_image(masks / "rgb.png")
+    put_mask(masks / "size.png", np.zeros((4, 5)))
+    put_mask(masks / "turned.png", np.zeros((6, 4)))
+    with pytest.raises(UserError) as caught:
+        check_split(find_split(folder(root), "train"))
+    first, *lines = str(caught.value).splitlines()
+    assert first == "split 'train': 6 of 7 samples can't be used"
+    for line, (path, problem) in zip(
+        lines,
+        (
+            (images / "cut.png", "truncated"),
+            (images / "deep.png", "more than 8 bits"),
+            (masks / "ids.png", "mask values 40 (8 pixels) belong to no class"),
+            (masks / "rgb.png", "colour picture"),
+            (masks / "size.png", "the mask is 5x4 (width x height), its image 6x4"),
+            (masks / "turned.png", "EXIF"),
+        ),
+        strict=True,
+    ):
+        assert line.startswith(f"{path}: ")
+        assert problem in line
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.6, 0.9])
+def test_check_finds_truncated_images(tmp_path: Path, suffix: str, share: float) -> None:
+    root = folder_tree(tmp_path, ("a", "b"))
+    (root / "images" / "train" / "b.png").unlink()
+    path = root / "images" / "train" / f"b.{suffix}"
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(image).save(path)
+    put_mask(root / "masks" / "train" / "b.png", np.ones((30, 40)))
+    assert check_split(find_split(folder(root), "train")).pixels.sum() == 24 + 1200
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(len(raw) * share)])
+    with pytest.raises(UserError, match=rf"1 of 2 samples can't be used\n.*b\.{suffix}: "):
+        check_split(find_split(folder(root), "train"))
+
+
+def test_check_names_an_image_whose_profile_pillow_refuses(tmp_path: Path) -> None:
+    root = folder_tree(tmp_path)
+    Image.new("RGB", SIZE).save(root / "images" / "train" / "b.png", icc_profile=bytes(2_000_000))
+    with pytest.raises(UserError, match=r"1 of 2 samples .*\n.*b\.png: "):
+        check_split(find_split(folder(root), "train"))
+
+
+@pytest.mark.parametrize("bad", [SHOWN, SHOWN + 1, SHOWN + 15])
+def test_check_shows_the_first_mistakes_and_counts_the_rest(tmp_path: Path, bad: int) -> None:
+    root = folder_tree(tmp_path, tuple(f"{i:02}" for i in range(bad + 2)))
+    for i in range(bad):
+        put_mask(root / "masks" / "train" / f"{i + 1:02}.png", 9)
+    with pytest.raises(UserError) as caught:
+        check_split(find_split(folder(root), "train"))
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"split 'train': {bad} of {bad + 2} samples can't be used"
+    named = [Path(line.partition(": ")[0]).stem for line in lines[:SHOWN]]
+    assert named == [f"{i + 1:02}" for i in range(SHOWN)]  # in the split's order
+    assert lines[SHOWN:] == ([f"... and {bad - SHOWN} more"] if bad > SHOWN else [])
+
+
+def test_check_counts_a_mask_of_many_pixels_exactly(tmp_path: Path) -> None:
+    """OpenCV's histogram is float32, in which 2**24 + 1 becomes 2**24."""
+    width, height = 4099, 4097  # just above 2**24 pixels
+    put_image(tmp_path / "images" / "train" / "x.png", (width, height))
+    put_mask(tmp_path / "masks" / "train" / "x.png", np.ones((height, width), np.uint8))
+    check = check_split(find_split(folder(tmp_path), "train"))
+    assert check.pixels.tolist() == [0, width * height]
+
+
+def test_cityscapes_stems_must_differ_between_cities(tmp_path: Path) -> None:
+    """Their exports would overwrite each other."""
+    for city in ("a", "b"):
+        put_image(tmp_path / "leftImg8bit" / "val" / city / "x_000000_000019_leftImg8bit.png")
+    with pytest.raises(UserError, match="has the same stem as"):
+        find_split(DataConfig("cityscapes", str(tmp_path)), "val")

@@ -1,0 +1,227 @@
+"""What several tests share."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from segcoord.cli.main import run
+from segcoord.cli.train import train
+from segcoord.config.schema import ClassConfig, DataConfig
+from segcoord.data.labels import numbered
+from segcoord.data.layouts import find_split
+from segcoord.data.pack.reader import with_pack
+from segcoord.data.pack.writer import write_pack
+from segcoord.data.split import Split
+from segcoord.models.checkpoint import read_checkpoint
+from segcoord.models.segmentation import SegmentationModel
+from segcoord.utils.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+CAMVID = Path(os.environ.get("SEGCOORD_CAMVID", ROOT / "data" / "camvid"))
+
+
+SMALL = [
+    "--data.crop_size=[64,64]",
+    "--data.workers=0",
+    "--train.batch_size=4",
+    "--train.accelerator=cpu",
+]
+
+
+def command(root: Path, folder: Path, *more: str) -> list[str]:
+    """A run of 8 steps with validations at 3, 6 and 8, whose epochs of 4 steps don't divide it."""
+    config = ROOT / "configs" / "sample.yaml"
+    return [
+        f"--config={config}",
+        f"--data.root={root}",
+        f"--run={folder}",
+        "--train.max_steps=8",
+        "--train.lr=0.002",
+        "--train.val_interval=3",
+        *SMALL,
+        *more,
+    ]
+
+
+def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    return read_checkpoint(folder / name)["state_dict"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@contextmanager
+def chromium() -> Iterator:
+    """The machine's Chromium without a window; what tests with it need is skipped without one."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
+    found = next(filter(None, map(shutil.which, names)), None)
+    with playwright.sync_playwright() as p:
+        found = found or p.chromium.executable_path
+        if not Path(found).exists():
+            pytest.skip(f"no browser here: none of {', '.join(names)}, nor playwright's own")
+        root = hasattr(os, "geteuid") and os.geteuid() == 0  # whom Chromium's sandbox refuses
+        browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if root else [])
+        yield browser
+        browser.close()
+
+
+def mean_iou(pairs: list[tuple[np.ndarray, np.ndarray]], values: list[int]) -> float:
+    """Plainly, class by class: (truth, prediction) maps of mask values."""
+    ious = []
+    for value in values:
+        both = either = 0
+        for truth, prediction in pairs:
+            counts = np.isin(truth, values)
+            t, p = (truth == value) & counts, (prediction == value) & counts
+            both += int((t & p).sum())
+            either += int((t | p).sum())
+        if either:
+            ious.append(both / either)
+    return sum(ious) / len(ious)
+
+
+def wrapped(net: nn.Module, stride: int, classes: int) -> SegmentationModel:
+    spec = {"output_stride": stride, "decoder": "deeplabv3"}
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    return SegmentationModel(net.requires_grad_(False), spec, numbered(classes), mean, std).eval()
+
+
+def local_model(stride: int, classes: int = 5, seed: int = 0) -> SegmentationModel:
+    """A network that sees nothing but the stride x stride pixels that each logit stands for."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(3, classes, 1)).requires_grad_(False)
+    net[1].weight *= 8
+    return wrapped(net, stride, classes)
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """Statistics and scales far from their start, where a batch norm does nothing."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+    return model
+
+
+THINGS = [24, 25, 26, 27, 28, 29, 30, 31, 32, 33]
+"""Label ids of Cityscapes whose instances are counted."""
+
+
+def instances_of(ids: np.ndarray) -> np.ndarray:
+    """(H, W) uint16: each connected region of a thing is an instance; every fifth is a group."""
+    instances = ids.astype(np.uint16)
+    for label in THINGS:
+        _, regions = cv2.connectedComponents((ids == label).astype(np.uint8))
+        single = (regions > 0) & (regions % 5 != 4)
+        instances[single] = 1000 * label + (regions[single] - 1)
+    return instances
+
+
+class Tree:
+    """A copy of the sample that a test breaks."""
+
+    def __init__(self, root: Path) -> None:
+        self.base = root / "VOCdevkit" / "VOC2012"
+        self.images, self.masks = self.base / "JPEGImages", self.base / "SegmentationClass"
+        self.train = self.base / "ImageSets" / "Segmentation" / "train.txt"
+        self.stems = self.train.read_text().split()
+        self.image = self.images / f"{self.stems[3]}.jpg"
+        self.mask = self.masks / f"{self.stems[3]}.png"
+
+    def ids(self) -> np.ndarray:
+        return np.array(Image.open(self.mask))
+
+    def write_ids(self, ids: np.ndarray) -> None:
+        Image.fromarray(ids.astype(np.uint8)).save(self.mask)
+
+    def every_mask(self, change: Callable[[np.ndarray], np.ndarray]) -> None:
+        for path in self.masks.iterdir():
+            Image.fromarray(change(np.array(Image.open(path))).astype(np.uint8)).save(path)
+
+
+def truncate(path: Path, share: float) -> None:
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(len(raw) * share)])
+
+
+def train_on(tree: Tree, *more: str) -> int:
+    root = tree.base.parents[1]
+    arguments = [
+        f"--config={ROOT / 'configs' / 'sample.yaml'}",
+        f"--data.root={root}",
+        f"--run={root.parent / 'run'}",
+        "--train.max_steps=1",
+        *SMALL,
+        *more,
+    ]
+    return run(train, "train.py", arguments)
+
+
+CLASSES = [ClassConfig(str(n), [n, n, n]) for n in range(8)]
+MEAN = (0.485, 0.456, 0.406)
+
+
+def pack_config(root: Path, **settings) -> DataConfig:
+    return DataConfig(
+        "voc", str(root), **{"classes": CLASSES, "crop_size": (48, 48), "workers": 0, **settings}
+    )
+
+
+def packed(root: Path, name: str = "train") -> tuple[Split, Path]:
+    """A split and its pack, written in this process."""
+    split, folder = find_split(pack_config(root), name), root / ".segcoord" / name
+    write_pack(split, folder, workers=1)
+    return split, folder
+
+
+def refusal(root: Path, **settings) -> str:
+    """What training would say."""
+    data = pack_config(root, **settings)
+    with pytest.raises(UserError) as caught:
+        with_pack(find_split(data, "train"), data)
+    return str(caught.value)
+
+
+def same_pixels(a: Split, b: Split) -> bool:
+    for index in range(len(a)):
+        for x, y in zip(a.read(index), b.read(index)):
+            if not (x is y is None or (x.dtype == y.dtype == np.uint8 and np.array_equal(x, y))):
+                return False
+    return len(a) == len(b)
+
+
+def images_of(root: Path) -> Path:
+    return root / "VOCdevkit" / "VOC2012" / "JPEGImages"
+
+
+def shorten(path: Path, length: int = 1) -> None:
+    os.truncate(path, path.stat().st_size - length)
+
+
+def flip_byte(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))

@@ -1,0 +1,145 @@
+"""What encoder_weights does: the authors', timm's, the plain encoder's, or a file's."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+
+import segcoord
+from segcoord.models.encoders import pretrained as module
+from segcoord.models.encoders.pretrained import plain_name, start
+from segcoord.models.encoders.published import Published, git_blob_id
+from segcoord.models.encoders.weights import authors_names
+from segcoord.utils.errors import UserError
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, torch.Tensor]]:
+    """Stands in for timm's hub, which is out of reach here: the weights of what was asked for."""
+    asked: dict[str, dict[str, torch.Tensor]] = {}
+
+    def plain_tensors(name: str, *, offline: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(len(asked) + 5)
+        asked[name] = timm.create_model(name).state_dict()
+        return asked[name]
+
+    monkeypatch.setattr(module, "plain_tensors", plain_tensors)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("mobilenetv2_ca_100", "mobilenetv2_100"),
+        ("mobilenetv2_ca_x_050", "mobilenetv2_050"),
+        ("mobilenetv2_cbam_075", "mobilenetv2_075"),
+        ("mobilenext_se_100", "mobilenext_100"),
+        ("efficientnet_b0_ca", "efficientnet_b0"),
+        ("mobilenetv2_100", "mobilenetv2_100"),
+        ("seresnext26t_32x4d", "seresnext26t_32x4d"),
+    ],
+)
+def test_the_plain_encoder(name: str, plain: str) -> None:
+    assert plain_name(name) == plain
+
+
+def test_a_plain_encoder_takes_timms(hub) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = segcoord.create_model("mobilenetv2_050", 3, encoder_weights="imagenet")
+    own = model.net.encoder.model.state_dict()
+    assert all(torch.equal(own[name], hub["mobilenetv2_050"][name]) for name in own)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "plain", "slots"),
+    [
+        ("mobilenetv2_se_050", "mobilenetv2_050", 16),
+        ("mobilenetv2_cbam_050", "mobilenetv2_050", 16),
+        ("mobilenetv2_ca_x_100", "mobilenetv2_100", 16),
+        ("efficientnet_b0_ca", "efficientnet_b0", 16),
+    ],
+)
+def test_attention_without_weights_starts_random_and_says_so(hub, encoder, plain, slots) -> None:
+    with pytest.warns(UserWarning, match="START AT RANDOM") as told:
+        model = segcoord.create_model(encoder, 3, encoder_weights="imagenet")
+    text = str(told[0].message)
+    own = model.net.encoder.model.state_dict()
+    for name, tensor in own.items():
+        if ".se." in name:
+            block, _, rest = name.partition(".se.")
+            if not rest.endswith("num_batches_tracked"):
+                line = next(
+                    line for line in text.splitlines() if line.startswith(f"  {block}.se: ")
+                )
+                assert rest in line.partition(": ")[2].split(", ")
+        else:
+            assert torch.equal(tensor, hub[plain][name]), name
+    assert sum(line.startswith("  blocks.") for line in text.splitlines()) == slots
+
+
+@pytest.fixture
+def authors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """The real file can't be had here; in the cache lies one with its names and another id."""
+    torch.manual_seed(0)
+    source = timm.create_model("mobilenetv2_ca_100").state_dict()
+    file = tmp_path / "hub" / "checkpoints" / "theirs.pth"
+    file.parent.mkdir(parents=True)
+    torch.save({theirs: source[ours] for theirs, ours in authors_names().items()}, file)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    entry = Published("http://127.0.0.1:9/theirs.pth", git_blob_id(file), file.name)
+    monkeypatch.setitem(module.PUBLISHED, "mobilenetv2_ca_100", entry)
+    return source
+
+
+def test_the_authors_file_by_one_word(authors) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = segcoord.create_model(encoder_weights="imagenet", offline=True)
+    own = model.net.encoder.model.state_dict()
+    assert all(torch.equal(own[name], authors[name]) for name in own)
+
+
+def test_timm_and_smp_take_the_authors_file_too(authors) -> None:
+    whole = timm.create_model("mobilenetv2_ca_100", pretrained=True).state_dict()
+    assert all(torch.equal(whole[name], authors[name]) for name in whole)
+    ten = timm.create_model("mobilenetv2_ca_100", pretrained=True, num_classes=10)
+    assert torch.equal(ten.conv_head.weight, authors["conv_head.weight"])
+    unet = smp.Unet("tu-mobilenetv2_ca_100", encoder_weights=True, classes=2)
+    assert torch.equal(unet.encoder.model.conv_stem.weight, authors["conv_stem.weight"])
+    with pytest.raises(RuntimeError, match="No pretrained weights"):
+        timm.create_model("mobilenetv2_se_100", pretrained=True)
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    source = timm.create_model("mobilenetv2_ca_050")
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "mine.pth")
+    model = segcoord.create_model(
+        "mobilenetv2_ca_050", 3, encoder_weights=str(tmp_path / "mine.pth")
+    )
+    own = model.net.encoder.model.state_dict()
+    assert all(torch.equal(own[name], source.state_dict()[name]) for name in own)
+
+
+def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = timm.create_model("mobilenext_ca_050")
+    with pytest.raises(UserError, match="no ImageNet weights for mobilenext_ca_050"):
+        start(encoder, "mobilenext_ca_050", "imagenet")
+    with pytest.raises(UserError, match="which is no file here"):
+        start(encoder, "mobilenext_ca_050", "imagnet")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match="--offline forbids"):
+        segcoord.create_model(encoder_weights="imagenet", offline=True)
+
+
+def test_normalisation_is_the_weights_and_is_stored(tmp_path: Path) -> None:
+    """timm's inception weights want 0.5 and 0.5; a checkpoint carries that on."""
+    model = segcoord.create_model("tf_mobilenetv3_small_minimal_100", 3)
+    assert model.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    segcoord.save(model, tmp_path / "m.ckpt")
+    assert torch.equal(segcoord.load(tmp_path / "m.ckpt").mean, model.mean)

@@ -1,0 +1,273 @@
+"""The losses: each against a reference written out here, without pixels, and over two processes."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from segcoord.training.losses import cross_entropy, dice_loss, hard_pixels, lovasz_loss
+
+K = 5
+WEIGHTS = torch.tensor([0.5, 2.0, 0.0, 1.0, 7.0])
+OPTIONS = [
+    {},
+    {"weights": WEIGHTS},
+    {"label_smoothing": 0.1},
+    {"label_smoothing": 0.3, "weights": WEIGHTS},
+]
+
+
+def batch(seed: int = 0, n: int = 2, size: tuple[int, int] = (6, 7)) -> tuple[Tensor, Tensor]:
+    """Logits of (n, K, H, W) and a target of class indices with a third of void."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(n, K, *size, generator=generator)
+    target = torch.randint(0, K, (n, *size), generator=generator, dtype=torch.uint8)
+    target[torch.rand(n, *size, generator=generator) < 1 / 3] = 255
+    return logits.requires_grad_(), target
+
+
+def same(mine: Tensor, theirs: Tensor, logits: Tensor) -> None:
+    """The same value and the same gradient."""
+    torch.testing.assert_close(mine, theirs)
+    gradients = (torch.autograd.grad(loss, logits)[0] for loss in (mine, theirs))
+    torch.testing.assert_close(*gradients)
+
+
+# -- the cross-entropy
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_cross_entropy_is_pytorchs(options: dict) -> None:
+    logits, target = batch()
+    renamed = {"weight": options.get("weights")} | options
+    renamed.pop("weights", None)
+    theirs = F.cross_entropy(logits, target.long(), ignore_index=255, **renamed)
+    same(cross_entropy(logits, target, **options), theirs, logits)
+
+
+def test_smoothing_as_its_authors_write_it() -> None:
+    """Szegedy et al. 2016, section 7: the target is (1 - e) of the class and e / K of each."""
+    logits, target = batch()
+    log_p = logits.log_softmax(1)
+    total, count = 0.0, 0
+    for n, y, x in (target != 255).nonzero().tolist():
+        smooth = torch.full((K,), 0.1 / K)
+        smooth[int(target[n, y, x])] += 0.9
+        total, count = total - (smooth * log_p[n, :, y, x]).sum(), count + 1
+    same(cross_entropy(logits, target, label_smoothing=0.1), total / count, logits)
+
+
+def hard_by_hand(logits: Tensor, target: Tensor, threshold: float, least: float) -> Tensor:
+    """Pixel by pixel, from the sorted list."""
+    p = logits.detach().softmax(1)
+    found = [
+        (float(p[n, int(target[n, y, x]), y, x]), (n, y, x))
+        for n, y, x in (target != 255).nonzero().tolist()
+    ]
+    found.sort()
+    at_least = max(1, math.ceil(len(found) * least))
+    kept = torch.zeros(target.shape, dtype=torch.bool)
+    for rank, (probability, place) in enumerate(found):
+        kept[place] = rank < at_least or probability < threshold
+    return kept
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.7, 0.99])
+@pytest.mark.parametrize("least", [1e-6, 1 / 16, 0.5, 1.0])
+def test_hard_pixels(threshold: float, least: float) -> None:
+    for seed in range(3):
+        logits, target = batch(seed)
+        expected = hard_by_hand(logits, target, threshold, least)
+        assert torch.equal(hard_pixels(logits, target, threshold, least), expected)
+        if least == 1:
+            assert torch.equal(expected, target != 255)
+        if threshold == 0 and least < 1:
+            assert expected.sum() == max(1, math.ceil(int((target != 255).sum()) * least))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_only_hard_pixels_count_and_the_mean_is_over_them(options: dict) -> None:
+    logits, target = batch()
+    kept = hard_by_hand(logits, target, 0.3, 0.25)
+    assert 0 < kept.sum() < (target != 255).sum()
+    rest = torch.where(kept, target, 255)
+    mine = cross_entropy(logits, target, hard=(0.3, 0.25), **options)
+    same(mine, cross_entropy(logits, rest, **options), logits)
+
+
+# -- Dice and Lovasz
+
+
+def test_dice_written_out() -> None:
+    logits, target = batch()
+    target[target == 3] = 255  # a class that is absent
+    p, counted = logits.softmax(1), (target != 255).float()
+    loss = 0.0
+    for c in range(K):
+        truth, mine = (target == c).float(), p[:, c] * counted
+        if truth.any():
+            loss = loss + 1 - 2 * (mine * truth).sum() / (mine.sum() + truth.sum())
+    same(dice_loss(logits, target), loss / K, logits)
+
+
+def test_lovasz_written_out() -> None:
+    """Berman et al. 2018: the Lovasz extension of the Jaccard loss of each set of wrong pixels."""
+    logits, target = batch()
+    target[target == 3] = 255
+    p = logits.softmax(1)
+    counted = target != 255
+    losses = []
+    for c in sorted(set(target[counted].tolist())):
+        truth = (target[counted] == c).numpy()
+        errors = torch.where(torch.from_numpy(truth), 1 - p[:, c][counted], p[:, c][counted])
+        order = errors.detach().numpy().argsort()[::-1]
+        total, before = 0.0, 0.0
+        wrong = np.zeros(len(truth), bool)
+        for place in order:
+            wrong[place] = True
+            mistaken = 1 - (truth & ~wrong).sum() / (truth | wrong).sum()
+            total, before = total + errors[place] * (mistaken - before), mistaken
+        losses.append(total)
+    assert len(losses) == K - 1
+    same(lovasz_loss(logits, target), (sum(losses) / len(losses)).float(), logits)
+
+
+@pytest.mark.parametrize("loss", [dice_loss, lovasz_loss])
+def test_right_is_0_and_void_does_not_matter(loss) -> None:
+    _, target = batch()
+    right = 40 * F.one_hot(target.long().clamp(max=K - 1), K).permute(0, 3, 1, 2).float()
+    assert loss(right, target) == pytest.approx(0, abs=1e-5)
+    other = torch.where((target == 255).unsqueeze(1), torch.randn_like(right), right)
+    torch.testing.assert_close(loss(other, target), loss(right, target))
+    assert loss(-right, target) > 0.5
+
+
+def test_compiled_they_are_the_same() -> None:
+    def both(logits: Tensor, target: Tensor) -> Tensor:
+        return dice_loss(logits, target) + lovasz_loss(logits, target)
+
+    for pixels in (6, 9):
+        logits, target = batch(size=(pixels, 7))
+        same(torch.compile(both, backend="eager")(logits, target), both(logits, target), logits)
+
+
+# -- where nothing counts
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    options=st.sampled_from(OPTIONS),
+    hard=st.none() | st.tuples(st.sampled_from([0.0, 0.7]), st.sampled_from([0.01, 0.5, 1.0])),
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    spread=st.sampled_from([0.0, 1.0, 100.0, 1e4]),
+    kept=st.integers(0, 2),
+)
+def test_few_pixels_or_none(options, hard, size, spread, kept) -> None:
+    """Never NaN; 0 with no gradient at all where every pixel is void."""
+    logits, target = batch(7, 2, size)
+    logits = (logits.detach() * spread).requires_grad_()
+    target[:] = 255
+    target.view(-1)[:kept] = 1
+    terms = [cross_entropy(logits, target, hard=hard, **options)]
+    terms += [dice_loss(logits, target), lovasz_loss(logits, target)]
+    for loss in terms:
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss.ndim == 0
+        assert loss >= 0 and loss.isfinite()
+        assert gradient.isfinite().all()
+        if not kept:
+            assert loss == 0
+            assert not gradient.any()
+
+
+def test_a_weight_of_0_and_smoothing() -> None:
+    """The class weighs nothing, but smoothing would spread its pixels over those that do."""
+    logits, target = batch()
+    target[target != 255] = 2
+    loss = cross_entropy(logits, target, WEIGHTS, label_smoothing=0.1)
+    assert loss == 0
+    assert not torch.autograd.grad(loss, logits)[0].any()
+
+
+# -- two processes
+
+
+def shares() -> list[list[tuple[Tensor, Tensor]]]:
+    """Batches of two processes: void unlike in the two, then void alone in the second."""
+    pairs = [[batch(1), batch(2)], [batch(3), batch(4)]]
+    pairs[0][1][1][:, :4] = 255
+    pairs[1][1][1][:] = 255
+    return pairs
+
+
+CASES = {
+    "plain": cross_entropy,
+    "smooth and weighted": lambda x, t: cross_entropy(x, t, WEIGHTS, 0.1),
+    "hard": lambda x, t: cross_entropy(x, t, hard=(0.3, 0.25)),
+    "hard and weighted": lambda x, t: cross_entropy(x, t, WEIGHTS, hard=(0.3, 0.25)),
+    "dice": dice_loss,
+    "lovasz": lovasz_loss,
+}
+
+
+def mean_gradients(rank: int, store: str) -> list[Tensor]:
+    """As DistributedDataParallel has them: of a factor on the logits, the mean over processes."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(minutes=2)
+    )
+    found = []
+    try:
+        for loss in CASES.values():
+            for pair in shares():
+                logits, target = pair[rank]
+                factor = torch.ones(K, 1, 1, requires_grad=True)
+                value = loss(logits.detach() * factor, target)
+                value.backward()
+                both = torch.cat([factor.grad.flatten(), value.detach().view(1)])
+                dist.all_reduce(both)
+                found.append(both / 2)
+    finally:
+        dist.destroy_process_group()
+    return found
+
+
+def test_two_processes_take_the_mean_over_the_whole_batch(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    other = torch.multiprocessing.get_context("spawn").Process(
+        target=mean_gradients, args=(1, store)
+    )
+    other.start()
+    try:
+        found = iter(mean_gradients(0, store))
+    finally:
+        other.join(60)
+        other.kill()
+    assert other.exitcode == 0
+    for name, loss in CASES.items():
+        for pair in shares():
+            factor = torch.ones(K, 1, 1, requires_grad=True)
+            joined = [torch.cat(part) for part in zip(*((x.detach(), t) for x, t in pair))]
+            if name.startswith("hard"):  # each process chooses among its own
+                kept = torch.cat([hard_by_hand(x, t, 0.3, 0.25) for x, t in pair])
+                weights = WEIGHTS if "weighted" in name else None
+                expected = cross_entropy(
+                    joined[0] * factor, torch.where(kept, joined[1], 255), weights
+                )
+            elif name in ("dice", "lovasz"):
+                terms = [loss(x.detach() * factor, t) for x, t in pair if (t != 255).any()]
+                expected = sum(terms) / len(terms)
+            else:
+                expected = loss(joined[0] * factor, joined[1])
+            expected.backward()
+            both = torch.cat([factor.grad.flatten(), expected.detach().view(1)])
+            torch.testing.assert_close(next(found), both, msg=lambda m, n=name: f"{n}: {m}")
