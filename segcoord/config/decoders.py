@@ -19,10 +19,8 @@ STRIDES = {
 }
 """Decoder -> the output strides of the encoder that it works with."""
 
-
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 """Output stride -> ASPP rates: DeepLabV3 (Chen et al. 2017), section 3.3 and table 5."""
-
 
 ASPP_DROPOUT = 0.1  # DeepLab's own code, tensorflow/models deeplab/model.py: keep_prob=0.9
 

@@ -399,8 +399,6 @@ class ClassificationConfig(_Settings):
 
 
 CONFIGS = {config.task: config for config in (Config, ClassificationConfig)}
-
-
 GROUPS = ("model", "data", "train")
 
 

@@ -9,11 +9,7 @@ import numpy as np
 from segcoord.data.checks.split import SplitCheck
 
 Formula = Literal["inverse", "enet", "median"]
-
-
 FORMULAS: tuple[Formula, ...] = get_args(Formula)
-
-
 _ENET_C = 1.02
 
 

@@ -18,11 +18,7 @@ from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
 
 SHOWN = 10  # files named in one error
-
-
 _MANY = 16  # unknown colours of a mask that was smoothed or compressed with loss
-
-
 Color = tuple[int, int, int]
 
 

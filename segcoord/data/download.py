@@ -57,8 +57,6 @@ class Archive:
 
 
 _VOC = DATASET_YEAR_DICT["2012"]
-
-
 ARCHIVES = {
     "voc": Archive(
         "Pascal VOC 2012",
@@ -86,8 +84,6 @@ ARCHIVES = {
         {"cls/*.mat": 11355, "train.txt": 1, "val.txt": 1},
     ),
 }
-
-
 _CITYSCAPES = """\
 Cityscapes is given to those who have an account there, so that its own downloader has to fetch it.
 Make an account at https://www.cityscapes-dataset.com/register/, then:

@@ -31,23 +31,11 @@ from segcoord.data.mask_diagnosis import CONVERT, agrees, foreign_palette, unkno
 from segcoord.utils.errors import UserError
 
 _IMAGE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
-
-
 _DIRECT_MODES = {"L", "RGB"}  # what OpenCV decodes as Pillow does
-
-
 _LOSSY = {"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"}
-
-
 _PNG_DEPTH, _PNG_COLOR = 24, 25  # where IHDR has the bits per sample and the kind of colour
-
-
 _START, _END = 32, 64  # bytes of a file that tell what it is, and whether it is all there
-
-
 _ORIENTATION = 0x0112  # of EXIF; 1 is upright
-
-
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 

@@ -16,8 +16,6 @@ import numpy as np
 from segcoord.utils.errors import UserError
 
 VOID = 255
-
-
 UNKNOWN = 254  # in LabelSet.to_index: a mask value that no class and no void id claims
 
 
@@ -159,8 +157,6 @@ CITYSCAPES = LabelSet(
     ],
     void_ids=[0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30],
 )
-
-
 CITYSCAPES_TRAIN_IDS = LabelSet(
     [LabelClass(c.name, c.color, i) for i, c in enumerate(CITYSCAPES.classes)]
 )

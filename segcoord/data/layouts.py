@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     pass
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-
-
 Tell = Callable[[UserError], None]
 """Takes a mistake after which the listing can go on without the file concerned."""
 

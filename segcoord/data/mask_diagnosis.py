@@ -10,11 +10,7 @@ from segcoord.data.labels import UNKNOWN, VOID, LabelSet
 from segcoord.utils.errors import UserError
 
 CONVERT = "segcoord data ids does it for masks in the classes' colours."
-
-
 _RAW_CITYSCAPES = 33  # the largest of Cityscapes' label ids
-
-
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow and OpenCV make grey
 
 

@@ -41,13 +41,8 @@ PUBLISHED = {
 }
 """Names in each list as their owners publish it, and in the one that comes out."""
 
-
 BYTES_PER_MASK = 16 * 1024  # more than a mask takes: most are one or two blocks of a disk
-
-
 SHOWN = 10  # names in one error
-
-
 _COMPRESSED = 15  # the kind of an element of a .mat file
 
 

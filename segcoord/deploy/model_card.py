@@ -17,8 +17,6 @@ _RUN = {
     "torchscript": "model = torch.jit.load({file!r})\nresult = model(image)",
     "pt2": "model = torch.export.load({file!r}).module()\nresult = model(image)",
 }
-
-
 _IMPORT = {
     "onnx": "import onnxruntime",
     "openvino": "import openvino",

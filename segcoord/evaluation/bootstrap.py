@@ -21,8 +21,6 @@ import torch
 from segcoord.evaluation.metrics import count_pairs, divide, or_none
 
 FEW_IMAGES = 10  # a class in fewer images has too few to draw from for its interval to be trusted
-
-
 _AT_ONCE = 2**22  # drawn images that are held at a time
 
 

@@ -30,8 +30,6 @@ CATEGORIES = {
     "human": ("person", "rider"),
     "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
 }
-
-
 AVERAGE_SIZES = {  # pixels of an instance, over the dataset
     "person": 3462.4756337644,
     "rider": 3930.4788056518,
@@ -44,25 +42,12 @@ AVERAGE_SIZES = {  # pixels of an instance, over the dataset
 }
 """The classes that have instances, and count."""
 
-
 INSTANCES_OF_VOID = (29, 30)  # caravan and trailer: label ids with instances that don't count
-
-
 _K, _C = len(CITYSCAPES), len(CATEGORIES)
-
-
 _BELONGS = np.array([[n in names for n in CITYSCAPES.names] for names in CATEGORIES.values()])
-
-
 _CATEGORY_OF = _BELONGS.argmax(0)  # (19,) class index -> category
-
-
 _SIZES = np.array([AVERAGE_SIZES.get(name, np.nan) for name in CITYSCAPES.names])  # (19,)
-
-
 _WITH_INSTANCES = np.isfinite(_SIZES)
-
-
 _CATEGORIES_WITH_INSTANCES = ~(_BELONGS & ~_WITH_INSTANCES).any(1)  # (7,): human and vehicle
 
 

@@ -16,8 +16,6 @@ from torch import Tensor
 from torchmetrics import Metric
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
 _COUNTS_AT_ONCE = 2**24  # OpenCV's histogram is float32, which holds integers up to here
 
 

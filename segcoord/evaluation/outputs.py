@@ -18,7 +18,6 @@ from segcoord.utils.files import require_place
 ONE_FILE = ("sheet", "export", "report", "figures")
 """Options whose file is made of all images, which several processes can't write together."""
 
-
 FILES, FOLDERS = ("sheet", "json", "report", "out"), ("masks", "overlays", "figures")
 """Options that name what is written."""
 

@@ -11,8 +11,6 @@ from segcoord.inference.visualize import blend, sheet
 from segcoord.models.segmentation import SegmentationModel
 
 EXAMPLES = 4
-
-
 WIDTH = 320  # of an image, in pixels
 
 

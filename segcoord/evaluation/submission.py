@@ -29,17 +29,11 @@ from segcoord.utils.files import atomic_write
 Add = Callable[[Sample, np.ndarray], None]
 """Takes a sample and its (H, W) uint8 class indices."""
 
-
 SERVERS = {"voc-server": ("voc", ".tar"), "cityscapes-server": ("cityscapes", ".zip")}
 """Name -> the layout that it is for, and the archive's suffix."""
 
-
 TEST_IMAGES = {"voc-server": 1456, "cityscapes-server": 1525}
-
-
 CITYSCAPES_SIZE = (1024, 2048)
-
-
 _CITYSCAPES_STEM = re.compile(r"[^_]+_\d{6}_\d{6}_leftImg8bit")
 
 

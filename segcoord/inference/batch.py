@@ -27,11 +27,7 @@ from segcoord.utils.errors import UserError
 from segcoord.utils.threads import in_threads
 
 LONGEST = 4096  # pixels of an overlay's longer side, which is for eyes
-
-
 MUCH = 3  # times as long as a crop of the training: things look unlike what it saw
-
-
 THREADS = min(4, available_cores())  # that read, and as many that write
 
 

@@ -29,10 +29,7 @@ KINDS = {
 }
 """Attention that `gates` knows: what the picture calls it, and which of its parts makes a gate."""
 
-
 _POOLED = {"a_h": 3, "a_w": 2}  # the axis whose mean a gate is made from
-
-
 _SLOTS = ("se", "att")  # a block's attention: timm's name for it, and our MobileNeXt's
 
 

@@ -24,17 +24,9 @@ from segcoord.inference.visualize import INK, PAPER, blend, legend
 from segcoord.models.segmentation import SegmentationModel
 
 _LONGEST, _SHORTEST = 480, 280  # a picture's longer side in its cell; captions need the latter
-
-
 _TITLES = ("image", "prediction", "Grad-CAM: {}", "a_h, by row", "a_w, by column", "both, by place")
-
-
 _GREY, _BLANK = (112, 112, 112), (244, 244, 244)
-
-
 _FLAT = 1e-6  # what differs by less is float32's rounding, and a colour scale would magnify it
-
-
 _Scale = tuple[float, float, int]  # the values at a colormap's ends, and which it is
 
 

@@ -20,14 +20,8 @@ from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError
 
 FORMAT = "segcoord-export-1"
-
-
 DESCRIPTION = "segcoord.json"
-
-
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript", "pt2": ".pt2"}
-
-
 NETWORK, IMAGE_TO_MASK = "model", "image_to_mask"
 """Stems of the two files."""
 

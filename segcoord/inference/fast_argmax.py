@@ -23,17 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MARGIN = 2.0**-20  # of the largest logit
-
-
 SANE = (1e-30, 1e37)  # largest logits for which no product or sum leaves float32's normal range
-
-
 CHUNK = 2**18  # values that are worked on at a time: some megabytes, which stay in the cache
-
-
 TILE = 2**22  # logits of a tile of rows
-
-
 _CHANNELS_LAST = torch.channels_last
 
 

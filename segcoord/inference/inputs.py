@@ -17,8 +17,6 @@ IMAGES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".tif", ".tiff", ".gif",
     ".bmp", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif",
 })
-
-
 VIDEOS = frozenset({
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
     ".mts", ".m2ts",
@@ -27,8 +25,6 @@ VIDEOS = frozenset({
 
 # fmt: on
 LIST = ".txt"
-
-
 OUTPUTS = ("masks", "overlays", "probs")
 """Folders below that of all outputs, where what they hold is no input."""
 

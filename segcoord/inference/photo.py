@@ -26,25 +26,12 @@ from segcoord.utils.errors import UserError
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "HEIF")
 """Pillow's names; HEIF where a plug-in for it was registered, pillow-heif say."""
 
-
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO 23008-12
-
-
 _RAW = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
-
-
 _DIRECT = {"L", "RGB"}  # modes that OpenCV decodes as Pillow does
-
-
 _DARK = 4096  # a camera of 12 bits stays below this where it doesn't use all 16
-
-
 _INTERPRETATION = 262  # of a TIFF's values; 0: white is 0
-
-
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-
-
 _TURNS = {  # EXIF's orientation: swap rows and columns, then their directions
     2: (False, 1, -1),
     3: (False, -1, -1),

@@ -19,8 +19,6 @@ from segcoord.utils.errors import UserError
 from segcoord.utils.threads import stopping
 
 MAX_PIXELS = 2**22  # docs/predict.md has the memory that they take
-
-
 SOME_FAILED = 3
 """Exit code where some inputs were predicted and others could not be."""
 

@@ -32,13 +32,9 @@ RUNTIMES = {
 }
 """Runtime -> the formats that it reads; torch runs a training's checkpoint too."""
 
-
 FORMATS = ("onnx", "openvino", "torchscript", "pt2")
-
-
 EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}
 """Format or runtime -> the extra of segcoord that brings its packages."""
-
 
 _PACKAGES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),

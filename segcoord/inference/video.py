@@ -21,14 +21,8 @@ from segcoord.utils.files import atomic_write
 from segcoord.utils.threads import in_threads
 
 CODEC = "mp4v"  # MPEG-4 part 2: every build of OpenCV writes it; players know it, browsers don't
-
-
 USUAL_RATE = 25.0  # frames per second, where a camera or a file doesn't say
-
-
 FASTEST = 1000.0  # what claims to be faster doesn't know
-
-
 AHEAD = 2  # frames
 
 

@@ -22,8 +22,6 @@ from torch.utils._pytree import tree_leaves
 
 # These types exactly: a subclass may do anything else with its weight.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-
-
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
 
 

@@ -39,14 +39,8 @@ from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 
 LOG_INTERVAL = 10  # steps whose mean loss makes a row of metrics.csv
-
-
 SAVE_INTERVAL = 600.0  # seconds after which last.ckpt is renewed between validations
-
-
 EXPLODED = 1e4  # a loss that no run comes back from; at random weights it is below 10
-
-
 FILES_NAMED = 16  # of the batch whose loss exploded
 
 

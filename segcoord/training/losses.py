@@ -20,8 +20,6 @@ from torch import Tensor
 from segcoord.data.labels import VOID
 
 _DICE = DiceLoss("multiclass", ignore_index=VOID)
-
-
 _LOVASZ = LovaszLoss("multiclass", ignore_index=VOID)
 
 

@@ -17,14 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POINTS = 2000  # of a curve at most; a longer one is drawn as the means of its parts
-
-
 INK, FAINT, GRID = "#2b2f36", "#8a919c", "#e6e8eb"
-
-
 PLACE = {"left": 0.075, "right": 0.985, "top": 0.9, "bottom": 0.08, "hspace": 0.25}
-
-
 LOSS, PALE, SCORE, RATE = "#1f5fa8", "#c2d6ec", "#c8501e", "#5c7f3d"
 
 

@@ -17,8 +17,6 @@ from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write
 
 FILES = ("config.yaml", "origin.json", "metrics.csv")  # two of these make a folder a run's
-
-
 WIDTH = 100  # of the table, in characters
 
 

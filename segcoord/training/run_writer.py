@@ -27,8 +27,6 @@ from segcoord.utils.errors import UserError
 from segcoord.utils.files import GrowingFile, atomic_write
 
 PLOT_INTERVAL = 30.0  # seconds between two drawings of plot.png, and more where drawing is slow
-
-
 PLOT_SHARE = 200  # a drawing is followed by so many times what it took
 
 

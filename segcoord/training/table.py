@@ -33,8 +33,6 @@ from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write
 
 AnyConfig = Config | ClassificationConfig
-
-
 Configure = Callable[[list[tuple[str, dict]]], tuple[Namespace, AnyConfig]]
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     pass
 
 console = Console(highlight=False, soft_wrap=True, markup=False)  # names come from files
-
-
 PLAIN_INTERVAL = 30.0  # seconds between lines where the output is a file and shows no bar
 
 

@@ -11,8 +11,6 @@ from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
-
-
 R = TypeVar("R")
 
 

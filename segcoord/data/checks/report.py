@@ -24,11 +24,7 @@ PUBLISHED = (
     (VOC, {"train": 1464, "val": 1449, "trainval": 2913, "test": 1456, "trainaug": 10582}),
     (CITYSCAPES, {"train": 2975, "val": 500, "test": 1525}),
 )
-
-
 NAMED = 3  # files of each group of findings that the terminal shows
-
-
 _STYLES = {"error": "bold red", "warning": "yellow"}
 
 

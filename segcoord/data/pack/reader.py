@@ -20,17 +20,11 @@ from segcoord.data.split import Sample, Split
 from segcoord.utils.errors import UserError
 
 FORMAT, VERSION = "segcoord pack", 1
-
-
 IMAGES, MASKS, INDEX = "images.u8", "masks.u8", "index.jsonl"
-
-
 REWRITE = (
     "Remove the pack's folder and run segcoord data pack again; a disk that changes files needs a "
     "look too."
 )
-
-
 REMEDY = "Run segcoord data pack again, or read the files with --data.pack off."
 
 

@@ -43,17 +43,9 @@ from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
 
 SYNC_INTERVAL = 2.0  # seconds between journal entries: what a killed packer loses at most
-
-
 RESERVE = 2**20  # bytes kept free
-
-
 INDEX_LINE = 1024  # bytes of the index for an image, more than most lines take
-
-
 AHEAD = 4  # samples handed to each process before the first has to be done
-
-
 LOCK = "lock"
 
 

@@ -37,23 +37,13 @@ CLASSES: tuple[tuple[str, tuple[int, int, int], int], ...] = (
 )
 """(name, RGB colour, Cityscapes label id) of each class; its place is its id in the VOC layout."""
 
-
 VOID = 255
-
-
 VOID_COLOUR = (224, 224, 192)
-
-
 TEST_IMAGES = 8
 """Cityscapes' tree also has a test split, without masks."""
 
-
 CITIES = {"train": ("brickford", "glasshaven"), "val": ("elmbridge",), "test": ("fernmouth",)}
-
-
 MIN_WIDTH, MIN_HEIGHT = 128, 96
-
-
 _VAL_START = 500_000
 """VOC has one folder for all splits: numbers from here on are validation images."""
 

@@ -15,8 +15,6 @@ from segcoord.inference.photo import decode_photo, known_formats
 from segcoord.utils.errors import UserError
 
 MAX_BYTES = 20 * 2**20
-
-
 MAX_PIXELS = 16 * 10**6
 
 

@@ -22,20 +22,10 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
 _PARTS = ("html", "css", "js")
-
-
 SAMPLE_SIZE, SAMPLES = (384, 288), (1, 8, 17, 22)  # width and height, numbers of drawn scenes
-
-
 MOST_SAMPLES = 12
-
-
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-
-
 MAX_BODY = MAX_BYTES * 4 // 3 + 2**16  # a file in base64, and what stands around it
-
-
 CLOSED = ("/upload", "/file", "/proxy", "/stream", "/monitoring", "/process_recording", "/vibe")
 """Ways into Gradio that the page has no use for; some tell paths, or write files."""
 

@@ -15,11 +15,8 @@ from segcoord.evaluation.metrics import divide
 from segcoord.models.segmentation import SegmentationModel
 
 BINS = 15
-
-
 IMAGES = 100
 """At most so many images, evenly spread over the split, are looked at: each costs a prediction."""
-
 
 STEP = 4
 """Every so many pixels in both directions."""

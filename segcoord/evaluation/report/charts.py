@@ -27,11 +27,8 @@ from segcoord.evaluation.report.calibration import BINS, Calibration
 from segcoord.evaluation.report.object_sizes import ObjectSizes, bin_names
 
 matplotlib.rcParams["text.parse_math"] = False  # a "$" in a class's name is a "$"
-
-
 FEW_PIXELS = 0.001
 """A bin of confidence with a smaller share of the pixels is drawn hollow."""
-
 
 TIP = "tip:"
 """An artist whose gid begins so is a place to point at; the rest is what it tells."""

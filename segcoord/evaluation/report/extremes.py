@@ -10,8 +10,6 @@ import numpy as np
 from segcoord.evaluation.bootstrap import iou
 
 KEPT = 4
-
-
 LONGEST = 640  # pixels of a picture's longer side
 
 

@@ -12,7 +12,6 @@ from segcoord.evaluation.metrics import divide, mean
 SIDES = (8, 16, 32, 64, 128)
 """Where the bins of area end, as sides of squares in pixels; 32 is where COCO's small ends."""
 
-
 BINS = len(SIDES) + 1
 
 

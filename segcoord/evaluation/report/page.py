@@ -29,8 +29,6 @@ from segcoord.evaluation.report.svg import PAGE, inline
 from segcoord.utils.files import atomic_write
 
 _WRONG, _VOID = (213, 94, 0), (128, 128, 128)
-
-
 _SHOWN_BANDS = (1, 2, 3, 5, 10, 20, 40)
 
 

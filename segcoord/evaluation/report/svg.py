@@ -13,8 +13,6 @@ from matplotlib.figure import Figure
 from segcoord.evaluation.report.charts import TIP, Theme
 
 _NAMESPACE = "{http://www.w3.org/2000/svg}"
-
-
 _LINK = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -27,11 +25,7 @@ _VARIABLES = {
     "#010207": "--second",
     "#010208": "--pointed",
 }
-
-
 PAGE = Theme(*_VARIABLES)
-
-
 ElementTree.register_namespace("", _NAMESPACE[1:-1])
 
 

@@ -39,8 +39,6 @@ _ARCHITECTURE = [
     ["ir_r3_k3_s2_e6_c160_se0.25"],
     ["ir_r1_k3_s1_e6_c320_se0.25"],
 ]
-
-
 default_cfgs = generate_default_cfgs(
     {f"mobilenetv2_{name}_{width}.untrained": _cfg() for name in REDUCTION for width in WIDTHS}
 )

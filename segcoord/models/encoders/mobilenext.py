@@ -26,8 +26,6 @@ from torch import Tensor, nn
 from segcoord.models.create_attention import make_attention
 
 WIDTHS = {"100": 1.0, "075": 0.75, "050": 0.5}
-
-
 ATTENTIONS = ("se", "ca")
 
 
@@ -55,8 +53,6 @@ _STAGES = (
     (_Row(288, 6, 3, False, True), _Row(384, 6, 4, False, False)),
     (_Row(576, 6, 4, False, True), _Row(960, 6, 3, False, False), _Row(1280, 6, 1, True, True)),
 )
-
-
 default_cfgs = generate_default_cfgs(
     {
         f"mobilenext_{name}{width}.untrained": _cfg(classifier="head.fc")

@@ -21,8 +21,6 @@ from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write
 
 TIMEOUT = 30.0  # seconds without a byte from the server
-
-
 GIVE_BY_HAND = "give a file of your own by --model.encoder_weights FILE"
 
 

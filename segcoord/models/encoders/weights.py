@@ -35,8 +35,6 @@ _OUTSIDE |= {"conv.0": "conv_head", "conv.1": "bn2", "classifier.1": "classifier
 
 
 _FIRST_BLOCK = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}  # does not expand
-
-
 _BLOCK = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "7": "conv_pwl", "8": "bn3"}
 
 

@@ -23,23 +23,17 @@ from segcoord.data.synthetic.scenes.textures import noise, tinted, wall
 FLOOR = 3.1
 """Height of a storey, metres."""
 
-
 DEPTH = 9.0
 """Depth of a house, metres."""
-
 
 BRICKS = np.float32(
     [(164, 84, 64), (140, 66, 54), (186, 142, 100), (120, 108, 100), (206, 198, 188), (104, 70, 58)]
 )
-
-
 CONCRETES = np.float32([(158, 158, 156), (132, 132, 134), (180, 174, 164), (112, 116, 120)])
 
 
 # Nobody paints a house as green as a tree.
 FACADES = PAINTS[(PAINTS[:, 1] < PAINTS[:, 0] + 4) | (PAINTS[:, 1] < PAINTS[:, 2])]
-
-
 SLATES = np.float32([(84, 86, 94), (150, 84, 64), (120, 66, 54), (72, 70, 72), (108, 96, 84)])
 
 

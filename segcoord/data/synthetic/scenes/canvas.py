@@ -17,19 +17,14 @@ import cv2
 import numpy as np
 
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY, PERSON, CAR, SIGN = range(8)
-
-
 STATIC = 254
 """A thing of no class: poles, bins, bollards."""
-
 
 EGO = 253
 """The bonnet of the car that carries the camera."""
 
-
 NEAR = 0.7
 """Nothing nearer to the camera than this is drawn, metres."""
-
 
 Colour = Sequence[float]
 

@@ -43,8 +43,6 @@ _BODIES: dict[str, list[tuple[float, float, str]]] = {
         (1.36, 0.32, ""),
     ],
 }  # fmt: skip
-
-
 _RIM = np.linspace(0, 2 * np.pi, 21)[:-1]
 
 

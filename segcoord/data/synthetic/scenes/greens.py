@@ -16,11 +16,7 @@ FOLIAGE = np.float32(
         (190, 126, 50),
     ]
 )  # fmt: skip
-
-
 _SUMMER = 6
-
-
 SHAPES = ("round", "round", "column", "cone")
 
 

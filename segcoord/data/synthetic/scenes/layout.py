@@ -30,8 +30,6 @@ _WEATHER = [
     (0.05, (44, 62, 118), (226, 146, 120), (0.08, 0.06, 0.06), (0.46, 0.46, 0.60), (22, 26), 120,
      (0.2, 0.7), True),  # dusk
 ]  # fmt: skip
-
-
 _STYLES = {
     "old town": {
         "floors": (2, 4), "materials": ["brick", "plaster", "stone", "plaster", "dark joints"],

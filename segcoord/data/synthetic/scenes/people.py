@@ -13,14 +13,8 @@ from segcoord.data.synthetic.scenes.textures import noise
 # What a pixel of a figure is made of. The second row are the same things farther from the light:
 # the other arm and leg.
 NONE, SKIN, TOP, BOTTOM, SHOES, HAIR, BAG, EXTRA = range(8)
-
-
 FAR_SIDE = 8
-
-
 SKINS = np.float32([(236, 196, 168), (214, 166, 132), (176, 122, 88), (132, 88, 62), (92, 60, 44)])
-
-
 HAIRS = np.float32([(34, 28, 26), (62, 42, 30), (112, 76, 46), (184, 146, 92), (160, 156, 152)])
 
 

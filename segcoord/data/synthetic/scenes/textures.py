@@ -13,8 +13,6 @@ import cv2
 import numpy as np
 
 SIZE = 512
-
-
 WALL_SCALE = 64
 """Texels per metre of wall and ground tiles: a tile is 8 m wide."""
 
