@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segcoord.config.schema import ClassConfig, DataConfig
 from segcoord.data.layouts import find_split
-from segcoord.data.loader import Order, Shares, TrainSet, train_loader
+from segcoord.data.loader import EpochShuffle, StepBatchSampler, TrainDataset, train_loader
 from segcoord.data.pack.reader import with_pack
 from segcoord.data.pack.writer import write_pack
 from segcoord.data.split import Split
@@ -122,7 +122,7 @@ def measure(variants: dict[str, Callable[[int], object]], count: int, rounds: in
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def through_loader(pil: PilSet, ours: dict[str, TrainSet], rounds: int) -> tuple[dict, dict]:
+def through_loader(pil: PilSet, ours: dict[str, TrainDataset], rounds: int) -> tuple[dict, dict]:
     """Through a DataLoader of 2 workers, by variant and round: seconds by the clock for one image,
     and by how many MB the memory of a worker's own grew meanwhile.
 
@@ -133,7 +133,7 @@ def through_loader(pil: PilSet, ours: dict[str, TrainSet], rounds: int) -> tuple
     order = [n % len(pil) for n in range(batch * steps)]
     loaders = {"PIL, scale all, float": DataLoader(pil, batch, sampler=order, num_workers=workers)}
     for name, dataset in ours.items():
-        shares = Shares(Order(len(dataset), batch, 0), (0, steps))
+        shares = StepBatchSampler(EpochShuffle(len(dataset), batch, 0), (0, steps))
         loaders[name] = train_loader(dataset, shares, workers)
     seconds: dict[str, list[float]] = {name: [] for name in loaders}
     grown: dict[str, list[float]] = {name: [] for name in loaders}
@@ -193,8 +193,8 @@ def main() -> None:
             packed = with_pack(split, data)
             transform = TrainTransform(data, MEAN)
             ours = {
-                "ours, files, uint8": TrainSet(split, transform, 0),
-                "ours, pack, uint8": TrainSet(packed, transform, 0),
+                "ours, files, uint8": TrainDataset(split, transform, 0),
+                "ours, pack, uint8": TrainDataset(packed, transform, 0),
             }
             pil = PilSet(split, crop)
             variants = {"PIL, scale all, float": pil.__getitem__}

@@ -34,7 +34,7 @@ from torch import nn
 from segcoord import create_model
 from segcoord.config.schema import TrainConfig
 from segcoord.models.attention import CoordAtt
-from segcoord.models.cpu_autograd import quicken
+from segcoord.models.cpu_autograd import use_fast_cpu_backward
 from segcoord.training.ema import Ema
 from segcoord.training.fabric import training_fabric
 from segcoord.training.optim import make_optimizer
@@ -97,7 +97,7 @@ def our_step(settings: dict, crop: int, batch: int) -> Callable[[], None]:
     if config.gradient_checkpointing:
         model.checkpoint_gradients()
     module = SegmentationLoss(model, config).to(memory_format=torch.channels_last)
-    quicken(module)
+    use_fast_cpu_backward(module)
     ema = Ema(model, config.ema_decay) if config.ema_decay else None
     optimizer = make_optimizer([{"params": list(module.parameters())}], config)
     compiled = torch.compile(module) if config.compile else module

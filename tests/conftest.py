@@ -18,6 +18,8 @@ from segcoord.cli.main import main, run
 from segcoord.cli.train import train
 from segcoord.data.synthetic.dataset import write_sample
 
+FSYNC, os.fsync = os.fsync, lambda _: None  # for the fixtures of a session
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -25,6 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"CamVid is not at {CAMVID}"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
+@pytest.fixture(autouse=True)
+def fsync(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files need not survive a power cut, except in tests of that, which are marked `durable`."""
+    durable = request.node.get_closest_marker("durable")
+    monkeypatch.setattr(os, "fsync", FSYNC if durable else lambda _: None)
 
 
 @pytest.fixture(scope="session")

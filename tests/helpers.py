@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from segcoord.cli.main import run
 from segcoord.cli.train import train
 from segcoord.config.schema import ClassConfig, DataConfig
-from segcoord.data.labels import numbered
+from segcoord.data.labels import numbered_labels
 from segcoord.data.layouts import find_split
 from segcoord.data.pack.reader import with_pack
 from segcoord.data.pack.writer import write_pack
@@ -36,6 +36,7 @@ CAMVID = Path(os.environ.get("SEGCOORD_CAMVID", ROOT / "data" / "camvid"))
 
 
 SMALL = [
+    "--model.encoder=mobilenetv2_ca_050",
     "--data.crop_size=[64,64]",
     "--data.workers=0",
     "--train.batch_size=4",
@@ -101,7 +102,9 @@ def mean_iou(pairs: list[tuple[np.ndarray, np.ndarray]], values: list[int]) -> f
 def wrapped(net: nn.Module, stride: int, classes: int) -> SegmentationModel:
     spec = {"output_stride": stride, "decoder": "deeplabv3"}
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-    return SegmentationModel(net.requires_grad_(False), spec, numbered(classes), mean, std).eval()
+    return SegmentationModel(
+        net.requires_grad_(False), spec, numbered_labels(classes), mean, std
+    ).eval()
 
 
 def local_model(stride: int, classes: int = 5, seed: int = 0) -> SegmentationModel:

@@ -18,7 +18,7 @@ from segcoord.cli.train import train
 from segcoord.config.loading import read_yaml
 from segcoord.config.schema import ClassConfig, DataConfig
 from segcoord.data.layouts import find_split
-from segcoord.data.pack.reader import source_of, verify, with_pack
+from segcoord.data.pack.reader import pixel_source, verify, with_pack
 from segcoord.models.classifier import create_classifier
 from segcoord.training.init_from import init_from
 
@@ -99,7 +99,7 @@ def test_a_pack_is_read(old: Path) -> None:
     data = data_of(old)
     for name in ("train", "val"):
         split = with_pack(find_split(data, name), data)
-        assert split.pack is not None and ".segcoord" in source_of(split, data)
+        assert split.pack is not None and ".segcoord" in pixel_source(split, data)
         verify(split.pack, split)
 
 

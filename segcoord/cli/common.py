@@ -55,6 +55,6 @@ def data_layer(checkpoint: str | None) -> list[tuple[str, dict]]:
     """
     if checkpoint is None:
         raise UserError("--checkpoint: missing; give the path of a best.ckpt")
-    from segcoord.inference.load import described
+    from segcoord.inference.load import read_metadata
 
-    return [(checkpoint, {"data": described(checkpoint).get("config", {}).get("data", {})})]
+    return [(checkpoint, {"data": read_metadata(checkpoint).get("config", {}).get("data", {})})]

@@ -23,9 +23,9 @@ def compare(program: str, argv: list[str]) -> int:
     early = preview(argv, parser)
     layers = []
     if early.run_b is not None and not early.help:
-        from segcoord.inference.load import checkpoint_in
+        from segcoord.inference.load import checkpoint_path
 
-        layers = data_layer(str(checkpoint_in(early.run_a)))
+        layers = data_layer(str(checkpoint_path(early.run_a)))
     args = parse(parser, argv, *layers)
     from segcoord.evaluation.compare import run_comparison
 

@@ -16,17 +16,17 @@ def models(program: str, argv: list[str]) -> int:
     args = parse(parser, argv)
     from rich.table import Table
 
-    from segcoord.models.profile import count, encoder_names
-    from segcoord.utils.console import console, counting_bar
+    from segcoord.models.profile import count_encoder, encoder_names
+    from segcoord.utils.console import console, progress_bar
 
     names = encoder_names(args.pattern)
     rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for head in ("encoder", "params", "MACs", "seg. params", "seg. MACs"):
         rows.add_column(head, justify="left" if head == "encoder" else "right", no_wrap=True)
     rows.add_column("weights", no_wrap=True)
-    with counting_bar() as bar:
+    with progress_bar() as bar:
         for name in bar.track(names, description="count"):
-            counts = count(name, args.output_stride)
+            counts = count_encoder(name, args.output_stride)
             rows.add_row(
                 name,
                 f"{counts.parameters / 1e6:.2f} M",

@@ -29,7 +29,7 @@ def is_complete(raw: bytes, kind: str | None) -> bool:
     return False  # other formats take Pillow's way, which checks for itself
 
 
-def not_an_image(path: Path, start: bytes, error: Exception) -> UserError:
+def not_an_image_error(path: Path, start: bytes, error: Exception) -> UserError:
     """What to say of a file that Pillow can't even open.
 
     Args:
@@ -52,7 +52,7 @@ def not_an_image(path: Path, start: bytes, error: Exception) -> UserError:
     )
 
 
-def missing(path: Path) -> UserError:
+def missing_error(path: Path) -> UserError:
     """What to say where there is no file."""
     link = path.is_symlink()
     return UserError(
@@ -63,7 +63,7 @@ def missing(path: Path) -> UserError:
     )
 
 
-def damaged(path: Path, found: object, remedy: str = "Fetch it anew.") -> UserError:
+def damaged_error(path: Path, found: object, remedy: str = "Fetch it anew.") -> UserError:
     """What to say of a file that begins as an image and doesn't go on so."""
     return UserError(
         f"truncated or damaged ({found}).",
@@ -85,11 +85,13 @@ def check_png(path: Path, raw: bytes) -> None:
         if len(checksum) < 4:
             break
         if zlib.crc32(view[place + 4 : end]) != int.from_bytes(checksum, "big"):
-            raise damaged(path, f"the checksum of its chunk {kind.decode('latin-1')!r} is wrong")
+            raise damaged_error(
+                path, f"the checksum of its chunk {kind.decode('latin-1')!r} is wrong"
+            )
         if kind == b"IEND":
             return
         place = end + 4
-    raise damaged(path, "its end is missing")
+    raise damaged_error(path, "its end is missing")
 
 
 def check_jpeg(path: Path, raw: bytes, mode: str) -> None:
@@ -110,4 +112,4 @@ def check_jpeg(path: Path, raw: bytes, mode: str) -> None:
         simplejpeg.decode_jpeg(raw, color, min_height=1, min_width=1, strict=True)
     except ValueError as error:
         remedy = "Fetch it anew; if its owner's copy is so too, save it anew as a program shows it."
-        raise damaged(path, error, remedy) from error
+        raise damaged_error(path, error, remedy) from error

@@ -38,7 +38,7 @@ class ImageList(Sequence[tuple[str, int]]):
 
 
 @dataclass(frozen=True)
-class Folders:
+class ImageFolders:
     """One split: its classes in the order of their names, and its images."""
 
     name: str
@@ -46,7 +46,7 @@ class Folders:
     samples: ImageList
 
 
-def find_folders(data: ImageFolderConfig) -> tuple[Folders, Folders]:
+def find_folders(data: ImageFolderConfig) -> tuple[ImageFolders, ImageFolders]:
     """Lists the training and the validation images.
 
     Raises:
@@ -64,7 +64,7 @@ def find_folders(data: ImageFolderConfig) -> tuple[Folders, Folders]:
     return train, val
 
 
-def _find(root: Path, name: str) -> Folders:
+def _find(root: Path, name: str) -> ImageFolders:
     folder = root / name
     if not folder.is_dir():
         there = ", ".join(sorted(p.name for p in root.glob("*/"))) or "nothing"
@@ -77,10 +77,10 @@ def _find(root: Path, name: str) -> Folders:
         samples = make_dataset(folder, index, IMAGE_SUFFIXES)
     except FileNotFoundError as error:
         raise UserError(f"{folder}: {error}") from error
-    return Folders(name, classes, ImageList(samples))
+    return ImageFolders(name, classes, ImageList(samples))
 
 
-def check_folders(folders: tuple[Folders, ...], advance: Callable[[], None]) -> None:
+def check_folders(folders: tuple[ImageFolders, ...], advance: Callable[[], None]) -> None:
     """Reads the header and the end of every image.
 
     Raises:
@@ -103,10 +103,10 @@ def check_folders(folders: tuple[Folders, ...], advance: Callable[[], None]) -> 
         raise UserError(f"{len(problems)} of {len(samples)} images can't be used, first\n{shown}")
 
 
-class ClassTrainSet(Dataset):
+class ClassTrainDataset(Dataset):
     """Augmented {"image": (h, w, 3) uint8, "label": int} by (epoch, index)."""
 
-    def __init__(self, folders: Folders, transform: ClassTransform, seed: int) -> None:
+    def __init__(self, folders: ImageFolders, transform: ClassTransform, seed: int) -> None:
         self.folders, self.transform, self.seed = folders, transform, seed
 
     def __len__(self) -> int:
@@ -123,10 +123,12 @@ class ClassTrainSet(Dataset):
         return {"image": image, "label": label}
 
 
-class ClassValSet(Dataset):
+class ClassValDataset(Dataset):
     """{"image": (h, w, 3) uint8, "label": int} by index, always the same."""
 
-    def __init__(self, folders: Folders, transform: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(
+        self, folders: ImageFolders, transform: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
         self.folders, self.transform = folders, transform
 
     def __len__(self) -> int:

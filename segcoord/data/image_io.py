@@ -21,13 +21,18 @@ from segcoord.data.corruption import (
     UNREADABLE,
     check_jpeg,
     check_png,
-    damaged,
+    damaged_error,
     is_complete,
-    missing,
-    not_an_image,
+    missing_error,
+    not_an_image_error,
 )
 from segcoord.data.labels import UNKNOWN, LabelSet
-from segcoord.data.mask_diagnosis import CONVERT, agrees, foreign_palette, unknown_values
+from segcoord.data.mask_diagnosis import (
+    CONVERT,
+    palette_error,
+    palette_matches,
+    unknown_values_error,
+)
 from segcoord.utils.errors import UserError
 
 _IMAGE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
@@ -86,11 +91,11 @@ def read_header(path: Path) -> Header:
             with _opened(file) as header:
                 check_image_depth(path, header, start)
                 size, kind = header.size[::-1], header.format
-                return Header(size, orientation(header), is_complete(end, kind))
+                return Header(size, exif_orientation(header), is_complete(end, kind))
     except FileNotFoundError:
-        raise missing(path) from None
+        raise missing_error(path) from None
     except UNREADABLE as error:
-        raise not_an_image(path, start, error) from error
+        raise not_an_image_error(path, start, error) from error
 
 
 def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -106,7 +111,7 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
     """
     values, palette = _read_values(path, size)
     indices = cv2.LUT(values, labels.to_index)
-    if (indices == UNKNOWN).any() or (palette is not None and not agrees(palette, labels)):
+    if (indices == UNKNOWN).any() or (palette is not None and not palette_matches(palette, labels)):
         _check_values(path, histogram(values), palette, labels)
     return indices
 
@@ -125,7 +130,7 @@ def _read_values(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, 
     """As `read_mask_palette`; UserError where the size is another."""
     values, palette = read_mask_palette(path)
     if size is not None and values.shape != tuple(size):
-        raise other_size(path, values.shape, size)
+        raise size_mismatch_error(path, values.shape, size)
     return values, palette
 
 
@@ -142,11 +147,11 @@ def _check_values(
 ) -> None:
     """Raises UserError where a mask's values are not the ids of classes, or not meant as such."""
     if palette is not None:
-        error = foreign_palette(path, histogram, palette, labels)
+        error = palette_error(path, histogram, palette, labels)
         if error is not None:
             raise error
     if histogram[labels.to_index == UNKNOWN].any():
-        raise unknown_values(path, histogram, labels)
+        raise unknown_values_error(path, histogram, labels)
 
 
 def read_mask_values(path: Path) -> np.ndarray:
@@ -259,7 +264,7 @@ def _refuse_lossy(path: Path, header: Image.Image, what: str) -> None:
     )
 
 
-def other_size(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> UserError:
+def size_mismatch_error(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> UserError:
     """What to say of a mask whose (H, W) isn't its image's."""
     remedy = ""
     if tuple(mask) == tuple(image)[::-1]:
@@ -279,9 +284,9 @@ def _open(path: Path) -> tuple[bytes, Image.Image]:
         raw = path.read_bytes()
         return raw, _opened(io.BytesIO(raw))
     except FileNotFoundError:
-        raise missing(path) from None
+        raise missing_error(path) from None
     except UNREADABLE as error:
-        raise not_an_image(path, raw[:_START], error) from error
+        raise not_an_image_error(path, raw[:_START], error) from error
 
 
 def _opened(file: io.BufferedIOBase) -> Image.Image:
@@ -296,11 +301,11 @@ def _decode(path: Path, raw: bytes, header: Image.Image) -> Image.Image:
     try:
         header.load()
     except UNREADABLE as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
     return header
 
 
-def orientation(header: Image.Image) -> int:
+def exif_orientation(header: Image.Image) -> int:
     """EXIF's; a PNG that has it behind its pixels, which would have to be read first, has none."""
     if header.format not in ("JPEG", "MPO", "WEBP") and "exif" not in header.info:
         return 1

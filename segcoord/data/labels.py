@@ -113,7 +113,7 @@ def voc_colors(n: int) -> list[tuple[int, int, int]]:
     return colors
 
 
-def numbered(num_classes: int) -> LabelSet:
+def numbered_labels(num_classes: int) -> LabelSet:
     """Labels for classes that have no names yet: class_0, class_1, ... in VOC's colours."""
     colors = voc_colors(num_classes)
     return LabelSet([LabelClass(f"class_{i}", c, i) for i, c in enumerate(colors)])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from segcoord.config.schema import ClassConfig, DataConfig
 from segcoord.data import labels as tables
 from segcoord.data.labels import LabelClass, LabelSet
-from segcoord.data.split import Sample, Samples, Split
+from segcoord.data.split import Sample, SampleList, Split
 from segcoord.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-Tell = Callable[[UserError], None]
+OnError = Callable[[UserError], None]
 """Takes a mistake after which the listing can go on without the file concerned."""
 
 
@@ -42,12 +42,12 @@ def _label_class(index: int, c: ClassConfig) -> LabelClass:
     return LabelClass(c.name, tuple(c.color), index if c.id is None else c.id)
 
 
-def refuse(error: UserError) -> None:
+def raise_error(error: UserError) -> None:
     """A Tell that ends the listing with the first mistake."""
     raise error
 
 
-def find_split(data: DataConfig, name: str, tell: Tell = refuse) -> Split:
+def find_split(data: DataConfig, name: str, tell: OnError = raise_error) -> Split:
     """Lists a split.
 
     Args:
@@ -83,7 +83,7 @@ def find_split(data: DataConfig, name: str, tell: Tell = refuse) -> Split:
                 )
             )
         samples = [s for s in samples if s.mask is not None]
-    return Split(name, Samples(samples), labels)
+    return Split(name, SampleList(samples), labels)
 
 
 def folders_read(data: DataConfig, split: Split) -> set[Path]:
@@ -102,7 +102,7 @@ def folders_read(data: DataConfig, split: Split) -> set[Path]:
     return {folder.resolve() for folder in found}
 
 
-def stray_masks(data: DataConfig, split: Split) -> list[Path]:
+def masks_without_image(data: DataConfig, split: Split) -> list[Path]:
     """Masks in the folders of a split's masks for which there is no image in those of its images.
 
     Nothing reads them, but a misspelt name looks like this.
@@ -126,7 +126,7 @@ def stray_masks(data: DataConfig, split: Split) -> list[Path]:
     return strays
 
 
-def unread_files(data: DataConfig, split: Split) -> list[Path]:
+def skipped_files(data: DataConfig, split: Split) -> list[Path]:
     """Files in the folders of a split's images whose suffix says that they are of no kind that is
     read; in Cityscapes' tree, whose images are all PNGs, there are none.
     """
@@ -158,7 +158,7 @@ def _voc_base(root: Path) -> Path:
     return base if base.is_dir() else root
 
 
-def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell) -> list[Sample]:
+def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: OnError) -> list[Sample]:
     base = _voc_base(root)
     list_file = base / "ImageSets" / "Segmentation" / f"{name}.txt"
     stems = read_list(list_file, tell)
@@ -183,7 +183,7 @@ def _voc(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell) 
     return samples
 
 
-def read_list(path: Path, tell: Tell = refuse) -> list[tuple[int, str]]:
+def read_list(path: Path, tell: OnError = raise_error) -> list[tuple[int, str]]:
     """(line number, stem) pairs; blank lines and Windows line ends don't matter."""
     if not path.is_file():
         there = sorted(p.stem for p in path.parent.glob("*.txt"))
@@ -224,7 +224,9 @@ def read_list(path: Path, tell: Tell = refuse) -> list[tuple[int, str]]:
     return [(number, stem) for stem, number in seen.items()]
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...], tell: Tell = refuse) -> dict[str, Path]:
+def _by_stem(
+    folder: Path, suffixes: tuple[str, ...], tell: OnError = raise_error
+) -> dict[str, Path]:
     """The files of a folder with one of the suffixes, in any case, sorted."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. See data/README.md for the tree.")
@@ -257,7 +259,7 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...], tell: Tell = refuse) -> di
     return by_stem
 
 
-def _masks_of(images: dict[str, Path], folder: Path, tell: Tell) -> dict[str, Path]:
+def _masks_of(images: dict[str, Path], folder: Path, tell: OnError) -> dict[str, Path]:
     """The masks in a folder by stem, none where there is no such folder.
 
     Raises:
@@ -277,7 +279,7 @@ def _masks_of(images: dict[str, Path], folder: Path, tell: Tell) -> dict[str, Pa
 
 
 def _cityscapes(
-    data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell
+    data: DataConfig, root: Path, name: str, labels: LabelSet, tell: OnError
 ) -> list[Sample]:
     folder = root / "leftImg8bit" / name
     if not folder.is_dir():
@@ -315,7 +317,9 @@ def _cityscapes(
     return samples
 
 
-def _folder(data: DataConfig, root: Path, name: str, labels: LabelSet, tell: Tell) -> list[Sample]:
+def _folder(
+    data: DataConfig, root: Path, name: str, labels: LabelSet, tell: OnError
+) -> list[Sample]:
     images_folder, masks_folder = _image_and_mask_folders(data, root, name)
     images = _by_stem(images_folder, IMAGE_SUFFIXES, tell)
     masks = _masks_of(images, masks_folder, tell)

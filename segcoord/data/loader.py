@@ -22,7 +22,7 @@ from segcoord.data.transforms import TrainTransform
 from segcoord.utils.errors import UserError
 
 
-class TrainSet(Dataset):
+class TrainDataset(Dataset):
     """Augmented samples by (epoch, index): image (h, w, 3) uint8 RGB, mask (h, w) uint8."""
 
     def __init__(self, split: Split, transform: TrainTransform, seed: int) -> None:
@@ -50,7 +50,7 @@ class TrainSet(Dataset):
 
 
 @dataclass(frozen=True)
-class Order:
+class EpochShuffle:
     """Which images make up the batch of a step, in an order drawn anew for each epoch.
 
     The epochs follow each other without a seam: position p of the run is image p % size of epoch
@@ -79,7 +79,7 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(size)
 
 
-class Shares(Sampler):
+class StepBatchSampler(Sampler):
     """One process's share of each batch, in `accumulate` parts; the shares join to the batch.
 
     Args:
@@ -91,7 +91,7 @@ class Shares(Sampler):
 
     def __init__(
         self,
-        order: Order,
+        order: EpochShuffle,
         steps: tuple[int, int],
         accumulate: int = 1,
         rank: int = 0,
@@ -112,7 +112,7 @@ class Shares(Sampler):
                 yield batch[first : first + share]
 
 
-def train_loader(dataset: Dataset, shares: Shares, workers: int) -> DataLoader:
+def train_loader(dataset: Dataset, shares: StepBatchSampler, workers: int) -> DataLoader:
     """Collated batches of a dataset that is keyed by (epoch, index)."""
     return DataLoader(
         dataset,

@@ -14,7 +14,7 @@ _RAW_CITYSCAPES = 33  # the largest of Cityscapes' label ids
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow and OpenCV make grey
 
 
-def unknown_values(path: Path, histogram: np.ndarray, labels: LabelSet) -> UserError:
+def unknown_values_error(path: Path, histogram: np.ndarray, labels: LabelSet) -> UserError:
     """Names the mask values that no class claims, and the likely mistake.
 
     Args:
@@ -67,14 +67,14 @@ def _are_greys(values: list[int], labels: LabelSet) -> bool:
     return len(values) > 1 and all((np.abs(greys - v) <= 1).any() for v in values)
 
 
-def agrees(palette: np.ndarray, labels: LabelSet) -> bool:
+def palette_matches(palette: np.ndarray, labels: LabelSet) -> bool:
     """Whether a palette, (N, 3) uint8 RGB, has each class's colour at its id, as far as it goes."""
     ids = labels.to_value[: len(labels)]
     inside = ids < len(palette)
     return bool((palette[ids[inside]] == labels.colors[: len(labels)][inside]).all())
 
 
-def foreign_palette(
+def palette_error(
     path: Path, histogram: np.ndarray, palette: np.ndarray, labels: LabelSet
 ) -> UserError | None:
     """Tells a palette PNG whose colours are the classes' and whose indices are not.

@@ -85,7 +85,7 @@ def _axis(length: int, scaled: int, offset: int, crop: int) -> _Axis:
     return _Axis(inside, slice(low, high), first - low, step, nearest - low)
 
 
-def take_window(
+def crop_window(
     image: np.ndarray,
     mask: np.ndarray,
     window: Window,

@@ -40,7 +40,7 @@ def byte_strings(texts: Iterable[str | Path]) -> np.ndarray:
     return np.array([os.fsencode(text) for text in texts], np.bytes_)
 
 
-class Samples(Sequence[Sample]):
+class SampleList(Sequence[Sample]):
     """Samples by index."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
@@ -86,7 +86,7 @@ class Split:
     """
 
     name: str
-    samples: Samples
+    samples: SampleList
     labels: LabelSet
     pack: PixelSource | None = None
 

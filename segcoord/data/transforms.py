@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from segcoord.config.schema import DataConfig, ImageFolderConfig
-from segcoord.data.random_crop import draw_window, take_window
+from segcoord.data.random_crop import crop_window, draw_window
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks a server for its version otherwise
 
@@ -66,7 +66,7 @@ class TrainTransform:
         """
         rng = np.random.default_rng(key)
         window = draw_window(image.shape[:2], self.crop, self.scale, self.flip, rng)
-        image, mask = take_window(image, mask, window, self.crop, self.fill)
+        image, mask = crop_window(image, mask, window, self.crop, self.fill)
         if self.color is not None:
             _seed(self.color, key)
             image = self.color(image=image)["image"]

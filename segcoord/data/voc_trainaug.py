@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from segcoord.data.image_io import other_size, read_header, read_mask, read_mask_values
+from segcoord.data.image_io import read_header, read_mask, read_mask_values, size_mismatch_error
 from segcoord.data.labels import VOC
 from segcoord.data.layouts import read_list
 from segcoord.data.mask_files import write_mask
-from segcoord.utils.console import console, counting_bar
+from segcoord.utils.console import console, progress_bar
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write, require_space
 
@@ -194,7 +194,7 @@ def _make_masks(sources: Mapping[str, _Source], folder: Path) -> None:
     require_space(folder, new * BYTES_PER_MASK, f"{new} masks")
     outcomes: Counter[str] = Counter()
     problems: list[str] = []
-    with warnings.catch_warnings(), counting_bar() as bar, ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings(), progress_bar() as bar, ThreadPoolExecutor() as pool:
         # Of a damaged file scipy warns, and then hands out text in its place, which is told below.
         warnings.simplefilter("ignore")
         done = pool.map(_make_mask, sources.values(), targets)
@@ -222,7 +222,7 @@ def _make_mask(source: _Source, target: Path) -> str | UserError:
         else:
             ids = read_sbd(source.mask)
         if ids.shape != size:
-            return other_size(source.mask, ids.shape, size)
+            return size_mismatch_error(source.mask, ids.shape, size)
         there = target.exists()
         if there and _holds(target, ids):
             return "there already"

@@ -15,17 +15,17 @@ from segcoord.data.split import Split
 from segcoord.deploy import onnx, openvino, pt2, torchscript
 from segcoord.deploy.description import describe
 from segcoord.deploy.graph import Graph, image_to_mask_graph, network_graph
-from segcoord.deploy.model_card import write_card
-from segcoord.deploy.quantize import CalibrationImages, Inputs, miou, tracked
-from segcoord.deploy.verify import Check, judge, synthetic, verify
+from segcoord.deploy.model_card import export_card
+from segcoord.deploy.quantize import CalibrationImages, Inputs, score_network, track_calibration
+from segcoord.deploy.verify import Check, assert_within_tolerance, synthetic, verify
 from segcoord.evaluation.evaluate import check_labels
 from segcoord.inference.exported import IMAGE_TO_MASK, NETWORK, network_file
-from segcoord.inference.load import load_described
+from segcoord.inference.load import load_with_metadata
 from segcoord.inference.runtimes import (
     EXTRAS,
     FORMATS,
     open_net,
-    require,
+    require_packages,
     runtime_of,
     runtime_version,
 )
@@ -52,7 +52,7 @@ def run_export(args: Namespace, data: DataConfig | None) -> int:
         data: where int8 finds its images; None for other precisions.
     """
     check_options(args.format, args.precision)
-    model, checkpoint = load_described(args.checkpoint, fold=False)
+    model, checkpoint = load_with_metadata(args.checkpoint, fold=False)
     splits = None if data is None else _splits(args, data, model)
     images = synthetic() if splits is None else CalibrationImages(splits[0], args.calibration)
     metadata = _metadata(args, model, checkpoint)
@@ -70,15 +70,17 @@ def run_export(args: Namespace, data: DataConfig | None) -> int:
             nets[path] = open_net(path, args.format, runtime_of(args.format, None, path))
             least = smallest(args.format, graph, model)
             checks += verify(nets[path], path.name, graph, model, images, least)
-        judge(checks, args.precision)
+        assert_within_tolerance(checks, args.precision)
         loss = None
         if splits is not None:
-            loss = _loss(model, nets[network_file(folder, args.format)], splits, data, len(images))
+            loss = quantization_loss(
+                model, nets[network_file(folder, args.format)], splits, data, len(images)
+            )
         metadata["export"]["graphs"] = [
             _signature(path.name, args.format, graph, model) for path, graph in written.items()
         ]
         metadata |= {"checks": [c.to_dict() for c in checks], "int8": loss}
-        (folder / "README.md").write_text(write_card(metadata, out.name))
+        (folder / "README.md").write_text(export_card(metadata, out.name))
         describe(folder, metadata)
     for file in sorted(out.iterdir()):
         console.print(f"{file}  {decimal(file.stat().st_size)}", highlight=False)
@@ -95,7 +97,7 @@ def check_options(fmt: str, precision: str) -> None:
         able = " or ".join(PRECISIONS[precision])
         raise UserError(f"--precision {precision}: {fmt} has no such form here; take {able}")
     if fmt in EXTRAS:
-        require(EXTRAS[fmt], f"--format {fmt}")
+        require_packages(EXTRAS[fmt], f"--format {fmt}")
 
 
 def _splits(args: Namespace, data: DataConfig, model: SegmentationModel) -> tuple[Split, Split]:
@@ -120,7 +122,7 @@ def _write(make, model, path: Path, args: Namespace, metadata: dict, images) -> 
         case "onnx", _ if graph.output == "mask":
             onnx.write_around(network_file(path.parent, "onnx"), graph, path, metadata)
         case "onnx", "int8":
-            onnx.quantize(graph, path, metadata, tracked(Inputs(graph, images)))
+            onnx.quantize(graph, path, metadata, track_calibration(Inputs(graph, images)))
         case "openvino", precision if graph.output == "mask":
             network = network_file(path.parent, "openvino")
             openvino.write_around(network, graph, path, metadata, half=precision == "fp16")
@@ -134,15 +136,17 @@ def _write(make, model, path: Path, args: Namespace, metadata: dict, images) -> 
     return graph
 
 
-def _loss(model, net, splits: tuple[Split, Split], data: DataConfig, calibration: int) -> dict:
+def quantization_loss(
+    model, net, splits: tuple[Split, Split], data: DataConfig, calibration: int
+) -> dict:
     """The mIoU of the checkpoint and of the file."""
     train, split = splits
     quantised = SegmentationModel(
         net, model.spec, model.labels, model.mean.flatten().tolist(), model.std.flatten().tolist()
     )
     plain = fold_batch_norm(model).to(memory_format=torch.channels_last)
-    before = miou(plain, split, data.workers, "the checkpoint")
-    after = miou(quantised, split, data.workers, "int8")
+    before = score_network(plain, split, data.workers, "the checkpoint")
+    after = score_network(quantised, split, data.workers, "int8")
     console.print(
         f"mIoU on {split.name}, {len(split)} images: {100 * before:.2f} % before, "
         f"{100 * after:.2f} % at int8, a loss of {100 * (before - after):.2f} points",

@@ -25,7 +25,7 @@ _IMPORT = {
 }
 
 
-def write_card(description: dict, title: str) -> str:
+def export_card(description: dict, title: str) -> str:
     """The text of README.md.
 
     Args:

@@ -16,7 +16,7 @@ from segcoord.data.split import Split
 from segcoord.deploy.graph import Graph
 from segcoord.evaluation.evaluate import evaluate
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.utils.console import counting_bar
+from segcoord.utils.console import progress_bar
 from segcoord.utils.errors import UserError
 
 CALIBRATION = 300  # NNCF's own default; its documentation asks for at least that many
@@ -70,19 +70,19 @@ class Inputs(Sequence):
         return self.graph.feed(torch.from_numpy(np.array(self.images[index]))[None]).numpy()
 
 
-def tracked(inputs: Inputs) -> Iterator[np.ndarray]:
+def track_calibration(inputs: Inputs) -> Iterator[np.ndarray]:
     """One after the other, with a bar."""
-    with counting_bar() as bar:
+    with progress_bar() as bar:
         yield from bar.track(inputs, description="calibrate")
 
 
-def miou(model: SegmentationModel, split: Split, workers: int, what: str) -> float:
+def score_network(model: SegmentationModel, split: Split, workers: int, what: str) -> float:
     """The mIoU of a model on a split, 0 to 1, with a bar that names what runs.
 
     Raises:
         UserError: the split has nothing to score.
     """
-    with counting_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(f"score {what}", total=len(split))
         scores = evaluate(model, split, workers, lambda *_: bar.advance(task))
     if scores is None:

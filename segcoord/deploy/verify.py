@@ -132,7 +132,7 @@ def _equal(a: Tensor, b: Tensor) -> float:
     return (a == b).float().mean().item()
 
 
-def judge(checks: Sequence[Check], precision: str) -> None:
+def assert_within_tolerance(checks: Sequence[Check], precision: str) -> None:
     """Prints the checks as a table.
 
     Raises:

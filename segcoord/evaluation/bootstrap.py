@@ -188,7 +188,7 @@ def interval(
 ) -> Estimate:
     """The mIoU of one model over the classes in truth, with its interval over the images.
 
-    Arguments as for `compare`.
+    Arguments as for `check_across_splits`.
     """
     counts = counts[counts[:, 1].any(1)]
     if not len(counts):

@@ -1,4 +1,4 @@
-"""What `evaluate --report` and `compare` do, once their arguments are read."""
+"""What `evaluate --report` and `check_across_splits` do, once their arguments are read."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rich.table import Table
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import find_split
-from segcoord.data.pack.reader import source_of, with_pack
+from segcoord.data.pack.reader import pixel_source, with_pack
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.bootstrap import FEW_IMAGES, Comparison, compare, count_image
 from segcoord.evaluation.evaluate import check_labels, evaluate, verify_masks
 from segcoord.evaluation.protocol import protocol
-from segcoord.inference.load import checkpoint_in, is_exported, load_described
-from segcoord.inference.predict import ONE_LOOK
+from segcoord.inference.load import checkpoint_path, is_exported, load_with_metadata
+from segcoord.inference.predict import SINGLE_VIEW
 from segcoord.inference.views import Views
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.utils.console import console, counting_bar
+from segcoord.utils.console import console, progress_bar
 from segcoord.utils.devices import fabric_on
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import atomic_write, require_place
+from segcoord.utils.files import atomic_write, require_writable_path
 
 OF_MODEL = ("checkpoint", "step", "ema", "ema_decay", "encoder", "decoder", "reduction")
 
@@ -40,27 +40,27 @@ def run_comparison(args: Namespace, data: DataConfig) -> int:
         raise UserError(f"--resamples: found {args.resamples}, expected 1 or more")
     if args.seed < 0:
         raise UserError(f"--seed: found {args.seed}, expected 0 or more")
-    paths = [checkpoint_in(args.run_a), checkpoint_in(args.run_b)]
+    paths = [checkpoint_path(args.run_a), checkpoint_path(args.run_b)]
     if args.json:
-        require_place(Path(args.json))
+        require_writable_path(Path(args.json))
         if Path(args.json).resolve() in [path.resolve() for path in paths]:
             raise UserError(f"--json {args.json}: is a checkpoint that is compared")
     device = fabric_on(args.device).device
-    models, read = zip(*(load_described(path, _place(path, device)) for path in paths))
+    models, read = zip(*(load_with_metadata(path, device_for(path, device)) for path in paths))
     for model, path in zip(models, paths):  # both, before either predicts
         check_labels(model, path, data)
     split = with_pack(find_split(data, args.split or data.val_split), data)
     if not split.labelled:
         raise UserError(f"split {split.name!r} has no masks, so there is nothing to compare with")
-    console.print(f"{split.name}: read from {source_of(split, data)}")
+    console.print(f"{split.name}: read from {pixel_source(split, data)}")
     verify_masks(split)
-    a, b = (_counts(m, path, split, data.workers) for m, path in zip(models, paths))
+    a, b = (predict_counts(m, path, split, data.workers) for m, path in zip(models, paths))
     result = compare(a, b, args.resamples, seed=args.seed)
     show_comparison(result, split.labels.names, paths)
     if args.json:
         plain = result.to_dict(split.labels.names)
         for key, model, *checkpoint in zip("ab", models, paths, read):
-            how = protocol(model, split, data, ONE_LOOK, tuple(checkpoint))
+            how = protocol(model, split, data, SINGLE_VIEW, tuple(checkpoint))
             plain[key] |= {name: how.pop(name) for name in OF_MODEL}
         how["average"] = "one confusion matrix over the split; mean over classes in truth"
         plain["protocol"] = how
@@ -70,13 +70,13 @@ def run_comparison(args: Namespace, data: DataConfig) -> int:
     return 0
 
 
-def _place(path: Path, device: torch.device) -> torch.device:
+def device_for(path: Path, device: torch.device) -> torch.device:
     """Where a model can run: an exported one on the CPU alone."""
     return torch.device("cpu") if is_exported(path) else device
 
 
-def _counts(
-    model: SegmentationModel, path: Path, split: Split, workers: int, views: Views = ONE_LOOK
+def predict_counts(
+    model: SegmentationModel, path: Path, split: Split, workers: int, views: Views = SINGLE_VIEW
 ) -> np.ndarray:
     """(N, 3, K) int64 of `count_image` for each image, as the model of a checkpoint predicts it."""
     counts: list[np.ndarray] = []
@@ -85,7 +85,7 @@ def _counts(
         counts.append(count_image(prediction, truth, len(model.labels)))
         bar.advance(task)
 
-    with counting_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(f"predict {split.name} by {path}", total=len(split))
         if evaluate(model, split, workers, on_image, views) is None:
             raise UserError(f"split {split.name!r}: no pixel of its masks counts; they are dummies")

@@ -15,10 +15,10 @@ from segcoord.data.loader import set_up_worker
 from segcoord.data.pack.reader import verify
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.metrics import MeanIoU, Scores
-from segcoord.inference.predict import ONE_LOOK, predict
+from segcoord.inference.predict import SINGLE_VIEW, predict
 from segcoord.inference.views import Views
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.utils.console import counted
+from segcoord.utils.console import progress_counter
 from segcoord.utils.distributed import all_reduce, rank_indices
 from segcoord.utils.errors import UserError
 
@@ -50,7 +50,7 @@ def evaluate(
     split: Split,
     workers: int = 2,
     on_image: OnImage | None = None,
-    views: Views = ONE_LOOK,
+    views: Views = SINGLE_VIEW,
 ) -> Scores | None:
     """Predicts every image of a split and scores what has labels.
 
@@ -117,5 +117,5 @@ def verify_masks(split: Split) -> None:
         UserError: they are not what was written.
     """
     if split.pack is not None and split.labelled:
-        with counted(f"verify {split.name}", len(split)) as tell:
+        with progress_counter(f"verify {split.name}", len(split)) as tell:
             verify(split.pack, split, tell, masks_alone=True)

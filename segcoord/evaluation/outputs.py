@@ -10,10 +10,10 @@ from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import folders_read
 from segcoord.data.split import Split
 from segcoord.evaluation.submission import check_server
-from segcoord.inference.load import checkpoint_in
+from segcoord.inference.load import checkpoint_path
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import require_place
+from segcoord.utils.files import require_writable_path
 
 ONE_FILE = ("sheet", "export", "report", "figures")
 """Options whose file is made of all images, which several processes can't write together."""
@@ -49,7 +49,7 @@ def _compares(args: Namespace) -> bool:
     return bool(args.json or args.report or args.figures)
 
 
-def _check_split(args: Namespace, data: DataConfig, split: Split) -> None:
+def check_split_outputs(args: Namespace, data: DataConfig, split: Split) -> None:
     """Raises UserError for what this split can't give, and where a file would be replaced."""
     if not split.labelled and not _writes_predictions(args):
         raise UserError(
@@ -72,7 +72,7 @@ def _check_places(args: Namespace) -> None:
     """Raises UserError unless all that is asked for can be written, each to its own place."""
     taken = {Path(args.checkpoint).resolve(): "checkpoint"}
     if args.against:
-        taken[checkpoint_in(args.against).resolve()] = "against"
+        taken[checkpoint_path(args.against).resolve()] = "against"
     for option in (*FILES, *FOLDERS):
         if not getattr(args, option):
             continue
@@ -83,7 +83,7 @@ def _check_places(args: Namespace) -> None:
                 f"--{other} and --{option}: both are {path}, expected two "
                 f"{'folders' if option in FOLDERS else 'files'}"
             )
-        require_place(path, folder=option in FOLDERS)
+        require_writable_path(path, folder=option in FOLDERS)
 
 
 def _refuse_to_overwrite(args: Namespace, data: DataConfig, split: Split) -> None:

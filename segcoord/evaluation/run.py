@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import find_split
 from segcoord.data.mask_files import write_mask
-from segcoord.data.pack.reader import source_of, with_pack
+from segcoord.data.pack.reader import pixel_source, with_pack
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.cityscapes import (
     CityscapesScores,
@@ -27,21 +27,21 @@ from segcoord.evaluation.metrics import Scores
 from segcoord.evaluation.outputs import (
     FILES,
     FOLDERS,
-    _check_split,
     _compares,
     _writes_predictions,
     check_options,
+    check_split_outputs,
 )
 from segcoord.evaluation.protocol import protocol, write_json
-from segcoord.evaluation.report.build import Report
-from segcoord.evaluation.sheet import _row_of_sheet
+from segcoord.evaluation.report.build import ReportBuilder
+from segcoord.evaluation.sheet import sheet_rows
 from segcoord.evaluation.submission import server_archive
-from segcoord.evaluation.tables import show_cityscapes, show_scores
-from segcoord.inference.load import accelerator_for, load_described
+from segcoord.evaluation.tables import print_cityscapes, print_scores
+from segcoord.inference.load import accelerator_for, load_with_metadata
 from segcoord.inference.views import Views, parse_tile
 from segcoord.inference.visualize import overlay, sheet, write_picture
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.utils.console import console, counting_bar
+from segcoord.utils.console import console, progress_bar
 from segcoord.utils.devices import evaluation_fabric, is_main_process
 from segcoord.utils.distributed import all_reduce, rank_indices
 from segcoord.utils.errors import UserError
@@ -62,10 +62,10 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     console.quiet = not is_main_process()
     if not is_main_process():
         fabric.launch()  # which waits until the first process has found no mistake
-    model, checkpoint = load_described(args.checkpoint, fabric.device, runtime=args.runtime)
+    model, checkpoint = load_with_metadata(args.checkpoint, fabric.device, runtime=args.runtime)
     check_labels(model, args.checkpoint, data)
     split = with_pack(find_split(data, args.split or data.val_split), data)
-    _check_split(args, data, split)
+    check_split_outputs(args, data, split)
     if is_main_process():
         verify_masks(split)
         fabric.launch()
@@ -73,14 +73,14 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     rows: list[list[np.ndarray]] = []
     takers = _writers(args, data, split)
     if args.sheet:
-        takers.append(_row_of_sheet(rows, split))
+        takers.append(sheet_rows(rows, split))
     if instances is not None:
         takers.append(_instance_counter(instances))
     report = None
     if args.report or args.figures:
-        report = Report(args, model, split, data, views)
+        report = ReportBuilder(args, model, split, data, views)
         takers.append(report.add)
-    reading = f"{split.name}: read from {source_of(split, data)}"
+    reading = f"{split.name}: read from {pixel_source(split, data)}"
     console.print(f"{reading}; {views}" if str(views) else reading)
     with _archive(args, split, takers):
         scores, sizes = _predict(model, split, data.workers, views, takers)
@@ -95,11 +95,11 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     if not is_main_process():
         return 0
     if scores is not None:
-        show_scores(scores, model.labels.names, len(split), str(views))
+        print_scores(scores, model.labels.names, len(split), str(views))
         further = {}
         if data.layout == "cityscapes":
             further["cityscapes"] = CityscapesScores(scores.confusion, weights).to_dict()
-            show_cityscapes(further["cityscapes"])
+            print_cityscapes(further["cityscapes"])
         how = protocol(model, split, data, views, (Path(args.checkpoint), checkpoint)) | sizes
         if args.json:
             write_json(Path(args.json), scores, model.labels, how, further)
@@ -119,7 +119,7 @@ def _predict(
 ) -> tuple[Scores | None, dict]:
     """The scores, and the smallest and largest height and width of all images."""
     lengths = torch.full((4,), -torch.inf)
-    with counting_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(f"evaluate {split.name}", total=len(rank_indices(len(split))))
 
         def on_image(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:

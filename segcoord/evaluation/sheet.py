@@ -36,7 +36,7 @@ def draw_examples(model: SegmentationModel, split: Split) -> np.ndarray:
 SHEET_ROWS = 6
 
 
-def _row_of_sheet(rows: list[list[np.ndarray]], split: Split) -> OnImage:
+def sheet_rows(rows: list[list[np.ndarray]], split: Split) -> OnImage:
     """What keeps a few images of the split, evenly spread, as rows of pictures."""
     indices = np.linspace(0, len(split) - 1, min(SHEET_ROWS, len(split))).round().astype(int)
     picked = {split.samples[i].stem for i in indices}

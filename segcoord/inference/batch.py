@@ -16,15 +16,15 @@ from segcoord.inference.class_areas import AreaTable
 from segcoord.inference.inputs import Source
 from segcoord.inference.photo import Photo, read_photo
 from segcoord.inference.predict import predict, predict_probabilities
-from segcoord.inference.video import NoVideo, Stopped, predict_video
+from segcoord.inference.video import UnreadableVideo, VideoInterrupted, predict_video
 from segcoord.inference.views import Views
 from segcoord.inference.visualize import overlay, reduced, write_picture
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.utils.console import console, counted
+from segcoord.utils.console import console, progress_counter
 from segcoord.utils.cpu import available_cores
-from segcoord.utils.devices import out_of_memory
+from segcoord.utils.devices import is_out_of_memory
 from segcoord.utils.errors import UserError
-from segcoord.utils.threads import in_threads
+from segcoord.utils.threads import map_in_threads
 
 LONGEST = 4096  # pixels of an overlay's longer side, which is for eyes
 MUCH = 3  # times as long as a crop of the training: things look unlike what it saw
@@ -32,7 +32,7 @@ THREADS = min(4, available_cores())  # that read, and as many that write
 
 
 @dataclass(frozen=True)
-class Job:
+class PredictionJob:
     """What is looked for, and written.
 
     Args:
@@ -67,7 +67,7 @@ class Job:
         return self.views.within(self.max_pixels, size)
 
 
-class Predicted(NamedTuple):
+class PredictedImage(NamedTuple):
     """An image on its way to the disk; probabilities (K, H, W) float16, or None."""
 
     source: Source
@@ -77,7 +77,7 @@ class Predicted(NamedTuple):
 
 
 @dataclass
-class Prediction:
+class BatchPredictor:
     """Goes through sources, and keeps what became of them.
 
     Args:
@@ -92,7 +92,7 @@ class Prediction:
         failed: path and reason of each source that could not be predicted.
     """
 
-    job: Job
+    job: PredictionJob
     model: SegmentationModel
     crop: int
     stopped: Callable[[], bool]
@@ -106,9 +106,12 @@ class Prediction:
         """Reads ahead and writes behind in threads, so that the model waits for neither."""
         if not sources:
             return
-        with counted("predict", len(sources)) as tell, closing(self._predicted(sources)) as found:
+        with (
+            progress_counter("predict", len(sources)) as tell,
+            closing(self._predicted(sources)) as found,
+        ):
             tell(0)
-            for source, pixels in in_threads(self._write, found, THREADS, THREADS):
+            for source, pixels in map_in_threads(self._write, found, THREADS, THREADS):
                 areas.add(source.path, pixels)
                 self.done += 1
                 tell(self.done + len(self.failed))
@@ -122,17 +125,17 @@ class Prediction:
                 seen = predict_video(
                     source, path, lambda x: self._look(x)[0], self.model.labels, self.stopped
                 )
-            except NoVideo as error:
+            except UnreadableVideo as error:
                 self._fail(source, error)
                 continue
-            except Stopped:
+            except VideoInterrupted:
                 return
             areas.add(source.path, seen.pixels)
             self.done += 1
             console.print(f"{source.shown}: {seen}")
 
-    def _predicted(self, sources: list[Source]) -> Iterator[Predicted]:
-        with closing(in_threads(_read, sources, THREADS, THREADS)) as photos:
+    def _predicted(self, sources: list[Source]) -> Iterator[PredictedImage]:
+        with closing(map_in_threads(_read, sources, THREADS, THREADS)) as photos:
             for source, photo in photos:
                 if self.stopped():
                     return
@@ -146,7 +149,7 @@ class Prediction:
                 for note in photo.notes:
                     console.print(f"{source.shown}: {note}")
                 self._count(found[0].shape)
-                yield Predicted(source, photo.pixels, *found)
+                yield PredictedImage(source, photo.pixels, *found)
 
     def _look(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """(H, W) uint8 classes, and (K, H, W) float16 probabilities where they are asked for."""
@@ -157,13 +160,13 @@ class Prediction:
                 return predict_probabilities(self.model, pixels, views)
             return predict(self.model, pixels, views), None
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             less = "Lower --max-pixels." if self.job.views.tile is None else "Lower --tile."
             found = f"the memory is not enough for its {width}x{height} pixels."
             raise UserError(found, remedy=less) from error
 
-    def _write(self, seen: Predicted) -> tuple[Source, np.ndarray]:
+    def _write(self, seen: PredictedImage) -> tuple[Source, np.ndarray]:
         """Writes the files of an image; returns its (256,) pixels by class."""
         files = self.job.outputs(seen.source)
         write_mask(files["masks"], seen.classes, self.model.labels, palette=True)

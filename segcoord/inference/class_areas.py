@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from segcoord.data.labels import LabelSet
-from segcoord.utils.files import GrowingFile, atomic_write
+from segcoord.utils.files import AppendOnlyFile, atomic_write
 
 HEAD = ("file", "class", "id", "pixels", "share")
 
@@ -30,7 +30,7 @@ class AreaTable:
     def __init__(self, path: Path, labels: LabelSet) -> None:
         with atomic_write(path) as temporary:
             temporary.write_bytes(_lines([HEAD]))
-        self._file = GrowingFile(path)
+        self._file = AppendOnlyFile(path)
         self._labels = labels
 
     def add(self, file: Path, pixels: np.ndarray) -> None:

@@ -48,7 +48,7 @@ def blocks(model: SegmentationModel) -> dict[str, nn.Module]:
     return found
 
 
-def attention_of(block: nn.Module) -> nn.Module | None:
+def attention_of_block(block: nn.Module) -> nn.Module | None:
     """What stands in a block's attention slot, None if it has no slot or an empty one."""
     filled = (getattr(block, slot, None) for slot in _SLOTS)
     return next((m for m in filled if m is not None and not isinstance(m, nn.Identity)), None)
@@ -134,7 +134,7 @@ def _package() -> tuple[type, type]:
 
 
 @dataclass(frozen=True)
-class Look:
+class Explanation:
     """One model of the picture and what it makes of the image."""
 
     name: str
@@ -161,19 +161,21 @@ def _class_index(name: str, model: SegmentationModel, class_name: str) -> int:
     return known.index(class_name)
 
 
-def look_into(name: str, model: SegmentationModel, image: np.ndarray, block: str | None) -> Look:
+def explain(
+    name: str, model: SegmentationModel, image: np.ndarray, block: str | None
+) -> Explanation:
     known = blocks(model)
     encoder = model.spec["encoder"]
     if not known:
         raise UserError(f"{name}: its encoder {encoder} has no numbered blocks to look into")
     if block is None:
-        block = next((b for b in reversed(known) if attention_of(known[b])), [*known][-1])
+        block = next((b for b in reversed(known) if attention_of_block(known[b])), [*known][-1])
     if block not in known:
         raise UserError(
             f"block: found {block!r}, which the encoder {encoder} of {name} doesn't have; "
             f"it has {', '.join(known)}"
         )
-    attention = attention_of(known[block])
+    attention = attention_of_block(known[block])
     place = known[block] if attention is None else attention
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
@@ -188,4 +190,4 @@ def look_into(name: str, model: SegmentationModel, image: np.ndarray, block: str
     if attention is not None:
         kind, _ = KINDS.get(type(attention), (type(attention).__name__, {}))
         factors = {key: g[0].float().cpu().numpy() for key, g in gates(attention, x).items()}
-    return Look(name, model, block, kind, prediction, factors, tuple(y.shape[1:]))
+    return Explanation(name, model, block, kind, prediction, factors, tuple(y.shape[1:]))

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segcoord.inference.explain import Look, _class_index, _package, grad_cam, look_into
+from segcoord.inference.explain import Explanation, _class_index, _package, explain, grad_cam
 from segcoord.inference.visualize import INK, PAPER, blend, legend
 from segcoord.models.segmentation import SegmentationModel
 
@@ -70,7 +70,7 @@ def draw_attention(
     if class_name is not None:
         for name, model in models:
             _class_index(name, model, class_name)
-    rows = [look_into(name, model, image, block) for name, model in models]
+    rows = [explain(name, model, image, block) for name, model in models]
     if class_name is None:
         most = int(np.bincount(rows[0].prediction.ravel()).argmax())
         class_name = rows[0].model.labels.names[most]
@@ -86,7 +86,7 @@ def draw_attention(
     return np.concatenate(strips)
 
 
-def _cells(row: Look, image: np.ndarray, class_name: str) -> list[Cell]:
+def _cells(row: Explanation, image: np.ndarray, class_name: str) -> list[Cell]:
     """The cells of a row, in the order of the titles."""
     index = _class_index(row.name, row.model, class_name)
     height, width = image.shape[:2]
@@ -107,7 +107,7 @@ def _cells(row: Look, image: np.ndarray, class_name: str) -> list[Cell]:
     ]
 
 
-def gate_cells(row: Look, height: int, width: int) -> list[Cell]:
+def gate_cells(row: Explanation, height: int, width: int) -> list[Cell]:
     """Three cells: a_h, a_w, and what gates each place of the image."""
     places = {key: gate for key, gate in row.gates.items() if key != "channel"}
     mean = f"mean of {row.grid[0]} channels"

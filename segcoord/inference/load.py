@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from segcoord.inference.exported import DESCRIPTION, load_exported, read_description
-from segcoord.inference.runtimes import RUNTIMES, check_name
+from segcoord.inference.runtimes import RUNTIMES, check_runtime_name
 from segcoord.models.checkpoint import read_segmentation, rebuild
 from segcoord.models.fuse import fold_batch_norm
 from segcoord.models.hub import CONFIG
@@ -37,7 +37,7 @@ def load(
         UserError: no such file, not one of segcoord, a damaged one, weights that don't fit; a
             runtime, device or form that it can't have.
     """
-    return load_described(path, device, runtime=runtime, fold=fold)[0]
+    return load_with_metadata(path, device, runtime=runtime, fold=fold)[0]
 
 
 def is_exported(path: str | Path) -> bool:
@@ -50,7 +50,7 @@ def accelerator_for(path: str | Path, asked: str) -> str:
     return "cpu" if asked == "auto" and is_exported(path) else asked
 
 
-def load_described(
+def load_with_metadata(
     path: str | Path,
     device: str | torch.device = "cpu",
     *,
@@ -66,7 +66,7 @@ def load_described(
         model, description = load_exported(path, runtime)
         return model, description["checkpoint"]
     if runtime not in (None, "torch"):
-        check_name(runtime)
+        check_runtime_name(runtime)
         fmt = RUNTIMES[runtime][0]
         raise UserError(
             f"--runtime {runtime}: reads an exported folder, and {path} is a checkpoint. Make one: "
@@ -81,14 +81,14 @@ def load_described(
     return folded, checkpoint
 
 
-def described(path: str | Path) -> dict:
-    """What `load_described` tells besides, without the model."""
+def read_metadata(path: str | Path) -> dict:
+    """What `load_with_metadata` tells besides, without the model."""
     if is_exported(path):
         return read_description(path)["checkpoint"]
     return read_segmentation(path)
 
 
-def checkpoint_in(path: str) -> Path:
+def checkpoint_path(path: str) -> Path:
     """The path of a checkpoint or of an exported folder, or of the best.ckpt in a run's folder."""
     if not Path(path).is_dir() or (Path(path) / DESCRIPTION).is_file():
         return Path(path)

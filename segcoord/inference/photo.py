@@ -19,8 +19,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from segcoord.data.corruption import check_jpeg, check_png, damaged, is_complete, not_an_image
-from segcoord.data.image_io import orientation
+from segcoord.data.corruption import (
+    check_jpeg,
+    check_png,
+    damaged_error,
+    is_complete,
+    not_an_image_error,
+)
+from segcoord.data.image_io import exif_orientation
 from segcoord.utils.errors import UserError
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "HEIF")
@@ -81,14 +87,14 @@ def decode_photo(raw: bytes, path: Path) -> Photo:
         if header.format in ("JPEG", "MPO"):
             notes += _guessed(path, raw, header.mode)
         pixels = _decoded(path, raw, header, notes)
-        pixels = _upright(pixels, orientation(header))
+        pixels = _upright(pixels, exif_orientation(header))
     except UserError as error:
         raise UserError(error.found, path=path, remedy="Fetch or save it anew.") from error
     except MemoryError as error:
         raise UserError("the memory is not enough to read it.", path=path) from error
     except Exception as error:  # Pillow's decoders raise all kinds for damaged files
         told = str(error) or type(error).__name__
-        found = damaged(path, told).found
+        found = damaged_error(path, told).found
         raise UserError(found, path=path, remedy="Fetch or save it anew.") from error
     return Photo(pixels, tuple(notes))
 
@@ -138,9 +144,9 @@ def _opened(path: Path, raw: bytes) -> Image.Image:
                 remedy="Save it as JPEG, by heif-convert of libheif say.",
             ) from error
         if isinstance(error, OSError):
-            found = not_an_image(path, raw[:32], error).found
+            found = not_an_image_error(path, raw[:32], error).found
         else:
-            found = damaged(path, error).found
+            found = damaged_error(path, error).found
         raise UserError(found, path=path, remedy="Fetch or save it anew.") from error
 
 

@@ -11,16 +11,16 @@ import torch
 
 from segcoord.inference.fast_argmax import predict_classes
 from segcoord.inference.photo import read_photo
-from segcoord.inference.tta import Look, average_classes, average_probabilities, look_at
+from segcoord.inference.tta import ViewLogits, average_classes, average_probabilities, predict_views
 from segcoord.inference.views import Views
 from segcoord.models.segmentation import SegmentationModel
 
-ONE_LOOK = Views()
+SINGLE_VIEW = Views()
 
 
 @torch.inference_mode()
 def predict(
-    model: SegmentationModel, image: np.ndarray | str | Path, views: Views = ONE_LOOK
+    model: SegmentationModel, image: np.ndarray | str | Path, views: Views = SINGLE_VIEW
 ) -> np.ndarray:
     """The most likely class of every pixel, at the image's own size.
 
@@ -39,13 +39,13 @@ def predict(
         UserError: a file that can't be read.
     """
     image = _pixels(image)
-    with _evaluating(model):
-        return _classes(model, image, look_at(model, image, views), views)
+    with _eval_mode(model):
+        return _classes(model, image, predict_views(model, image, views), views)
 
 
 @torch.inference_mode()
 def predict_probabilities(
-    model: SegmentationModel, image: np.ndarray | str | Path, views: Views = ONE_LOOK
+    model: SegmentationModel, image: np.ndarray | str | Path, views: Views = SINGLE_VIEW
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `predict`, with the probability of each class at every pixel.
 
@@ -57,8 +57,8 @@ def predict_probabilities(
         float32 over the views. Rounded to float16, several may be equal where the former differ.
     """
     image = _pixels(image)
-    with _evaluating(model):
-        looks = look_at(model, image, views)
+    with _eval_mode(model):
+        looks = predict_views(model, image, views)
         probabilities = average_probabilities(looks, image.shape[:2])
         return _classes(model, image, looks, views), probabilities.numpy()
 
@@ -74,7 +74,7 @@ def _pixels(image: np.ndarray | str | Path) -> np.ndarray:
 
 
 @contextmanager
-def _evaluating(model: SegmentationModel) -> Iterator[None]:
+def _eval_mode(model: SegmentationModel) -> Iterator[None]:
     training = model.training
     if training:
         model.eval()
@@ -86,7 +86,7 @@ def _evaluating(model: SegmentationModel) -> Iterator[None]:
 
 
 def _classes(
-    model: SegmentationModel, image: np.ndarray, looks: list[Look], views: Views
+    model: SegmentationModel, image: np.ndarray, looks: list[ViewLogits], views: Views
 ) -> np.ndarray:
     """(H, W) uint8 of what was seen of an image."""
     size = image.shape[:2]

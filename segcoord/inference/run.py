@@ -8,15 +8,15 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from segcoord.inference.batch import Job, Prediction
+from segcoord.inference.batch import BatchPredictor, PredictionJob
 from segcoord.inference.class_areas import AreaTable
 from segcoord.inference.inputs import OUTPUTS, Sources, by_suffix, check_outputs, find_sources
-from segcoord.inference.load import accelerator_for, load_described
+from segcoord.inference.load import accelerator_for, load_with_metadata
 from segcoord.inference.views import Views, parse_tile
-from segcoord.utils.console import clock, console
+from segcoord.utils.console import console, format_duration
 from segcoord.utils.devices import fabric_on
 from segcoord.utils.errors import UserError
-from segcoord.utils.threads import stopping
+from segcoord.utils.threads import graceful_interrupt
 
 MAX_PIXELS = 2**22  # docs/predict.md has the memory that they take
 SOME_FAILED = 3
@@ -32,15 +32,15 @@ def run_prediction(args: Namespace) -> int:
     sources = find_sources(args.inputs, job.out)
     _check_outputs(job, sources)
     device = fabric_on(accelerator_for(args.checkpoint, args.device)).device
-    model, checkpoint = load_described(args.checkpoint, device, runtime=args.runtime)
+    model, checkpoint = load_with_metadata(args.checkpoint, device, runtime=args.runtime)
     crop = max(checkpoint.get("config", {}).get("data", {}).get("crop_size", [0]))
     warnings.filterwarnings("ignore", module="PIL")  # of sizes and EXIF, which do no harm
     passed = f"; passed over: {by_suffix(sources.passed_over)}" if sources.passed_over else ""
     console.print(f"{sources}{passed}")
     areas = AreaTable(job.table, model.labels)
     began, total = time.monotonic(), len(sources.images) + len(sources.videos)
-    with stopping(_tell_of_the_stop) as stopped:
-        prediction = Prediction(job, model, crop, stopped)
+    with graceful_interrupt(_tell_of_the_stop) as stopped:
+        prediction = BatchPredictor(job, model, crop, stopped)
         try:
             prediction.images(sources.images, areas)
             prediction.videos(sources.videos, areas)
@@ -53,7 +53,7 @@ def run_prediction(args: Namespace) -> int:
     return 0
 
 
-def _job(args: Namespace) -> Job:
+def _job(args: Namespace) -> PredictionJob:
     """Raises UserError for options that don't go together."""
     if args.overlap is not None and not args.tile:
         raise UserError(f"--overlap: found {args.overlap} without --tile, 769x769 say")
@@ -67,10 +67,10 @@ def _job(args: Namespace) -> Job:
         raise UserError(f"--out {out}: is a file, expected a folder")
     tile = args.tile and parse_tile(args.tile)
     views = Views(tuple(args.scales), args.flip, tile, args.overlap or 0)
-    return Job(out, not args.no_overlays, args.probs, views, most)
+    return PredictionJob(out, not args.no_overlays, args.probs, views, most)
 
 
-def _check_outputs(job: Job, sources: Sources) -> None:
+def _check_outputs(job: PredictionJob, sources: Sources) -> None:
     """Raises UserError for videos that options forbid, and outputs that can't be written."""
     if sources.videos and job.probs:
         raise UserError("--probs: is of images; predict the videos without it")
@@ -84,10 +84,10 @@ def _tell_of_the_stop() -> None:
     console.print("Stopping after what is begun; Ctrl-C again to stop at once.")
 
 
-def _summarize(prediction: Prediction, total: int, seconds: float) -> None:
+def _summarize(prediction: BatchPredictor, total: int, seconds: float) -> None:
     job, done = prediction.job, prediction.done
     rate = f", {done / seconds:.3g} a second" if done else ""
-    console.print(f"{done} of {total} predicted in {clock(seconds)}{rate}")
+    console.print(f"{done} of {total} predicted in {format_duration(seconds)}{rate}")
     if prediction.tiled:
         bound = f"{job.max_pixels / 1e6:.3g} million pixels"
         console.print(f"{prediction.tiled} of them, of more than {bound}, in tiles")

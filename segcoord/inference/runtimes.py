@@ -42,7 +42,7 @@ _PACKAGES = {
 }
 
 
-def require(extra: str, what: str) -> None:
+def require_packages(extra: str, what: str) -> None:
     """Raises UserError, which says what to install, unless the packages of an extra are there."""
     missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
     if missing:
@@ -57,7 +57,7 @@ def runtime_of(fmt: str, runtime: str | None, path: Path) -> str:
     """
     if runtime is None:
         return next(name for name, formats in RUNTIMES.items() if fmt in formats)
-    check_name(runtime)
+    check_runtime_name(runtime)
     if fmt not in RUNTIMES[runtime]:
         others = " or ".join(name for name, formats in RUNTIMES.items() if fmt in formats)
         wanted = " or ".join(RUNTIMES[runtime])
@@ -68,7 +68,7 @@ def runtime_of(fmt: str, runtime: str | None, path: Path) -> str:
     return runtime
 
 
-def check_name(runtime: str) -> None:
+def check_runtime_name(runtime: str) -> None:
     """Raises UserError for a runtime that there isn't."""
     if runtime not in RUNTIMES:
         raise UserError(f"--runtime: found {runtime!r}, expected one of {', '.join(RUNTIMES)}")
@@ -94,7 +94,7 @@ def open_net(path: Path, fmt: str, runtime: str) -> nn.Module:
     try:
         if runtime == "torch":
             return _script(path) if fmt == "torchscript" else ProgramNet(path)
-        require(EXTRAS[runtime.removesuffix("-bf16")], f"the runtime {runtime}")
+        require_packages(EXTRAS[runtime.removesuffix("-bf16")], f"the runtime {runtime}")
         if runtime == "onnxruntime":
             return OnnxNet(path)
         return OpenVinoNet(path, runtime.partition("-")[2] or "f32")

@@ -74,11 +74,11 @@ class _Tile:
         return slice(rows.start, rows.stop), slice(columns.start, columns.stop), x
 
 
-Look = list[_Tile]
+ViewLogits = list[_Tile]
 """What one view of an image gave."""
 
 
-def look_at(model: SegmentationModel, image: np.ndarray, views: Views) -> list[Look]:
+def predict_views(model: SegmentationModel, image: np.ndarray, views: Views) -> list[ViewLogits]:
     """The network's logits of each view, at its stride.
 
     Args:
@@ -87,18 +87,18 @@ def look_at(model: SegmentationModel, image: np.ndarray, views: Views) -> list[L
         views: what to look at.
     """
     return [
-        _look(model, image, scale, mirrored, views)
+        _predict_view(model, image, scale, mirrored, views)
         for scale in views.scales
         for mirrored in (False, True)[: 1 + views.flip]
     ]
 
 
-def average_classes(looks: list[Look], size: tuple[int, int]) -> Tensor:
+def average_classes(looks: list[ViewLogits], size: tuple[int, int]) -> Tensor:
     """The class with the highest probability, averaged over the views, at every pixel.
 
     Args:
-        looks: of `look_at`. Of a single one the logits decide: its probabilities, which have the
-            same order, might be equal where the logits differ.
+        looks: of `predict_views`. Of a single one the logits decide: its probabilities, which have
+            the same order, might be equal where the logits differ.
         size: (H, W) of the image.
 
     Returns:
@@ -111,7 +111,7 @@ def average_classes(looks: list[Look], size: tuple[int, int]) -> Tensor:
     return classes
 
 
-def average_probabilities(looks: list[Look], size: tuple[int, int]) -> Tensor:
+def average_probabilities(looks: list[ViewLogits], size: tuple[int, int]) -> Tensor:
     """The softmax probabilities of all views, averaged in float32, at every pixel.
 
     Returns:
@@ -124,7 +124,7 @@ def average_probabilities(looks: list[Look], size: tuple[int, int]) -> Tensor:
     return found
 
 
-def _bands(looks: list[Look], size: tuple[int, int]) -> Iterator[tuple[slice, list[Tensor]]]:
+def _bands(looks: list[ViewLogits], size: tuple[int, int]) -> Iterator[tuple[slice, list[Tensor]]]:
     """Some rows of the image, and each view's logits (K, rows, W) of them."""
     height, width = size
     rows = max(1, BAND // (len(looks[0][0].logits) * width))
@@ -133,9 +133,9 @@ def _bands(looks: list[Look], size: tuple[int, int]) -> Iterator[tuple[slice, li
         yield slice(start, stop), [_band(tiles, start, stop, width) for tiles in looks]
 
 
-def _look(
+def _predict_view(
     model: SegmentationModel, image: np.ndarray, scale: float, mirrored: bool, views: Views
-) -> Look:
+) -> ViewLogits:
     size = image.shape[:2]
     scaled = scaled_size(size, scale)
     pixels = image
@@ -192,7 +192,7 @@ def _line(
     return _Line(start, stop, *(torch.from_numpy(x).to(device) for x in (low, high, share)))
 
 
-def _band(tiles: Look, start: int, stop: int, width: int) -> Tensor:
+def _band(tiles: ViewLogits, start: int, stop: int, width: int) -> Tensor:
     """(K, stop - start, width): the logits of some rows of the image, averaged over tiles."""
     if len(tiles) == 1:
         return tiles[0].upsampled(start, stop)[2]

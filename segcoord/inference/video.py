@@ -15,26 +15,26 @@ from segcoord.data.image_io import histogram
 from segcoord.data.labels import LabelSet
 from segcoord.inference.inputs import Source
 from segcoord.inference.visualize import blend, legend
-from segcoord.utils.console import counted
+from segcoord.utils.console import progress_counter
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write
-from segcoord.utils.threads import in_threads
+from segcoord.utils.threads import map_in_threads
 
 CODEC = "mp4v"  # MPEG-4 part 2: every build of OpenCV writes it; players know it, browsers don't
 USUAL_RATE = 25.0  # frames per second, where a camera or a file doesn't say
 FASTEST = 1000.0  # what claims to be faster doesn't know
-AHEAD = 2  # frames
+PREFETCH = 2  # frames
 
 
-class NoVideo(UserError):
+class UnreadableVideo(UserError):
     """A source of which no frame can be read."""
 
 
-class Stopped(Exception):
+class VideoInterrupted(Exception):
     """A video was left before its end, as was asked for."""
 
 
-class Seen(NamedTuple):
+class VideoResult(NamedTuple):
     """What became of a video.
 
     Args:
@@ -58,7 +58,7 @@ def predict_video(
     predict: Callable[[np.ndarray], np.ndarray],
     labels: LabelSet,
     stopped: Callable[[], bool],
-) -> Seen:
+) -> VideoResult:
     """Writes a video's frames with their classes laid over, and a legend of all classes below.
 
     Frames are read and written in threads while others are predicted. Sound is not kept. A camera
@@ -83,7 +83,9 @@ def predict_video(
         claimed = 0 if source.camera is not None else claimed
 
         def predicted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            with closing(in_threads(lambda _: capture.read(), repeat(None), 1, AHEAD)) as frames:
+            with closing(
+                map_in_threads(lambda _: capture.read(), repeat(None), 1, PREFETCH)
+            ) as frames:
                 for there, frame in frames:
                     if not there or stopped():
                         return
@@ -92,27 +94,27 @@ def predict_video(
 
         pixels, count = np.zeros(256, np.int64), 0
         with (
-            counted(f"predict {source.shown}", claimed or None) as tell,
+            progress_counter(f"predict {source.shown}", claimed or None) as tell,
             atomic_write(path, suffix=path.suffix) as temporary,
         ):
             tell(0)
             with _Writer(temporary, path, rate, labels) as writer, closing(predicted()) as both:
-                for of_frame in in_threads(writer.add, both, 1, AHEAD):
+                for of_frame in map_in_threads(writer.add, both, 1, PREFETCH):
                     pixels += of_frame
                     count += 1
                     tell(count)
             if stopped() and source.camera is None:
-                raise Stopped
+                raise VideoInterrupted
             if not count:
-                raise NoVideo("no frame of it could be read.", path=source.shown)
+                raise UnreadableVideo("no frame of it could be read.", path=source.shown)
             writer.check(count)
-    return Seen(count, claimed, pixels)
+    return VideoResult(count, claimed, pixels)
 
 
 @contextmanager
 def _capture(source: Source) -> Iterator[cv2.VideoCapture]:
     if source.camera is None and not source.path.is_file():
-        raise NoVideo("no such file.", path=source.shown)
+        raise UnreadableVideo("no such file.", path=source.shown)
     what = str(source.path) if source.camera is None else source.camera
     capture = cv2.VideoCapture(what)
     try:
@@ -120,7 +122,7 @@ def _capture(source: Source) -> Iterator[cv2.VideoCapture]:
             told = "can't be read as a video."
             if source.camera is not None:
                 told = f"there is no camera {source.camera}, or it is in use."
-            raise NoVideo(told, path=source.shown)
+            raise UnreadableVideo(told, path=source.shown)
         yield capture
     finally:
         capture.release()

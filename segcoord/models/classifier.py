@@ -5,8 +5,8 @@ from __future__ import annotations
 import timm
 from torch import Tensor, nn
 
-from segcoord.models.encoders.weights import Report
-from segcoord.models.factory import check_encoder, normalisation
+from segcoord.models.encoders.weights import LoadReport
+from segcoord.models.factory import encoder_kwargs, normalization
 from segcoord.models.segmentation import ImageModel
 
 
@@ -23,7 +23,7 @@ class Classifier(ImageModel):
     def __init__(self, net: nn.Module, spec: dict, classes: list[str], mean, std) -> None:
         super().__init__(net, spec, mean, std)
         self.classes = classes
-        self.started: Report | None = None  # what became of the weights that it began with
+        self.started: LoadReport | None = None  # what became of the weights that it began with
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) float32, normalised -> (N, K) float32 logits."""
@@ -49,7 +49,7 @@ def create_classifier(
     Raises:
         UserError: unknown encoder, or one that takes no reduction.
     """
-    squeeze = check_encoder(encoder, reduction)
+    squeeze = encoder_kwargs(encoder, reduction)
     net = timm.create_model(encoder, num_classes=len(classes), drop_rate=drop_rate, **squeeze)
     spec = {"encoder": encoder, "reduction": reduction, "drop_rate": drop_rate}
-    return Classifier(net, spec, classes, *normalisation(encoder))
+    return Classifier(net, spec, classes, *normalization(encoder))

@@ -20,7 +20,7 @@ from torch.autograd.function import FunctionCtx
 CELLS = 6  # dilations up to it leave subgrids that are larger than their border
 
 
-def quicken(module: nn.Module) -> None:
+def use_fast_cpu_backward(module: nn.Module) -> None:
     """Changes the layers of a module that is to be trained on a CPU, in place.
 
     Its names, weights and results stay as they are; gradients are the same but for rounding.
@@ -48,12 +48,12 @@ def upsample(logits: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> 
     return rows @ (logits @ columns.T)
 
 
-def takes(logits: Tensor) -> bool:
+def use_matmul_upsample(logits: Tensor) -> bool:
     """Whether `upsample` is to be used: a CPU, and something to be trained."""
-    return logits.device.type == "cpu" and logits.requires_grad and not _plain()
+    return logits.device.type == "cpu" and logits.requires_grad and not _use_default_autograd()
 
 
-def _plain() -> bool:
+def _use_default_autograd() -> bool:
     """Whether PyTorch's own has to be taken: nothing is to be trained, or types would be mixed."""
     return (
         not torch.is_grad_enabled()
@@ -65,7 +65,7 @@ def _plain() -> bool:
 
 class _ReLU6(nn.ReLU6):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if _plain() else _Cut.apply(x, self.inplace)
+        return super().forward(x) if _use_default_autograd() else _Cut.apply(x, self.inplace)
 
 
 class _Cut(Function):
@@ -102,7 +102,7 @@ def _is_dilated_depthwise(conv: nn.Conv2d) -> bool:
 
 class _DilatedDepthwise(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        if _plain():
+        if _use_default_autograd():
             return super().forward(x)
         return _Depthwise.apply(x, self.weight, self.dilation[0])
 

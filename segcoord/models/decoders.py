@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def build(encoder: str, num_classes: int, settings: dict, **encoder_settings: object) -> nn.Module:
+def build_network(
+    encoder: str, num_classes: int, settings: dict, **encoder_settings: object
+) -> nn.Module:
     """An smp network at random weights, (N, 3, H, W) -> (N, num_classes, H/d, W/d).
 
     Args:

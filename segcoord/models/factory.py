@@ -13,9 +13,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import segcoord.models.encoders  # noqa: F401  (registers our encoders in timm)
 from segcoord.config.decoders import decoder_settings
-from segcoord.data.labels import LabelSet, numbered
-from segcoord.models.decoders import build
-from segcoord.models.encoders.pretrained import start
+from segcoord.data.labels import LabelSet, numbered_labels
+from segcoord.models.decoders import build_network
+from segcoord.models.encoders.pretrained import load_pretrained
 from segcoord.models.segmentation import FORMAT, SegmentationModel
 from segcoord.utils.errors import UserError
 
@@ -74,12 +74,12 @@ def create_model(
     settings = decoder_settings(decoder, output_stride, atrous_rates, aspp_dropout)
     if num_classes < 1:
         raise UserError(f"num_classes: found {num_classes}, expected at least 1")
-    labels = labels or numbered(num_classes)
+    labels = labels or numbered_labels(num_classes)
     if len(labels) != num_classes:
         raise UserError(f"num_classes is {num_classes}, but {len(labels)} labels were given")
-    squeeze = check_encoder(encoder, reduction)
+    squeeze = encoder_kwargs(encoder, reduction)
     try:
-        net = build(encoder, num_classes, settings, **squeeze)
+        net = build_network(encoder, num_classes, settings, **squeeze)
     except Exception as error:
         raise UserError(
             f"encoder {encoder!r} can't be built at output stride {output_stride} for {decoder} "
@@ -87,9 +87,9 @@ def create_model(
             "strides, mobilenetv2_* say."
         ) from error
     report = None
-    usual = normalisation(encoder)
+    usual = normalization(encoder)
     if encoder_weights is not None:
-        report = start(net.encoder, encoder, encoder_weights, offline=offline)
+        report = load_pretrained(net.encoder, encoder, encoder_weights, offline=offline)
         usual = report.normalisation or usual
         if report.new:
             warnings.warn(str(report), stacklevel=2)
@@ -130,7 +130,7 @@ def model_from_dict(description: dict) -> SegmentationModel:
         ) from error
 
 
-def check_encoder(encoder: str, reduction: int | None) -> dict[str, int]:
+def encoder_kwargs(encoder: str, reduction: int | None) -> dict[str, int]:
     """The keywords that make an encoder with this reduction.
 
     Raises:
@@ -154,7 +154,7 @@ def check_encoder(encoder: str, reduction: int | None) -> dict[str, int]:
     return {"reduction": reduction}
 
 
-def normalisation(encoder: str) -> tuple[Sequence[float], Sequence[float]]:
+def normalization(encoder: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation per channel, of images in 0..1, of an encoder's weights."""
     cfg = timm.models.get_pretrained_cfg(encoder)
     return (cfg.mean, cfg.std) if cfg else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segcoord.models.model_card import model_card
-from segcoord.models.state_dict import first_sentence, known_as, some
+from segcoord.models.state_dict import describe_wrong_file, first_sentence, shorten
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write
 
@@ -190,7 +190,7 @@ def read_pretrained(folder: str | Path) -> dict:
 def _read_config(folder: Path) -> dict:
     path = folder / CONFIG
     if not path.is_file():
-        found = some(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else ""
+        found = shorten(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else ""
         found = f"it holds {found}" if found else "it is empty or doesn't exist"
         raise UserError(f"{folder}: not a model, because it has no {CONFIG} ({found})")
     try:
@@ -207,7 +207,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path}: no such file. Weights are read from safetensors alone, never from a pickle."
         )
-    if foreign := known_as(path):
+    if foreign := describe_wrong_file(path):
         raise UserError(f"{path}: {foreign}, expected weights. Download the file itself.")
     try:
         return load_file(path)

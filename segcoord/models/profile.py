@@ -20,7 +20,7 @@ PLAIN = ("mobilenetv2_100", "mobilenetv2_075", "mobilenetv2_050", "efficientnet_
 """timm's own encoders that ours are compared with."""
 
 
-def parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
@@ -79,7 +79,7 @@ def _order(name: str) -> tuple:
     return family, -int(width) if width.isdigit() else 0, name != plain, name
 
 
-def count(name: str, output_stride: int = 16) -> EncoderCounts:
+def count_encoder(name: str, output_stride: int = 16) -> EncoderCounts:
     """Counts of one encoder."""
     classifier = timm.create_model(name)
     model = create_model(name, 21, output_stride)
@@ -92,8 +92,8 @@ def count(name: str, output_stride: int = 16) -> EncoderCounts:
     return EncoderCounts(
         name,
         weights,
-        parameters(classifier),
+        count_parameters(classifier),
         1000 * giga_macs(classifier, 224, 224),
-        parameters(model),
+        count_parameters(model),
         giga_macs(model, 512, 512),
     )

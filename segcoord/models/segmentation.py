@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segcoord.data.labels import LabelSet
 from segcoord.models import cpu_autograd as cpu_training
-from segcoord.models.encoders.weights import Report
+from segcoord.models.encoders.weights import LoadReport
 from segcoord.models.hub import push_to_hub, save_pretrained
 from segcoord.utils.errors import UserError
 
@@ -92,7 +92,7 @@ class SegmentationModel(ImageModel):
     ) -> None:
         super().__init__(net, spec, mean, std)
         self.labels = labels
-        self.started: Report | None = None  # what became of the weights that it began with
+        self.started: LoadReport | None = None  # what became of the weights that it began with
         self.folded = False  # its batch norms, into the convolutions before them
         self.runtime, self.precision = "torch", "fp32"  # what computes `net`, and from which file
 
@@ -137,7 +137,7 @@ class SegmentationModel(ImageModel):
     def upsample(self, logits: Tensor, height: int, width: int) -> Tensor:
         """(N, K, H'/d, W'/d) of a padded image, d any stride -> (N, K, height, width)."""
         size = self.padded_size(height, width)
-        if cpu_training.takes(logits):
+        if cpu_training.use_matmul_upsample(logits):
             return cpu_training.upsample(logits, size, (height, width))
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return logits[..., :height, :width]

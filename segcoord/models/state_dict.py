@@ -30,7 +30,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     loaded = next((level for level in levels if isinstance(level, dict)), loaded)
     tensors = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
-        held = some(map(str, loaded)) or "no dictionary"
+        held = shorten(map(str, loaded)) or "no dictionary"
         raise UserError(f"{path}: found no tensors by name ({held}), expected a state dict")
     for prefix in ("module.", "_orig_mod.", "module.", "net."):
         if all(name.startswith(prefix) for name in tensors):
@@ -49,7 +49,7 @@ def unpickle(path: Path) -> object:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {found}, expected a file of weights (.pth or .safetensors)")
-    if foreign := known_as(path):
+    if foreign := describe_wrong_file(path):
         raise UserError(f"{path}: {foreign}, expected weights. Download the file itself.")
     head = read_bytes(path, 9)
     try:
@@ -76,7 +76,7 @@ def read_bytes(path: Path, size: int = -1) -> bytes:
         raise UserError(f"{path}: can't be read ({error.strerror})") from error
 
 
-def known_as(path: Path) -> str | None:
+def describe_wrong_file(path: Path) -> str | None:
     """What a file is in words, if it is one of the things that come in a weights' file's place."""
     head = read_bytes(path, 512)
     if not head:
@@ -93,14 +93,14 @@ def first_sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].partition('. ')[0]}"
 
 
-def described_in(loaded: object) -> dict:
+def model_description(loaded: object) -> dict:
     """What one of our checkpoints says of its model; empty for any other file."""
     described = loaded.get("model") if isinstance(loaded, dict) else None
     ours = isinstance(described, dict) and {"format", "spec", "mean", "std"} <= described.keys()
     return described if ours else {}
 
 
-def some(names: Iterable[str], most: int = 4) -> str:
+def shorten(names: Iterable[str], most: int = 4) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -11,16 +11,16 @@ from segcoord.data.checks.report import check_for_training
 from segcoord.data.class_weights import class_weights
 from segcoord.data.image_folder import check_folders, find_folders
 from segcoord.data.layouts import find_split, label_set
-from segcoord.data.pack.reader import source_of, with_pack
+from segcoord.data.pack.reader import pixel_source, with_pack
 from segcoord.models.classifier import create_classifier
 from segcoord.models.factory import create_model
 from segcoord.training.classification import Classification
 from segcoord.training.segmentation import Segmentation
-from segcoord.utils.console import console, counting_bar
+from segcoord.utils.console import console, progress_bar
 from segcoord.utils.errors import UserError
 
 
-def _segmentation(config: Config, *, fresh: bool, offline: bool, check: bool) -> Segmentation:
+def build_segmentation(config: Config, *, fresh: bool, offline: bool, check: bool) -> Segmentation:
     settings, labels = config.model, label_set(config.data)
     given = config.train.class_weights
     if isinstance(given, list) and len(given) != len(labels):
@@ -52,18 +52,18 @@ def _segmentation(config: Config, *, fresh: bool, offline: bool, check: bool) ->
         weights = given if isinstance(given, list) else class_weights(checks[0], given)
         weights = torch.tensor(weights, dtype=torch.float32)
     for split in splits:
-        console.print(f"{split.name}: read from {source_of(split, config.data)}")
+        console.print(f"{split.name}: read from {pixel_source(split, config.data)}")
     return Segmentation(config, model, splits, weights)
 
 
-def _classification(config: ClassificationConfig, *, check: bool) -> Classification:
+def build_classification(config: ClassificationConfig, *, check: bool) -> Classification:
     folders = find_folders(config.data)
     settings = config.model
     model = create_classifier(
         settings.encoder, folders[0].classes, settings.reduction, settings.drop_rate
     )
     if check:
-        with counting_bar() as bar:
+        with progress_bar() as bar:
             task = bar.add_task("check", total=sum(len(split.samples) for split in folders))
             check_folders(folders, lambda: bar.advance(task))
     if config.data.train_split == config.data.val_split:

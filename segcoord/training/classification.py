@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from segcoord.config.schema import ClassificationConfig
-from segcoord.data.image_folder import ClassTrainSet, ClassValSet, Folders
+from segcoord.data.image_folder import ClassTrainDataset, ClassValDataset, ImageFolders
 from segcoord.data.loader import set_up_worker
 from segcoord.data.transforms import CenterTransform, ClassTransform
 from segcoord.models.classifier import Classifier
@@ -44,13 +44,16 @@ class Classification:
     columns = ("top1", "top5")
 
     def __init__(
-        self, config: ClassificationConfig, model: Classifier, folders: tuple[Folders, Folders]
+        self,
+        config: ClassificationConfig,
+        model: Classifier,
+        folders: tuple[ImageFolders, ImageFolders],
     ) -> None:
         self.config, self.model = config, model
         self.module = ClassificationLoss(model)
         transform = ClassTransform(config.data)
-        self.train_set = ClassTrainSet(folders[0], transform, config.train.seed)
-        self.val_set = ClassValSet(folders[1], CenterTransform(config.data))
+        self.train_set = ClassTrainDataset(folders[0], transform, config.train.seed)
+        self.val_set = ClassValDataset(folders[1], CenterTransform(config.data))
         self.val_images = len(self.val_set)
 
     def parameter_groups(self) -> list[dict]:

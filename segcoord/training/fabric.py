@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 
 from segcoord.config.schema import OptimConfig
-from segcoord.utils.devices import _of_torchrun, fabric_on, out_of_memory
+from segcoord.utils.devices import fabric_on, is_out_of_memory, torchrun_processes
 from segcoord.utils.errors import UserError
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -61,7 +61,7 @@ def training_fabric(config: OptimConfig) -> Fabric:
 def _launched(config: OptimConfig) -> tuple[int, int]:
     """Devices per node and nodes, from the settings or from torchrun."""
     devices, nodes = config.devices or 1, config.num_nodes
-    theirs = _of_torchrun()
+    theirs = torchrun_processes()
     if theirs is None:
         return devices, nodes
     if (config.devices is not None or config.num_nodes != 1) and theirs != (devices, nodes):
@@ -72,7 +72,7 @@ def _launched(config: OptimConfig) -> tuple[int, int]:
     return theirs
 
 
-def stop_the_others(fabric: Fabric) -> None:
+def kill_child_processes(fabric: Fabric) -> None:
     """Ends the processes that Fabric started beside this one, which would wait for it for ever."""
     for process in getattr(fabric.strategy.launcher, "procs", ()):
         process.kill()
@@ -80,12 +80,12 @@ def stop_the_others(fabric: Fabric) -> None:
 
 
 @contextmanager
-def memory_told(settings: OptimConfig) -> Iterator[None]:
+def explain_out_of_memory(settings: OptimConfig) -> Iterator[None]:
     """Says which setting to lower where the memory is not enough."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         told = str(error)
         raise UserError(

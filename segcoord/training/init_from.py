@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segcoord.models.encoders.weights import Report, load_file
+from segcoord.models.encoders.weights import LoadReport, load_file
 from segcoord.models.segmentation import ImageModel, SegmentationModel
-from segcoord.models.state_dict import described_in, unpickle
+from segcoord.models.state_dict import model_description, unpickle
 from segcoord.utils.errors import UserError
 
 
-def init_from(model: ImageModel, path: str | Path) -> Report:
+def init_from(model: ImageModel, path: str | Path) -> LoadReport:
     """Copies the weights of a file that fit, as a start for training, and its normalisation.
 
     A checkpoint of a segmentation model, or the state dict of one, gives every tensor whose name
@@ -29,7 +29,7 @@ def init_from(model: ImageModel, path: str | Path) -> Report:
     """
     path = Path(path)
     loaded = unpickle(path)
-    described = described_in(loaded)
+    described = model_description(loaded)
     own = model.state_dict()
     tensors = _renamed(loaded, own)
     theirs = described.get("spec", {}).get("encoder", model.spec["encoder"])
@@ -49,7 +49,7 @@ def init_from(model: ImageModel, path: str | Path) -> Report:
         new = [n for n in own if n not in same and not n.endswith("num_batches_tracked")]
         unused = [name for name in tensors if name not in same]
         normalisation = (described["mean"], described["std"]) if described else None
-        report = Report(str(path), [*same], new, unused, normalisation)
+        report = LoadReport(str(path), [*same], new, unused, normalisation)
     else:
         raise UserError(
             f"{path}: none of its {len(tensors)} tensors fits the model; "

@@ -11,28 +11,28 @@ import torch
 from lightning_fabric import Fabric
 
 from segcoord.config.schema import ClassificationConfig, Config
-from segcoord.evaluation.tables import show_scores
-from segcoord.training.build import _classification, _segmentation
-from segcoord.training.fabric import stop_the_others, training_fabric
+from segcoord.evaluation.tables import print_scores
+from segcoord.training.build import build_classification, build_segmentation
+from segcoord.training.fabric import kill_child_processes, training_fabric
 from segcoord.training.init_from import init_from
 from segcoord.training.loggers import require_loggers
-from segcoord.training.loop import Stopped, train
+from segcoord.training.loop import TrainingInterrupted, train
 from segcoord.training.resume import (
-    _check_same_images,
-    _check_same_weights,
-    _check_unchanged,
-    _images_of,
+    digest_of_images,
     read_state,
+    require_same_class_weights,
+    require_same_images,
+    require_same_settings,
 )
 from segcoord.training.run_dir import (
-    hold_run,
+    append_resume,
+    lock_run,
     new_run,
-    note_resume,
-    refuse_existing,
+    require_new_folder,
     write_origin,
 )
 from segcoord.training.segmentation import Segmentation
-from segcoord.training.summary import _show_run, _weights_by_class
+from segcoord.training.summary import class_weights_by_name, print_summary
 from segcoord.training.task import Task
 from segcoord.utils.console import console
 from segcoord.utils.devices import is_main_process
@@ -88,15 +88,15 @@ def _run_training(
     state = None
     if resume:
         state = read_state(Path(resume))
-        _check_unchanged(config, state, Path(resume))
+        require_same_settings(config, state, Path(resume))
     elif run and main:
-        refuse_existing(Path(run))
+        require_new_folder(Path(run))
     torch.manual_seed(config.train.seed)
     if isinstance(config, Config):
-        task = _segmentation(config, fresh=not resume, offline=offline, check=main)
+        task = build_segmentation(config, fresh=not resume, offline=offline, check=main)
     else:
-        task = _classification(config, check=main)
-    _show_run(task, fabric)
+        task = build_classification(config, check=main)
+    print_summary(task, fabric)
     if init is not None:
         task.model.started = init_from(task.model, Path(init))
     if task.model.started is not None:
@@ -110,18 +110,18 @@ def _run_training(
     console.print(f"run        {folder}\n")
     try:
         scores = train(task, folder, fabric, state)
-    except Stopped as stopped:
+    except TrainingInterrupted as stopped:
         console.print(f"Stopped and saved. Go on with: {again} --resume {shlex.quote(str(folder))}")
         code = PREEMPTED if stopped.signum == signal.SIGTERM else 130
         return code if main else 0  # Fabric takes another process's code for a failure
     except BaseException:
-        stop_the_others(fabric)
+        kill_child_processes(fabric)
         raise
     if scores is None:
         console.print(f"{folder} has nothing left to do.")
         return 0
     if isinstance(task, Segmentation):
-        show_scores(task.scores, task.model.labels.names, len(task.val_split))
+        print_scores(task.scores, task.model.labels.names, len(task.val_split))
     console.print(f"\nThe best weights are {folder / 'best.ckpt'}")
     return 0
 
@@ -133,16 +133,16 @@ def _prepare_folder(
 
     It is this process's alone until `held` is closed.
     """
-    weights = _weights_by_class(task)
+    weights = class_weights_by_name(task)
     if resume:
-        held.enter_context(hold_run(Path(resume)))
-        _check_same_images(Path(resume), task)
-        _check_same_weights(Path(resume), weights)
+        held.enter_context(lock_run(Path(resume)))
+        require_same_images(Path(resume), task)
+        require_same_class_weights(Path(resume), weights)
         for part in Path(resume).glob(".*.part"):  # of a file at which the run was killed
             part.unlink()
         return Path(resume)
     folder = new_run(run, name)
-    held.enter_context(hold_run(folder))
+    held.enter_context(lock_run(folder))
     with atomic_write(folder / "config.yaml") as temporary:
         temporary.write_text(task.config.to_yaml())
     return folder
@@ -152,10 +152,10 @@ def _note_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> No
     """Writes down code, command and machine, once all processes are there."""
     device, processes = fabric.device, fabric.world_size
     if resumed:
-        note_resume(folder, device, processes)
+        append_resume(folder, device, processes)
     else:
-        weights = _weights_by_class(task)
-        write_origin(folder, device, processes, task.model.started, weights, _images_of(task))
+        weights = class_weights_by_name(task)
+        write_origin(folder, device, processes, task.model.started, weights, digest_of_images(task))
 
 
 def _agree(task: Task, folder: Path | None, fabric: Fabric) -> Path:

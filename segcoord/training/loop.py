@@ -24,27 +24,27 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from segcoord.data.loader import Order, Shares, train_loader
+from segcoord.data.loader import EpochShuffle, StepBatchSampler, train_loader
 from segcoord.models.checkpoint import save
-from segcoord.models.cpu_autograd import quicken
+from segcoord.models.cpu_autograd import use_fast_cpu_backward
 from segcoord.training.ema import Ema
-from segcoord.training.fabric import memory_told
-from segcoord.training.optim import make_optimizer, rate
+from segcoord.training.fabric import explain_out_of_memory
+from segcoord.training.optim import lr_factor, make_optimizer
 from segcoord.training.progress import TrainingBar
-from segcoord.training.resume import Progress, keep_previous, restore
-from segcoord.training.run_writer import Record
-from segcoord.training.sync_batchnorm import synchronized
+from segcoord.training.resume import TrainingProgress, keep_previous, restore
+from segcoord.training.run_writer import RunWriter
+from segcoord.training.sync_batchnorm import with_sync_batchnorm
 from segcoord.training.task import Task
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 
 LOG_INTERVAL = 10  # steps whose mean loss makes a row of metrics.csv
 SAVE_INTERVAL = 600.0  # seconds after which last.ckpt is renewed between validations
-EXPLODED = 1e4  # a loss that no run comes back from; at random weights it is below 10
+DIVERGED_LOSS = 1e4  # a loss that no run comes back from; at random weights it is below 10
 FILES_NAMED = 16  # of the batch whose loss exploded
 
 
-class Stopped(Exception):
+class TrainingInterrupted(Exception):
     """The run was asked to stop, and is saved."""
 
     def __init__(self, signum: int) -> None:
@@ -53,7 +53,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class _Done:
+class _PendingLoss:
     """A step whose loss was not looked at yet."""
 
     step: int
@@ -84,33 +84,33 @@ def train(
     # On its device before the optimiser is restored, whose state then follows the parameters there.
     module = task.module.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
-        quicken(module)
+        use_fast_cpu_backward(module)
     if settings.gradient_checkpointing:
         task.model.checkpoint_gradients()
     ema = Ema(task.model, settings.ema_decay) if settings.ema_decay is not None else None
     if fabric.world_size > 1 and settings.sync_bn:
-        module = synchronized(module, fabric.device)
+        module = with_sync_batchnorm(module, fabric.device)
     optimizer = make_optimizer(task.parameter_groups(), settings)
-    progress = Progress()
+    progress = TrainingProgress()
     if state is not None:
         progress = restore(state, run, task.model, module, optimizer, ema)
         if state["precision"]:
             fabric.strategy.precision.load_state_dict(state["precision"])
     compiled = torch.compile(module) if settings.compile else module
     wrapped, optimizer = fabric.setup(compiled, optimizer)
-    loop = _Loop(task, wrapped, optimizer, ema, progress, run, fabric)
+    loop = TrainingLoop(task, wrapped, optimizer, ema, progress, run, fabric)
     with _stop_on_signals(loop):
         return loop.run_to_end()
 
 
-class _Loop:
+class TrainingLoop:
     def __init__(
         self,
         task: Task,
         wrapped: nn.Module,
         optimizer: torch.optim.Optimizer,
         ema: Ema | None,
-        progress: Progress,
+        progress: TrainingProgress,
         run: Path,
         fabric: Fabric,
     ) -> None:
@@ -118,14 +118,14 @@ class _Loop:
         self.ema, self.progress, self.run, self.fabric = ema, progress, run, fabric
         self.result = ema.model if ema else task.model  # what is scored and saved
         self.settings = task.config.train
-        self.order = Order(len(task.train_set), self.settings.batch_size, self.settings.seed)
+        self.order = EpochShuffle(len(task.train_set), self.settings.batch_size, self.settings.seed)
         # Reading a loss waits for the device, which on a GPU has more to do meanwhile.
         self.read_interval = 1 if fabric.device.type == "cpu" else LOG_INTERVAL
-        self.unread: list[_Done] = []
+        self.unread: list[_PendingLoss] = []
         self.unsaved = ""  # why the last checkpoint could not be written
         self.asked: int | None = None  # the signal that asked for a stop
         self.saved = self.counted = time.monotonic()
-        self.record = Record(
+        self.record = RunWriter(
             run,
             task.config,
             task.columns,
@@ -137,7 +137,7 @@ class _Loop:
     def run_to_end(self) -> dict[str, float] | None:
         settings, progress, fabric = self.settings, self.progress, self.fabric
         steps, parts = (progress.step, settings.max_steps), settings.accumulate
-        shares = Shares(self.order, steps, parts, fabric.global_rank, fabric.world_size)
+        shares = StepBatchSampler(self.order, steps, parts, fabric.global_rank, fabric.world_size)
         loader = train_loader(self.task.train_set, shares, self.task.config.data.workers)
         loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         self.counted = time.monotonic()
@@ -161,7 +161,7 @@ class _Loop:
                 scores = self._validate_if_due() or scores
                 if self._stop_agreed():
                     self._save_last(required=True)
-                    raise Stopped(self.asked or signal.SIGTERM)
+                    raise TrainingInterrupted(self.asked or signal.SIGTERM)
                 # To read losses takes all processes, and their clocks differ.
                 if not self.unread and time.monotonic() - self.saved > SAVE_INTERVAL:
                     self._save_last()
@@ -175,12 +175,12 @@ class _Loop:
 
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> None:
         settings, progress, fabric = self.settings, self.progress, self.fabric
-        factor = rate(progress.step, settings)
+        factor = lr_factor(progress.step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * factor * group["factor"]
         self.wrapped.train()
         total = torch.zeros((), device=fabric.device)
-        with memory_told(settings):
+        with explain_out_of_memory(settings):
             self.optimizer.zero_grad()
             for part, batch in enumerate(islice(batches, settings.accumulate)):
                 torch.manual_seed(_mix(settings.seed, progress.step, part, fabric.global_rank))
@@ -200,7 +200,7 @@ class _Loop:
         progress.step += 1
         if self.ema:
             self.ema.update(self.task.model, progress.step)
-        self.unread.append(_Done(progress.step, settings.lr * factor, total))
+        self.unread.append(_PendingLoss(progress.step, settings.lr * factor, total))
         if progress.step % self.read_interval == 0 or self._due():
             self._read_losses()
 
@@ -211,7 +211,7 @@ class _Loop:
         progress, unread, self.unread = self.progress, self.unread, []
         losses = self._mean_over_processes(torch.stack([done.loss for done in unread]))
         for done, value in zip(unread, losses.tolist()):
-            if not abs(value) < EXPLODED:
+            if not abs(value) < DIVERGED_LOSS:
                 raise self._exploded(done.step, done.lr, f"the loss is {value:g}")
             progress.loss_sum += value
             progress.loss_count += 1
@@ -232,7 +232,7 @@ class _Loop:
         step = self.progress.step
         norms = torch.stack(torch._foreach_norm(list(self.task.module.parameters())))
         if step > 0 and not norms.isfinite().all():
-            lr = self.settings.lr * rate(step - 1, self.settings)
+            lr = self.settings.lr * lr_factor(step - 1, self.settings)
             raise self._exploded(step, lr, "after it the weights are not finite")
 
     def _exploded(self, step: int, lr: float, told: str) -> UserError:
@@ -273,7 +273,7 @@ class _Loop:
             return None
         progress = self.progress
         self._save_last()
-        with memory_told(self.settings):
+        with explain_out_of_memory(self.settings):
             self._share_result()
             scores = self.task.validate(self.result, self._validated_one)
         progress.validated = progress.step
@@ -300,7 +300,9 @@ class _Loop:
 
     def _validated_one(self) -> None:
         if self.asked is not None and self.fabric.world_size == 1 and not self.unsaved:
-            raise Stopped(self.asked)  # last.ckpt was written just before; validated again then
+            raise TrainingInterrupted(
+                self.asked
+            )  # last.ckpt was written just before; validated again then
         self.bar.advance_validation(self.fabric.world_size)
 
     def _log(self, step: int, **values: float) -> None:
@@ -342,7 +344,7 @@ def _mix(*key: int) -> int:
 
 
 @contextmanager
-def _stop_on_signals(loop: _Loop) -> Iterator[None]:
+def _stop_on_signals(loop: TrainingLoop) -> Iterator[None]:
     """SIGTERM and the first Ctrl-C let the step finish; a second Ctrl-C stops at once, as ever."""
 
     def ask(signum: int, _: object) -> None:

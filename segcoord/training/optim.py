@@ -9,7 +9,7 @@ import torch
 from segcoord.config.schema import OptimConfig
 
 
-def rate(step: int, config: OptimConfig) -> float:
+def lr_factor(step: int, config: OptimConfig) -> float:
     """The learning rate's factor at a step.
 
     poly: (1 - step / max_steps) ** poly_power (DeepLab, Chen et al. 2016, section 4.1.1);

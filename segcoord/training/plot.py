@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from segcoord.config.schema import ClassificationConfig, Config
 from segcoord.training.run_dir import read_metrics
-from segcoord.utils.console import clock, spelled
+from segcoord.utils.console import format_duration, score_title
 from segcoord.utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ def draw_curves(
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, sharex=True, height_ratios=(4, 4, 1.3), gridspec_kw=PLACE)
     _draw_loss(axes[0], *_thinned(*losses))
-    _draw_score(axes[1], *scores, spelled(score))
+    _draw_score(axes[1], *scores, score_title(score))
     axes[2].plot(*_thinned(*rates), color=RATE, linewidth=1.4)
     axes[2].set_ylim(bottom=0)
     axes[2].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    for axis, label in zip(axes, ("training loss", f"{spelled(score)} %", "learning rate")):
+    for axis, label in zip(axes, ("training loss", f"{score_title(score)} %", "learning rate")):
         axis.set_title(label, loc="left", fontsize=10, color=INK)
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(FAINT)
@@ -74,7 +74,8 @@ def draw_curves(
     axes[2].set_xlabel("step", fontsize=9, color=INK)
     axes[2].set_xlim(left=0)
     last = rows[-1]
-    done = f"step {last['step']} of {config.train.max_steps}, {clock(float(last['seconds']))}"
+    duration = format_duration(float(last["seconds"]))
+    done = f"step {last['step']} of {config.train.max_steps}, {duration}"
     title = f"{name}   {config.model.encoder}   {done}"
     figure.suptitle(title, x=0.01, y=0.98, ha="left", fontsize=11, color=INK)
     return figure

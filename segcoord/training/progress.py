@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from segcoord.utils.console import PLAIN_INTERVAL, clock, console, spelled
+from segcoord.utils.console import PLAIN_INTERVAL, console, format_duration, score_title
 
 if TYPE_CHECKING:
     pass
@@ -70,11 +70,11 @@ class TrainingBar:
         if not console.is_terminal and now - self.last_line > PLAIN_INTERVAL:
             self.last_line = now
             left = (now - self.began) / (step - self.start) * (self.max_steps - step)
-            console.print(f"step {step}/{self.max_steps}  {info}  left {clock(left)}")
+            console.print(f"step {step}/{self.max_steps}  {info}  left {format_duration(left)}")
 
     def _info(self) -> str:
         info = "" if self.loss is None else f"loss {self.loss:.3f}  lr {self.lr:.1e}"
-        return info if self.best < 0 else f"{info}  {spelled(self.headline)} {self.best:.4f}"
+        return info if self.best < 0 else f"{info}  {score_title(self.headline)} {self.best:.4f}"
 
     def advance_validation(self, images: int = 1) -> None:
         self.progress.update(self.validation, visible=True, advance=images)
@@ -84,6 +84,6 @@ class TrainingBar:
         self.best = best
         self.progress.update(self.validation, visible=False, completed=0)
         self.progress.update(self.steps, info=self._info())
-        told = [f"{spelled(name)} {value:.4f}" for name, value in scores.items()]
+        told = [f"{score_title(name)} {value:.4f}" for name, value in scores.items()]
         told[0] += "  (best)" if scores[self.headline] >= best else ""
         console.print(f"step {step}: {', '.join(told)}")

@@ -31,7 +31,7 @@ from segcoord.utils.files import atomic_write
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """The numbers of a run's state: what a checkpoint holds besides weights and optimiser.
 
     Args:
@@ -59,10 +59,10 @@ def keep_previous(run: Path) -> None:
         UserError: it can't, where the disk is full and its file system has no hard links.
     """
     if (run / "last.ckpt").exists():
-        _name_too(run / "last.ckpt", run / "previous.ckpt")
+        _hard_link(run / "last.ckpt", run / "previous.ckpt")
 
 
-def _name_too(file: Path, name: Path) -> None:
+def _hard_link(file: Path, name: Path) -> None:
     with atomic_write(name) as temporary:
         temporary.unlink()
         try:
@@ -97,7 +97,7 @@ def read_state(run: Path) -> dict:
             raise UserError(f"{error}\nand so is the one before: {second}") from second
         step = state.get("progress", {}).get("step")
         console.print(f"{error}\nThe run goes on from {previous}, step {step}.", style="yellow")
-        _name_too(previous, last)
+        _hard_link(previous, last)
     if "optimizer" not in state:
         raise UserError(f"{last}: weights alone, expected the state of a run. See --init-from.")
     if missing := {"training", "precision", "progress", "config"} - state.keys():
@@ -115,7 +115,7 @@ def restore(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: Ema | None,
-) -> Progress:
+) -> TrainingProgress:
     """Puts a state from `read_state` into what is trained.
 
     Raises:
@@ -135,7 +135,7 @@ def restore(
         optimizer.load_state_dict(state["optimizer"])
         if ema is not None:
             ema.model.load_state_dict(state["state_dict"])
-        return Progress(**state["progress"])
+        return TrainingProgress(**state["progress"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise UserError(
             f"{path}: a state of another version or of another run ({error}). A new run can start "
@@ -152,16 +152,16 @@ _MAY_CHANGE = {
 }
 
 
-def _images_of(task: Task) -> dict[str, object]:
+def digest_of_images(task: Task) -> dict[str, object]:
     """How many images are trained on, and a digest of their names in the order that draws count."""
     names = [task.train_set.path(index).name for index in range(len(task.train_set))]
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
     return {"count": len(names), "names_sha256": digest}
 
 
-def _check_same_images(run: Path, task: Task) -> None:
+def require_same_images(run: Path, task: Task) -> None:
     """Raises UserError where the training split now lists other images than at the start."""
-    now = _images_of(task)
+    now = digest_of_images(task)
     before = read_origin(run).get("train_images") or now  # runs of older versions don't tell
     if before != now:
         told = f"{before['count']} images, now {now['count']}"
@@ -173,7 +173,7 @@ def _check_same_images(run: Path, task: Task) -> None:
         )
 
 
-def _check_same_weights(run: Path, weights: dict[str, float] | None) -> None:
+def require_same_class_weights(run: Path, weights: dict[str, float] | None) -> None:
     """Raises UserError where the training masks now give other class weights than at the start."""
     if weights is None:
         return
@@ -187,7 +187,7 @@ def _check_same_weights(run: Path, weights: dict[str, float] | None) -> None:
         )
 
 
-def _check_unchanged(config: Config, state: dict, run: Path) -> None:
+def require_same_settings(config: Config, state: dict, run: Path) -> None:
     saved, given = state.get("config", {}), asdict(config)
     before, now = (_flat(json.loads(json.dumps(c))) for c in (saved, given))  # tuples to lists
     for group in fields(config):  # a setting that the run's version didn't have was at its default

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write
-from segcoord.utils.provenance import _machine, origin
+from segcoord.utils.provenance import describe_machine, origin
 
 if TYPE_CHECKING:
     import torch
 
-    from segcoord.models.encoders.weights import Report
+    from segcoord.models.encoders.weights import LoadReport
 
 
 def new_run(run: str | None, config_name: str) -> Path:
@@ -45,7 +45,7 @@ def new_run(run: str | None, config_name: str) -> Path:
         folder = parent / f"{max(numbers, default=0) + 1:03d}"
     else:
         folder = Path(run)
-    refuse_existing(folder)
+    require_new_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,7 +53,7 @@ def new_run(run: str | None, config_name: str) -> Path:
     return folder
 
 
-def refuse_existing(folder: Path) -> None:
+def require_new_folder(folder: Path) -> None:
     """Raises UserError where a new run would find something in its folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
@@ -63,7 +63,7 @@ def refuse_existing(folder: Path) -> None:
 
 
 @contextmanager
-def hold_run(folder: Path) -> Iterator[None]:
+def lock_run(folder: Path) -> Iterator[None]:
     """Keeps other processes from training in a run's folder; released however this one ends.
 
     It is a POSIX lock and not flock, which the workers that a killed process leaves behind for a
@@ -97,7 +97,7 @@ def write_origin(
     folder: Path,
     device: torch.device,
     processes: int,
-    started: Report | None,
+    started: LoadReport | None,
     class_weights: dict[str, float] | None = None,
     train_images: dict[str, object] | None = None,
 ) -> None:
@@ -114,15 +114,15 @@ def write_origin(
     weights = None
     if started is not None:
         weights = {"from": started.source, "loaded": len(started.matched), "new": started.new}
-    session = origin() | _machine(device, processes)
+    session = origin() | describe_machine(device, processes)
     came_from = {"weights": weights, "class_weights": class_weights, "train_images": train_images}
     _write(folder, session | came_from | {"resumed": []})
 
 
-def note_resume(folder: Path, device: torch.device, processes: int) -> None:
+def append_resume(folder: Path, device: torch.device, processes: int) -> None:
     """Adds to origin.json that the run goes on: when, by which command, code and machine."""
     content = read_origin(folder)
-    session = origin() | _machine(device, processes)
+    session = origin() | describe_machine(device, processes)
     _write(folder, content | {"resumed": [*content.get("resumed", []), session]})
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from segcoord.config.loading import read_yaml, task_of
 from segcoord.config.schema import CONFIGS
 from segcoord.training.run_dir import read_metrics, read_origin
-from segcoord.utils.console import clock, console, spelled
+from segcoord.utils.console import console, format_duration, score_title
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write
 
@@ -137,7 +137,7 @@ def _table(runs: list[RunSummary], root: Path) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("run", overflow="fold")
     table.add_column("model", overflow="fold", min_width=20)
-    score = f"{spelled(runs[0].score)} %"
+    score = f"{score_title(runs[0].score)} %"
     for head in ("steps", f"best {score}", "last", "time"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("begun", no_wrap=True)
@@ -149,7 +149,7 @@ def _table(runs: list[RunSummary], root: Path) -> Table:
             f"{run.steps}\nof {run.max_steps}",
             "-" if run.best is None else f"{100 * run.best:.2f}\nat {run.best_step}",
             "-" if run.last is None else f"{100 * run.last:.2f}",
-            clock(run.seconds),
+            format_duration(run.seconds),
             f"{run.date[:10]}\n{run.commit or ''}",
         )
     return table

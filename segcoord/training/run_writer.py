@@ -24,13 +24,13 @@ from segcoord.training.run_dir import read_metrics
 from segcoord.training.tensorboard import EventFile
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import GrowingFile, atomic_write
+from segcoord.utils.files import AppendOnlyFile, atomic_write
 
 PLOT_INTERVAL = 30.0  # seconds between two drawings of plot.png, and more where drawing is slow
 PLOT_SHARE = 200  # a drawing is followed by so many times what it took
 
 
-class Record:
+class RunWriter:
     """What one session of a run writes, from its state on; with it as a context, the training runs.
 
     Args:
@@ -65,7 +65,7 @@ class Record:
             if number.isdigit() and int(number) > validated:
                 path.unlink()
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> RunWriter:
         if self.enabled:
             settings = self.config.train
             self.loggers = Loggers(settings.loggers, self.run, asdict(self.config))
@@ -177,7 +177,7 @@ class MetricsFile:
                 f"{path}: not the table that a run writes ({type(error).__name__} {error}). Move "
                 "it away, and the run goes on without the rows so far."
             ) from error
-        self.file = GrowingFile(path)
+        self.file = AppendOnlyFile(path)
 
     def add(self, row: dict[str, object]) -> None:
         """Appends a row; OSError where the disk refuses, which the next call makes up for."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segcoord.config.schema import Config, TrainConfig
-from segcoord.data.loader import TrainSet
+from segcoord.data.loader import TrainDataset
 from segcoord.data.split import Split
 from segcoord.data.transforms import TrainTransform
 from segcoord.evaluation.evaluate import evaluate
@@ -152,7 +152,7 @@ class Segmentation:
         self.module = SegmentationLoss(model, config.train, class_weights)
         train_split, self.val_split = splits
         transform = TrainTransform(config.data, tuple(model.mean.flatten().tolist()))
-        self.train_set = TrainSet(train_split, transform, config.train.seed)
+        self.train_set = TrainDataset(train_split, transform, config.train.seed)
         self.val_images = len(self.val_split)
         self.scores: Scores | None = None  # of the last validation
 

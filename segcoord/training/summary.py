@@ -6,26 +6,26 @@ import torch
 from lightning_fabric import Fabric
 
 from segcoord.config.schema import ClassificationConfig, Config
-from segcoord.models.profile import giga_macs, parameters
+from segcoord.models.profile import count_parameters, giga_macs
 from segcoord.training.segmentation import Segmentation
 from segcoord.training.task import Task
-from segcoord.utils.console import console, show_pairs
+from segcoord.utils.console import console, print_pairs
 from segcoord.utils.errors import UserError
 
 
-def _weights_by_class(task: Task) -> dict[str, float] | None:
+def class_weights_by_name(task: Task) -> dict[str, float] | None:
     """The class weights of a task's loss by name; None where all count alike."""
     if not isinstance(task, Segmentation) or task.module.class_weights is None:
         return None
     return dict(zip(task.model.labels.names, task.module.class_weights.tolist()))
 
 
-def _show_run(task: Task, fabric: Fabric) -> None:
+def print_summary(task: Task, fabric: Fabric) -> None:
     config, settings = task.config, task.config.train
     size = config.data.crop_size
     height, width = (size, size) if isinstance(size, int) else size
     epochs = settings.max_steps * settings.batch_size / len(task.train_set)
-    size = f"{parameters(task.model) / 1e6:.2f} M parameters"
+    size = f"{count_parameters(task.model) / 1e6:.2f} M parameters"
     try:
         macs = f"{giga_macs(task.model, height, width):.2f} G multiply-adds at {width}x{height}"
     except Exception as error:  # an encoder of one image size says so in its own way
@@ -38,10 +38,10 @@ def _show_run(task: Task, fabric: Fabric) -> None:
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else on
     on = ", ".join(filter(None, (f"{count} x {device.type}" if count > 1 else str(device), on)))
     on += f", {fabric.strategy.precision.precision}"
-    weights = _weights_by_class(task)
+    weights = class_weights_by_name(task)
     momentum = "" if settings.momentum is None else f", momentum {settings.momentum:g}"
     console.print()
-    show_pairs(
+    print_pairs(
         "",
         [
             ("model", ", ".join(f"{k} {v}" for k, v in task.model.spec.items() if v is not None)),
@@ -53,14 +53,18 @@ def _show_run(task: Task, fabric: Fabric) -> None:
                 f"{settings.optimizer}, lr {settings.lr:g} {settings.schedule}{momentum}, "
                 f"decay {settings.weight_decay:g}",
             ),
-            ("loss", _loss_in_words(config)),
-            *([("weights", _shown(weights, settings.class_weights))] if weights else []),
+            ("loss", describe_loss(config)),
+            *(
+                [("weights", describe_class_weights(weights, settings.class_weights))]
+                if weights
+                else []
+            ),
             ("device", on),
         ],
     )
 
 
-def _loss_in_words(config: Config | ClassificationConfig) -> str:
+def describe_loss(config: Config | ClassificationConfig) -> str:
     told = ["cross-entropy"]
     if isinstance(config, Config):
         for name in ("label_smoothing", "dice_weight", "lovasz_weight", "aux_weight"):
@@ -71,7 +75,7 @@ def _loss_in_words(config: Config | ClassificationConfig) -> str:
     return ", ".join(told)
 
 
-def _shown(weights: dict[str, float], setting: str | list[float]) -> str:
+def describe_class_weights(weights: dict[str, float], setting: str | list[float]) -> str:
     told = ", ".join(f"{n} {w:.3g}" for n, w in weights.items())
     if isinstance(setting, list):
         return told

@@ -13,7 +13,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 
-def synchronized(module: nn.Module, device: torch.device) -> nn.Module:
+def with_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     """The module with every batch norm, timm's too, taking its statistics over all processes."""
     if device.type != "cpu":
         return convert_sync_batchnorm(module)

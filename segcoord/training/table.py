@@ -24,11 +24,11 @@ from segcoord.config.schema import ClassificationConfig, Config
 from segcoord.data.layouts import label_set
 from segcoord.models.classifier import create_classifier
 from segcoord.models.factory import create_model
-from segcoord.models.profile import giga_macs, parameters
+from segcoord.models.profile import count_parameters, giga_macs
 from segcoord.training.launch import run_training
 from segcoord.training.run_dir import last_validation
 from segcoord.training.table_config import Row, Table
-from segcoord.utils.console import clock, console, spelled
+from segcoord.utils.console import console, format_duration, score_title
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write
 
@@ -66,7 +66,7 @@ def run_table(table: Table, configure: Configure, command: str) -> int:
         left = ""
         if count:
             seconds = (time.monotonic() - began) / count * (len(to_do) - count)
-            left = f", about {clock(seconds)} left"
+            left = f", about {format_duration(seconds)} left"
         folder = result.folder(*cell)
         console.print(f"\nrun {count + 1} of {len(to_do)}{left}: {folder.name}", style="bold")
         started = any((folder / name).exists() for name in ("last.ckpt", "previous.ckpt"))
@@ -187,7 +187,7 @@ class _Result:
             any(line[key] for line in lines) for key in ("output_stride", "published")
         )
         head = ["encoder", "r"] + ["stride"] * strides + ["parameters, M", "multiply-adds, G"]
-        head += [f"{spelled(table.score)} %", "each seed"]
+        head += [f"{score_title(table.score)} %", "each seed"]
         head += ["published %"] * published + ["minutes a run"]
         text = [f"**{table.title}**", "", _bar(head), _bar(["---"] * len(head))]
         for line in lines:
@@ -233,7 +233,7 @@ def _size(config: AnyConfig) -> tuple[int, float]:
             decoder=model.decoder,
             reduction=model.reduction,
         )
-    return parameters(net), giga_macs(net, *size)
+    return count_parameters(net), giga_macs(net, *size)
 
 
 @functools.cache  # of a large folder it takes long, and is the same for every row

@@ -13,7 +13,7 @@ from segcoord.config.schema import ClassificationConfig, Config
 from segcoord.models.segmentation import ImageModel
 
 
-class TrainSet(Protocol):
+class IndexedDataset(Protocol):
     """Samples by (epoch, index), which alone decide about every random draw."""
 
     def __len__(self) -> int: ...
@@ -32,7 +32,7 @@ class Task(Protocol):
     """What is validated and saved as the result."""
     module: nn.Module
     """What is trained: holds the model; takes a collated batch and returns its loss, a scalar."""
-    train_set: TrainSet
+    train_set: IndexedDataset
     columns: Sequence[str]
     """What `validate` returns, the number that decides about best.ckpt first."""
     val_images: int

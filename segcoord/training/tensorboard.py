@@ -16,7 +16,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from segcoord.utils.files import GrowingFile
+from segcoord.utils.files import AppendOnlyFile
 
 
 class EventFile:
@@ -30,7 +30,7 @@ class EventFile:
     def __init__(self, folder: Path, purge_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self.file = GrowingFile(folder / name)
+        self.file = AppendOnlyFile(folder / name)
         start = Event(step=purge_step, session_log=SessionLog(status=SessionLog.START))
         self.first = [Event(step=purge_step, file_version="brain.Event:2"), start]
 

@@ -25,7 +25,7 @@ console = Console(highlight=False, soft_wrap=True, markup=False)  # names come f
 PLAIN_INTERVAL = 30.0  # seconds between lines where the output is a file and shows no bar
 
 
-def counting_bar(**kwargs: object) -> Progress:
+def progress_bar(**kwargs: object) -> Progress:
     """A bar over things that are counted, with the time left."""
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -37,7 +37,7 @@ def counting_bar(**kwargs: object) -> Progress:
 
 
 @contextmanager
-def counted(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress_counter(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar with the time left, or now and then a line where there is no terminal.
 
     Yields what is to be called with the number of things done, first with those that were before.
@@ -48,7 +48,7 @@ def counted(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """
     began = last = time.monotonic()
     before: int | None = None
-    with counting_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(what, total=total)
 
         def tell(done: int) -> None:
@@ -62,17 +62,17 @@ def counted(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
                     console.print(f"{what}: {done}")
                     return
                 left = (now - began) / (done - before) * (total - done)
-                console.print(f"{what}: {done}/{total}  left {clock(left)}")
+                console.print(f"{what}: {done}/{total}  left {format_duration(left)}")
 
         yield tell
 
 
-def spelled(score: str) -> str:
+def score_title(score: str) -> str:
     """A score's column as one reads it."""
     return {"miou": "mIoU", "top1": "top-1", "top5": "top-5"}.get(score, score.replace("_", " "))
 
 
-def show_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
+def print_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
     """A two-column table of what a run is about."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
@@ -82,11 +82,11 @@ def show_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
     console.print(table)
 
 
-def _percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"

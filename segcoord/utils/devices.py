@@ -29,7 +29,7 @@ def evaluation_fabric(accelerator: str) -> Fabric:
     Raises:
         UserError: a device that can't be used here.
     """
-    local, nodes = _of_torchrun() or (1, 1)
+    local, nodes = torchrun_processes() or (1, 1)
     strategy = "ddp" if local * nodes > 1 else "auto"
     return fabric_on(accelerator, devices=local, num_nodes=nodes, strategy=strategy)
 
@@ -40,7 +40,7 @@ def is_main_process() -> bool:
     return rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
-def _of_torchrun() -> tuple[int, int] | None:
+def torchrun_processes() -> tuple[int, int] | None:
     """Processes per node and nodes; None where torchrun started nothing."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
@@ -48,7 +48,7 @@ def _of_torchrun() -> tuple[int, int] | None:
     return local, int(os.environ["WORLD_SIZE"]) // local
 
 
-def out_of_memory(error: RuntimeError | MemoryError) -> bool:
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Whether an error says, in one of several ways, that there is too little memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True

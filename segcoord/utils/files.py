@@ -77,7 +77,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-class GrowingFile:
+class AppendOnlyFile:
     """A file that only grows, by whole pieces; what a full disk refuses waits in memory.
 
     Args:
@@ -108,7 +108,7 @@ class GrowingFile:
         self.waiting = b""
 
 
-def require_place(path: Path, *, folder: bool = False) -> None:
+def require_writable_path(path: Path, *, folder: bool = False) -> None:
     """Checks that a file could be written, before the work whose result it holds.
 
     Args:

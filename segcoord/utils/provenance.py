@@ -39,7 +39,7 @@ def origin() -> dict:
     }
 
 
-def _machine(device: torch.device, processes: int) -> dict:
+def describe_machine(device: torch.device, processes: int) -> dict:
     import torch  # as late as here, for `segcoord runs` does without
 
     cpu = _cpu()

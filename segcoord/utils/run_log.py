@@ -16,7 +16,7 @@ from rich.control import Control
 
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import GrowingFile
+from segcoord.utils.files import AppendOnlyFile
 
 if TYPE_CHECKING:
     pass
@@ -36,7 +36,7 @@ class RunLog(RenderHook):
         self.plain = Console(
             file=self.text, width=LOG_WIDTH, color_system=None, highlight=False, markup=False
         )
-        self.file: GrowingFile | None = None
+        self.file: AppendOnlyFile | None = None
         self.warned = False
 
     def __enter__(self) -> RunLog:
@@ -57,7 +57,7 @@ class RunLog(RenderHook):
 
     def write_to(self, path: Path) -> None:
         """Appends to this file what was printed so far and what will be."""
-        self.file = GrowingFile(path)
+        self.file = AppendOnlyFile(path)
         self._write()
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:

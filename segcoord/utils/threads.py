@@ -14,7 +14,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_threads(
+def map_in_threads(
     function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int
 ) -> Iterator[R]:
     """`function` of each item, in the order of the items, computed in threads.
@@ -42,7 +42,7 @@ def in_threads(
 
 
 @contextmanager
-def stopping(tell: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+def graceful_interrupt(tell: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Ctrl-C asks for a stop, which what is yielded tells; a second one interrupts at once.
 
     Args:

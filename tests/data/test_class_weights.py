@@ -171,7 +171,7 @@ def stop_after(step: int, arguments: list[str]) -> None:
     """Trains, and interrupts as Ctrl-C does when a step is done."""
     from segcoord.training import loop as training
 
-    make = training._Loop._step
+    make = training.TrainingLoop._step
 
     def stepping(loop, batches) -> None:
         make(loop, batches)
@@ -179,7 +179,7 @@ def stop_after(step: int, arguments: list[str]) -> None:
             loop.asked = signal.SIGINT
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Loop, "_step", stepping)
+        patch.setattr(training.TrainingLoop, "_step", stepping)
         assert run(train, "train.py", arguments) == 130
 
 

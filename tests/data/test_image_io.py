@@ -24,7 +24,7 @@ from segcoord.data.labels import (
     VOC,
     LabelClass,
     LabelSet,
-    numbered,
+    numbered_labels,
 )
 from segcoord.utils.errors import UserError
 
@@ -372,7 +372,7 @@ def test_a_mask_compressed_with_loss_is_refused_whatever_its_suffix(
 ) -> None:
     path = write(tmp_path, "mask.png", encode(Image.new("L", (16, 16)), **options))
     with pytest.raises(UserError, match=rf"mask\.png: {told}, whose compression changes ids"):
-        read_mask(path, numbered(256 - 2))
+        read_mask(path, numbered_labels(256 - 2))
     with pytest.raises(UserError, match=rf"mask\.png: {told}, whose compression changes colours"):
         read_colors(path)
 
@@ -471,10 +471,12 @@ def test_palette_masks_of_few_bits(tmp_path: Path, bits: int) -> None:
 
 def test_grey_and_black_and_white_masks(tmp_path: Path) -> None:
     values = np.array([[0, 1, 2], [255, 1, 0]])
-    np.testing.assert_array_equal(read_mask(write_mask(tmp_path, values), numbered(3)), values)
+    np.testing.assert_array_equal(
+        read_mask(write_mask(tmp_path, values), numbered_labels(3)), values
+    )
     bits = np.eye(3, dtype=bool)
     path = write(tmp_path, "bits.png", encode(Image.fromarray(bits), format="PNG"))
-    np.testing.assert_array_equal(read_mask(path, numbered(2)), bits.astype(int))
+    np.testing.assert_array_equal(read_mask(path, numbered_labels(2)), bits.astype(int))
 
 
 @pytest.mark.parametrize("options", [{"format": "BMP"}, {"format": "TIFF"}])
@@ -490,7 +492,7 @@ def test_grey_mask_of_few_bits_is_refused(tmp_path: Path, depth: int) -> None:
     row = bytes([0b00011000 if depth == 2 else 0x01])  # ids 0, 1, ... from the left
     path = write(tmp_path, "mask.png", png_by_hand(2, 1, depth, 0, b"\0" + row))
     with pytest.raises(UserError, match=f"a grey mask of {depth} bits"):
-        read_mask(path, VOC if depth == 4 else numbered(86))
+        read_mask(path, VOC if depth == 4 else numbered_labels(86))
 
 
 def test_mask_values_become_class_indices(tmp_path: Path) -> None:
@@ -566,14 +568,24 @@ def test_transposed_mask_points_to_exif(tmp_path: Path) -> None:
     [
         # Raw ids where train ids were expected, and in an own table of 19 classes.
         (CITYSCAPES_TRAIN_IDS, [0, 7, 7, 26, 33], r"26, 33 \(2 pixels\)", "raw Cityscapes"),
-        (numbered(19), [3, 7, 11, 21, 23], r"21, 23 \(2 pixels\)", "use layout cityscapes"),
-        (numbered(2), [0, 0, 254, 254], r"254 \(2 pixels\)", "0/255 binary mask: write 0 and 1"),
-        (numbered(5), [0, 128], r"128 \(1 pixels\)", "0/255 binary mask"),
-        (numbered(3), [1, 2, 3, 3], r"3 \(2 pixels\)", "count from 1: .* ids 1 to 3"),
-        (numbered(3), [3, 1, 255], r"3 \(1 pixels\)", "count from 1"),
-        (numbered(8), list(range(60)), r"8, 9, .*, 15, \.\.\. \(52 pixels\)", "grey photograph"),
+        (numbered_labels(19), [3, 7, 11, 21, 23], r"21, 23 \(2 pixels\)", "use layout cityscapes"),
+        (
+            numbered_labels(2),
+            [0, 0, 254, 254],
+            r"254 \(2 pixels\)",
+            "0/255 binary mask: write 0 and 1",
+        ),
+        (numbered_labels(5), [0, 128], r"128 \(1 pixels\)", "0/255 binary mask"),
+        (numbered_labels(3), [1, 2, 3, 3], r"3 \(2 pixels\)", "count from 1: .* ids 1 to 3"),
+        (numbered_labels(3), [3, 1, 255], r"3 \(1 pixels\)", "count from 1"),
+        (
+            numbered_labels(8),
+            list(range(60)),
+            r"8, 9, .*, 15, \.\.\. \(52 pixels\)",
+            "grey photograph",
+        ),
         (VOC, [0, 5, 21], r"21 \(1 pixels\)", "Correct the mask"),  # 0 is there: no shift by 1
-        (numbered(3), [1, 3, 4], r"3, 4 \(2 pixels\)", "Correct the mask"),
+        (numbered_labels(3), [1, 3, 4], r"3, 4 \(2 pixels\)", "Correct the mask"),
         (CITYSCAPES, [7, 50], r"50 \(1 pixels\)", "Correct the mask"),
     ],
 )

@@ -17,7 +17,7 @@ from segcoord.data.labels import (
     VOID,
     LabelClass,
     LabelSet,
-    numbered,
+    numbered_labels,
     voc_colors,
 )
 from segcoord.utils.errors import UserError
@@ -131,7 +131,7 @@ def test_colours_by_index_give_void_its_own() -> None:
 
 
 def test_numbered_classes() -> None:
-    labels = numbered(3)
+    labels = numbered_labels(3)
     assert labels.names == ["class_0", "class_1", "class_2"]
     assert [c.id for c in labels.classes] == [0, 1, 2]
     assert [c.color for c in labels.classes] == [(0, 0, 0), (128, 0, 0), (0, 128, 0)]

@@ -21,8 +21,8 @@ from segcoord.data.image_folder import ImageList
 from segcoord.data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOID
 from segcoord.data.labels import VOC as VOC_LABELS
 from segcoord.data.layouts import find_split
-from segcoord.data.loader import Order, Shares, TrainSet, train_loader
-from segcoord.data.split import Sample, Samples
+from segcoord.data.loader import EpochShuffle, StepBatchSampler, TrainDataset, train_loader
+from segcoord.data.split import Sample, SampleList
 from segcoord.data.transforms import TrainTransform
 
 MEAN = (0.485, 0.456, 0.406)
@@ -33,14 +33,18 @@ def transform(**settings) -> TrainTransform:
     return TrainTransform(data, MEAN)
 
 
-def dataset(root: Path, seed: int = 0) -> TrainSet:
+def dataset(root: Path, seed: int = 0) -> TrainDataset:
     data = DataConfig("voc", str(root), crop_size=(48, 48))
-    return TrainSet(find_split(data, "train"), transform(), seed)
+    return TrainDataset(find_split(data, "train"), transform(), seed)
 
 
 def batches(root: Path, start: int, stop: int, workers: int, seed: int = 0) -> list[dict]:
     data = dataset(root, seed)
-    return list(train_loader(data, Shares(Order(len(data), 5, seed), (start, stop)), workers))
+    return list(
+        train_loader(
+            data, StepBatchSampler(EpochShuffle(len(data), 5, seed), (start, stop)), workers
+        )
+    )
 
 
 def equal(a: list[dict], b: list[dict]) -> bool:
@@ -52,9 +56,11 @@ def equal(a: list[dict], b: list[dict]) -> bool:
 def test_every_epoch_is_a_permutation_and_a_start_only_cuts(
     size: int, batch_size: int, start: int, seed: int
 ) -> None:
-    whole = list(Shares(Order(size, batch_size, seed), (0, 60)))
+    whole = list(StepBatchSampler(EpochShuffle(size, batch_size, seed), (0, 60)))
     assert all(len(batch) == batch_size for batch in whole)
-    assert list(Shares(Order(size, batch_size, seed), (start, 60))) == whole[start:]
+    assert (
+        list(StepBatchSampler(EpochShuffle(size, batch_size, seed), (start, 60))) == whole[start:]
+    )
     stream = [key for batch in whole for key in batch]
     for epoch in range(len(stream) // size):
         keys = stream[epoch * size : (epoch + 1) * size]
@@ -63,10 +69,12 @@ def test_every_epoch_is_a_permutation_and_a_start_only_cuts(
 
 
 def test_the_order_differs_between_epochs_and_seeds() -> None:
-    epochs = np.array([i for b in Shares(Order(64, 64, 0), (0, 3)) for _, i in b]).reshape(3, 64)
+    epochs = np.array(
+        [i for b in StepBatchSampler(EpochShuffle(64, 64, 0), (0, 3)) for _, i in b]
+    ).reshape(3, 64)
     assert not (epochs[0] == epochs[1]).all()
     assert not (epochs[1] == epochs[2]).all()
-    other = np.array([i for b in Shares(Order(64, 64, 1), (0, 1)) for _, i in b])
+    other = np.array([i for b in StepBatchSampler(EpochShuffle(64, 64, 1), (0, 1)) for _, i in b])
     assert not (epochs[0] == other).all()
 
 
@@ -176,7 +184,7 @@ def test_a_worker_shares_the_names_of_a_large_split() -> None:
 
     of_objects = private_growth(plain, look)
     assert of_objects > 40_000_000  # so this test can see it
-    samples = Samples(plain)
+    samples = SampleList(plain)
     listed = ImageList([(str(s.image), number % 1000) for number, s in enumerate(plain)])
     del plain, names
     # What is left is Python's table of interned names: 3 MB, or 15 in a process that had many.
@@ -191,7 +199,7 @@ def test_samples_are_those_that_were_given() -> None:
         Sample("\u00e9\u4e2d", Path("\u00e9/\u4e2d.jpg"), None, labels[0]),
         Sample(os.fsdecode(b"\xff"), Path(os.fsdecode(b"/\xff.jpg")), None, labels[1]),
     ]
-    samples = Samples(given)
+    samples = SampleList(given)
     assert list(samples) == given
     assert (samples[-1], samples[1:], len(samples)) == (given[2], given[1:], 3)
     assert [s.labels for s in samples] == [labels[2], labels[0], labels[1]]

@@ -35,7 +35,7 @@ from segcoord.cli.train import train
 from segcoord.config.schema import DataConfig
 from segcoord.data.checks.split import inspect_split
 from segcoord.data.layouts import find_split
-from segcoord.data.loader import Order, Shares, TrainSet, train_loader
+from segcoord.data.loader import EpochShuffle, StepBatchSampler, TrainDataset, train_loader
 from segcoord.data.pack.reader import IMAGES, INDEX, MASKS, open_pack, read_index, verify, with_pack
 from segcoord.data.pack.writer import write_pack
 from segcoord.data.split import Split
@@ -117,8 +117,8 @@ def test_batches_are_equal_with_and_without(root: Path, workers: int) -> None:
     data = pack_config(root)
 
     def batches(split: Split, workers: int) -> list[dict]:
-        dataset = TrainSet(split, TrainTransform(data, MEAN), seed=4)
-        shares = Shares(Order(len(dataset), 5, seed=4), (0, 7))
+        dataset = TrainDataset(split, TrainTransform(data, MEAN), seed=4)
+        shares = StepBatchSampler(EpochShuffle(len(dataset), 5, seed=4), (0, 7))
         return list(train_loader(dataset, shares, workers))
 
     files, pack = batches(split, 0), batches(with_pack(split, data), workers)

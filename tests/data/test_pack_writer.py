@@ -32,7 +32,7 @@ from segcoord.cli.data.pack import pack
 from segcoord.cli.main import main, run
 from segcoord.data.layouts import find_split
 from segcoord.data.pack import writer as packing
-from segcoord.data.pack.reader import IMAGES, INDEX, MASKS, source_of, verify, with_pack
+from segcoord.data.pack.reader import IMAGES, INDEX, MASKS, pixel_source, verify, with_pack
 from segcoord.data.pack.writer import write_pack
 from segcoord.utils.errors import UserError
 
@@ -58,7 +58,7 @@ def test_it_goes_on_behind_what_is_done(root: Path, monkeypatch) -> None:
     assert not folder.exists()
     files = with_pack(split, pack_config(root))
     assert files.pack is None
-    assert ".train.part is unfinished" in source_of(files, pack_config(root))
+    assert ".train.part is unfinished" in pixel_source(files, pack_config(root))
     decoded = []
     decode = packing._decode
     monkeypatch.setattr(packing, "_decode", lambda job: decoded.append(job) or decode(job))

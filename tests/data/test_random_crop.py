@@ -16,7 +16,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 from segcoord.data.labels import VOID
-from segcoord.data.random_crop import Window, draw_window, take_window
+from segcoord.data.random_crop import Window, crop_window, draw_window
 
 FILL = (124, 116, 104)
 
@@ -60,7 +60,7 @@ def test_equals_scaling_the_whole_image_first(size, crop, scale) -> None:
     mask = rng.integers(0, 19, size, dtype=np.uint8)
     for _ in range(150):
         window = draw_window(size, crop, scale, True, rng)
-        found, ids = take_window(image, mask, window, crop, FILL)
+        found, ids = crop_window(image, mask, window, crop, FILL)
         expected, expected_ids = scaled_first(image, mask, window, crop)
         assert found.shape == (*crop, 3)
         assert found.dtype == ids.dtype == np.uint8
@@ -84,7 +84,7 @@ def test_a_ramp_is_not_shifted() -> None:
         window = draw_window(size, crop, (0.7, 2.0), False, rng)
 
         def error(image: np.ndarray, window: Window = window) -> float:
-            found, _ = take_window(image, mask, window, crop, FILL)
+            found, _ = crop_window(image, mask, window, crop, FILL)
             expected, _ = scaled_first(image, mask, window, crop)
             return float((found.astype(int) - expected).mean())
 
@@ -105,7 +105,7 @@ def test_mask_and_image_lie_at_the_same_place(scale: float, flip: bool) -> None:
         mask = np.broadcast_to(RAMP[:, None] if down else RAMP, (251, 251)).copy()
         image = np.repeat(mask[..., None], 3, axis=2)
         window = Window((scaled, scaled), 40, 50, flip)
-        found, ids = take_window(image, mask, window, crop, FILL)
+        found, ids = crop_window(image, mask, window, crop, FILL)
         apart = ids - found[..., 0].astype(float)
         assert abs(apart.mean()) < 0.1  # pixels of the image; up to 0.8 by INTER_NEAREST
         assert np.abs(apart).max() <= 1
@@ -117,7 +117,7 @@ def test_the_mask_is_that_of_nearest_exact_and_of_pil(scale: float) -> None:
     mask = np.random.default_rng(4).integers(0, 256, (251, 251), dtype=np.uint8)
     image = np.zeros((251, 251, 3), np.uint8)
     top, left = (min(0, scaled - part) for part in crop)
-    _, ids = take_window(image, mask, Window((scaled, scaled), top, left, False), crop, FILL)
+    _, ids = crop_window(image, mask, Window((scaled, scaled), top, left, False), crop, FILL)
     ids = ids[-top:, -left:]
     size = (scaled, scaled)
     for whole in (
@@ -131,7 +131,7 @@ def test_scale_one_is_a_copy() -> None:
     rng = np.random.default_rng(2)
     image = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
     mask = rng.integers(0, 19, (70, 90), dtype=np.uint8)
-    found, ids = take_window(image, mask, Window((70, 90), 11, 23, False), (32, 40), FILL)
+    found, ids = crop_window(image, mask, Window((70, 90), 11, 23, False), (32, 40), FILL)
     assert (found == image[11:43, 23:63]).all()
     assert (ids == mask[11:43, 23:63]).all()
     found[:] = 0
@@ -154,7 +154,7 @@ class Watched:
 def test_only_the_crops_own_rows_and_columns_are_read() -> None:
     image = Watched(np.zeros((1000, 2000, 3), np.uint8))
     mask = Watched(np.zeros((1000, 2000), np.uint8))
-    take_window(image, mask, Window((2000, 4000), 500, 800, False), (100, 60), FILL)
+    crop_window(image, mask, Window((2000, 4000), 500, 800, False), (100, 60), FILL)
     for array in (image, mask):
         ((rows, columns),) = array.asked
         assert 249 <= rows.start <= 250 < 300 <= rows.stop <= 301
@@ -197,7 +197,7 @@ def test_scale_and_position_are_distributed_as_albumentations_draws_them(size) -
     found, expected = [], []
     for _ in range(n):
         window = draw_window(size, crop, scale, True, rng)
-        found.append(seen(*(take_window(image, m, window, crop, FILL)[1] for m in (rows, columns))))
+        found.append(seen(*(crop_window(image, m, window, crop, FILL)[1] for m in (rows, columns))))
         out = theirs(image=image, masks=[rows, columns])
         expected.append(seen(*out["masks"]))
     for ours, plain in zip(np.array(found).T, np.array(expected).T):

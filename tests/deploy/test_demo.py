@@ -31,9 +31,9 @@ from segcoord.data.labels import LabelClass, LabelSet
 from segcoord.data.synthetic.scenes import draw_scene
 from segcoord.deploy.demo import handlers as ui_answers
 from segcoord.deploy.demo import images as pictures
-from segcoord.deploy.demo.handlers import Answers
-from segcoord.deploy.demo.images import Refusal, decode
-from segcoord.deploy.demo.models import Choice, load_choices
+from segcoord.deploy.demo.handlers import Handlers
+from segcoord.deploy.demo.images import RefusedImage, decode
+from segcoord.deploy.demo.models import ModelChoice, load_models
 from segcoord.deploy.demo.server import MAX_BODY, Guard, launch, read_samples
 from segcoord.inference.explain import blocks, grad_cam
 from segcoord.inference.explain_figure import colored
@@ -54,7 +54,7 @@ def model_of(seed: int) -> SegmentationModel:
 
 
 @pytest.fixture(scope="module")
-def answers() -> Answers:
+def answers() -> Handlers:
     """Two models, the second of which can't be looked into."""
     exported = model_of(5)
     net = exported.net
@@ -66,8 +66,9 @@ def answers() -> Answers:
     exported.net = Exported()
     exported.spec = exported.spec | {"output_stride": 16, "encoder": "another"}
     samples = [draw_scene(0, "test", i, 160, 120)[0] for i in (0, 1)]
-    return Answers(
-        [Choice("run", "torch", model_of(4)), Choice("box", "openvino", exported)], samples
+    return Handlers(
+        [ModelChoice("run", "torch", model_of(4)), ModelChoice("box", "openvino", exported)],
+        samples,
     )
 
 
@@ -146,12 +147,12 @@ def header_of(width: int, height: int) -> bytes:
     ],
 )
 def test_what_is_no_image_or_too_large_is_told(content: bytes, told: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RefusedImage) as caught:
         decode(content)
     assert told in str(caught.value) and "/" not in str(caught.value)
 
 
-def test_answers_are_the_librarys(answers: Answers) -> None:
+def test_answers_are_the_librarys(answers: Handlers) -> None:
     image = answers.samples[1]
     upload = base64.b64encode(file_of(image)).decode()
     found = answers.segment({"choice": 0, "image": upload})
@@ -169,7 +170,7 @@ def test_answers_are_the_librarys(answers: Answers) -> None:
     assert same["classes"] == found["classes"]
 
 
-def test_explanations_are_the_librarys(answers: Answers) -> None:
+def test_explanations_are_the_librarys(answers: Handlers) -> None:
     pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
     model, image = answers.choices[0].model, answers.samples[0]
     found = answers.explain({"choice": 0, "sample": 0, "class": 1})
@@ -189,11 +190,11 @@ def test_explanations_are_the_librarys(answers: Answers) -> None:
     assert np.ptp(rows[:, 0], axis=0).max() > 50
 
 
-def test_an_exported_file_is_explained_by_its_checkpoint(answers: Answers) -> None:
+def test_an_exported_file_is_explained_by_its_checkpoint(answers: Handlers) -> None:
     pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
     checkpoint, exported = answers.choices[0], model_of(4)
     exported.net = nn.Identity()
-    both = Answers([Choice("box", "openvino", exported), checkpoint], answers.samples)
+    both = Handlers([ModelChoice("box", "openvino", exported), checkpoint], answers.samples)
     found = both.explain({"choice": 0, "sample": 0, "class": 1})["layers"]
     assert found["cam"]["note"].endswith("in blocks.6.0 of run")
     same = answers.explain({"choice": 0, "sample": 0, "class": 1})["layers"]
@@ -218,7 +219,7 @@ def test_wrong_questions_are_answered_in_words(answers, what, asked, told, capsy
     assert told in getattr(answers, what)(asked)["error"]
 
 
-def test_inner_errors_tell_the_page_nothing(answers: Answers, monkeypatch, capsys) -> None:
+def test_inner_errors_tell_the_page_nothing(answers: Handlers, monkeypatch, capsys) -> None:
     def fail(*_: object) -> None:
         raise UserError("/secret/place/best.ckpt: damaged")
 
@@ -238,15 +239,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_choices_are_what_the_paths_offer(checkpoint: Path, tmp_path: Path) -> None:
     model_of(4).save_pretrained(tmp_path / "shared")
     paths = [str(checkpoint), str(tmp_path / "shared"), str(checkpoint)]
-    found = load_choices(paths, None)
+    found = load_models(paths, None)
     assert [choice.name for choice in found] == ["first (1)", "shared", "first (2)"]
     assert [choice.runtime for choice in found] == ["torch"] * 3
     assert all(choice.explains for choice in found)
     for runtimes, told in ((["tensorrt"], "tensorrt"), (["torch", "openvino"], "openvino")):
         with pytest.raises(UserError, match=told):
-            load_choices(paths[:1], runtimes)
+            load_models(paths[:1], runtimes)
     with pytest.raises(UserError, match=r"no such checkpoint"):
-        load_choices([str(tmp_path / "none.ckpt")], None)
+        load_models([str(tmp_path / "none.ckpt")], None)
 
 
 def test_samples_of_a_folder(tmp_path: Path) -> None:
@@ -269,7 +270,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def served(answers: Answers) -> Iterator[tuple[str, set[str]]]:
+def served(answers: Handlers) -> Iterator[tuple[str, set[str]]]:
     """The page's address, and the hosts that its server looked up since it began."""
     looked_up: set[str] = set()
     asked = socket.getaddrinfo
@@ -400,7 +401,7 @@ def pixel(tab, x: int, y: int) -> tuple[float, float]:
     return left + (x + 0.5) * factor, top + (y + 0.5) * factor
 
 
-def test_browser_from_upload_to_download(opened, answers: Answers) -> None:
+def test_browser_from_upload_to_download(opened, answers: Handlers) -> None:
     pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
     image = answers.samples[0]
     expected = segcoord.predict(answers.choices[0].model, image)
@@ -446,7 +447,7 @@ def test_browser_from_upload_to_download(opened, answers: Answers) -> None:
         assert np.array_equal(np.array(mask.convert("RGB")), colors)
 
 
-def test_browser_works_by_keys_alone(opened, answers: Answers) -> None:
+def test_browser_works_by_keys_alone(opened, answers: Handlers) -> None:
     pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
     opened.locator("#sc-samples button").nth(1).focus()
     opened.keyboard.press("Enter")
@@ -488,7 +489,7 @@ def test_browser_is_told_what_is_refused(one_megabyte, opened) -> None:
     assert opened.locator(".sc").get_attribute("data-state") == "empty"
 
 
-def test_browser_switches_models_and_runtimes(opened, answers: Answers) -> None:
+def test_browser_switches_models_and_runtimes(opened, answers: Handlers) -> None:
     opened.locator("#sc-samples button").first.click()
     opened.wait_for_selector(".sc[data-state=ready]")
     assert opened.locator("#sc-choice option").all_inner_texts() == [

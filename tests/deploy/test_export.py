@@ -18,7 +18,7 @@ from segcoord.data.labels import LabelClass, LabelSet
 from segcoord.deploy import onnx, openvino, pt2, torchscript
 from segcoord.deploy.graph import image_to_mask_graph, network_graph, traced_size
 from segcoord.deploy.quantize import Inputs
-from segcoord.deploy.verify import SIZES, judge, synthetic, verify
+from segcoord.deploy.verify import SIZES, assert_within_tolerance, synthetic, verify
 from segcoord.inference.exported import network_file, read_description
 from segcoord.inference.runtimes import open_net, openvino_core, runtime_of
 from segcoord.models.attention import CoordAtt
@@ -157,7 +157,9 @@ def test_every_decoder_and_stride(decoder: str, stride: int, fmt: str, tmp_path:
         torchscript.write(graphs[1], paths[1], {})
     runtime = runtime_of(fmt, None, tmp_path)
     for graph, path in zip(graphs, paths):
-        judge(verify(open_net(path, fmt, runtime), path.name, graph, model, synthetic()), "fp32")
+        assert_within_tolerance(
+            verify(open_net(path, fmt, runtime), path.name, graph, model, synthetic()), "fp32"
+        )
 
 
 @pytest.mark.parametrize("encoder", ["mobilenetv2_ca_050", "mobilenetv2_ca_x_050"])
@@ -239,7 +241,9 @@ def test_int8_by_onnx_runtime(exported: Path, tiny_run: Path, tmp_path: Path) ->
     onnx.quantize_file(exported / "model.onnx", path, {"a": 1}, iter(Inputs(graph, images)))
     assert path.stat().st_size < 0.4 * (exported / "model.onnx").stat().st_size
     assert inside(path, "onnx") == {"a": 1}
-    judge(verify(open_net(path, "onnx", "onnxruntime"), path.name, graph, model, images), "int8")
+    assert_within_tolerance(
+        verify(open_net(path, "onnx", "onnxruntime"), path.name, graph, model, images), "int8"
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from segcoord.evaluation.metrics import MeanIoU, Scores
 from segcoord.evaluation.protocol import protocol
 from segcoord.evaluation.report import boundary, calibration
 from segcoord.evaluation.report import object_sizes as objects
-from segcoord.evaluation.report.collect import Findings, Gathered
+from segcoord.evaluation.report.collect import ReportCollector, ReportData
 from segcoord.evaluation.report.extremes import KEPT, LONGEST, Examples
 from segcoord.evaluation.report.figures import write_figures
 from segcoord.evaluation.report.page import write_page
@@ -173,13 +173,13 @@ def test_few_images_are_each_shown_once(n: int) -> None:
     assert sorted(e.stem for e in worst + best) == [str(i) for i in range(n)]
 
 
-def findings(names: list[str], images: int, wrong: float, change: bool = True) -> Findings:
+def findings(names: list[str], images: int, wrong: float, change: bool = True) -> ReportData:
     """Of a model that never learnt, and predictions that are wrong so often."""
     rng, k = np.random.default_rng(3), len(names)
     colors = [(20, 60, 200), (250, 200, 10), (10, 140, 60), (90, 90, 90)]
     labels = LabelSet([LabelClass(n, c, i) for i, (n, c) in enumerate(zip(names, colors))])
     model = create_model("mobilenetv2_ca_050", k, labels=labels).eval()
-    gathered, metric, before = Gathered(model, images), MeanIoU(k), []
+    gathered, metric, before = ReportCollector(model, images), MeanIoU(k), []
     for i in range(images):
         truth = blocky(rng, 48, 64, k - 1)  # the last class is absent
         prediction = np.where(truth == 255, 0, truth).astype(np.uint8)
@@ -203,7 +203,7 @@ def findings(names: list[str], images: int, wrong: float, change: bool = True) -
     data = DataConfig(layout="voc", root="/data/<b>")
     how = protocol(model, OfThese(range(images)), data, Views(), (Path("runs/<i>/best.ckpt"), {}))
     changed = compare(np.stack(before), gathered.counts, 200) if change else None
-    return Findings(metric.scores(), labels, how, gathered, changed, change and "runs/<u>")
+    return ReportData(metric.scores(), labels, how, gathered, changed, change and "runs/<u>")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import segcoord
 from segcoord.cli.evaluate import evaluate
 from segcoord.cli.main import run
 from segcoord.config.schema import DataConfig
-from segcoord.data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC, numbered
+from segcoord.data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC, numbered_labels
 from segcoord.data.layouts import find_split
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.submission import check_server, server_archive
@@ -185,7 +185,13 @@ FRAME = one_sample(CITYSCAPES, f"{FRAMES[0]}_leftImg8bit")
         ("voc-server", "a.tar", FRAME, "cityscapes", "takes data.layout voc, found cityscapes"),
         ("cityscapes-server", "a.zip", one_sample(), "voc", "takes data.layout cityscapes"),
         ("cityscapes-server", "a.zip", one_sample(), "folder", "found folder"),
-        ("voc-server", "a.tar", one_sample(numbered(21)), "voc", "21 classes, found 21 of data.cl"),
+        (
+            "voc-server",
+            "a.tar",
+            one_sample(numbered_labels(21)),
+            "voc",
+            "21 classes, found 21 of data.cl",
+        ),
         ("voc-server", "a.zip", one_sample(), "voc", "a.zip: expected a name that ends in .tar"),
         ("cityscapes-server", "results", FRAME, "cityscapes", "ends in .zip"),
         (

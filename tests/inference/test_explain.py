@@ -18,7 +18,7 @@ from torch import nn
 
 import segcoord
 from segcoord.data.labels import VOC
-from segcoord.inference.explain import attention_of, blocks, gates, grad_cam
+from segcoord.inference.explain import attention_of_block, blocks, gates, grad_cam
 from segcoord.inference.explain_figure import draw_attention
 from segcoord.inference.visualize import blend
 from segcoord.models.attention import CoordAtt, CoordAttX, CoordAttY
@@ -91,11 +91,11 @@ def test_blocks_bear_timms_names() -> None:
     found = blocks(model_of("mobilenetv2_ca_050"))
     stages = [1, 2, 3, 4, 3, 3, 1]
     assert [*found] == [f"blocks.{s}.{i}" for s, n in enumerate(stages) for i in range(n)]
-    assert attention_of(found["blocks.0.0"]) is None
-    assert all(isinstance(attention_of(b), CoordAtt) for b in [*found.values()][1:])
+    assert attention_of_block(found["blocks.0.0"]) is None
+    assert all(isinstance(attention_of_block(b), CoordAtt) for b in [*found.values()][1:])
     found = blocks(model_of("seresnet18"))
     assert [*found] == [f"layer{s}.{i}" for s in (1, 2, 3, 4) for i in (0, 1)]
-    assert isinstance(attention_of(found["layer4.1"]), SEModule)
+    assert isinstance(attention_of_block(found["layer4.1"]), SEModule)
 
 
 def scaled(cam: np.ndarray) -> np.ndarray:
@@ -156,7 +156,7 @@ def test_the_picture_shows_what_it_says() -> None:
 
 def test_an_attention_that_overwrites_its_input_is_drawn_as_any_other() -> None:
     model, image = model_of("mobilenetv2_ca_050"), photo(140, 310)
-    attention = shaken(attention_of(blocks(model)["blocks.6.0"]))
+    attention = shaken(attention_of_block(blocks(model)["blocks.6.0"]))
     pages = []
     for inplace in (True, False):
         attention.inplace = inplace
@@ -166,7 +166,7 @@ def test_an_attention_that_overwrites_its_input_is_drawn_as_any_other() -> None:
 
 def test_the_gates_are_drawn_where_they_are() -> None:
     model, image = model_of("mobilenetv2_ca_050"), photo(140, 310)  # a grid of 9x20 on 144x320
-    attention = shaken(attention_of(blocks(model)["blocks.6.0"]))
+    attention = shaken(attention_of_block(blocks(model)["blocks.6.0"]))
     seen = []
     with attention.register_forward_pre_hook(lambda _m, x: seen.append(x[0].clone())):
         segcoord.predict(model, image)

@@ -26,10 +26,10 @@ from segcoord.cli.predict import predict
 from segcoord.data.labels import VOC, VOID
 from segcoord.inference.inputs import Source
 from segcoord.inference.photo import read_photo
-from segcoord.inference.video import Stopped, predict_video
+from segcoord.inference.video import VideoInterrupted, predict_video
 from segcoord.inference.views import Views
 from segcoord.inference.visualize import blend, overlay, reduced
-from segcoord.utils.threads import in_threads
+from segcoord.utils.threads import map_in_threads
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +410,7 @@ def test_a_camera_ends_when_it_is_told_to_and_a_file_leaves_nothing(
 
     seen.clear()
     file, target = Source(clip, Path("clip")), tmp_path / "clip.mp4"
-    with pytest.raises(Stopped):
+    with pytest.raises(VideoInterrupted):
         predict_video(file, target, look, VOC, lambda: len(seen) == 4)
     assert files(tmp_path) == ["camera7.mp4"]
 
@@ -484,7 +484,7 @@ def test_threads_keep_the_order_and_hold_few_results(count: int, threads: int, a
             yield i
 
     found = []
-    for i in in_threads(lambda i: i, begun(), threads, ahead):
+    for i in map_in_threads(lambda i: i, begun(), threads, ahead):
         with lock:
             held -= 1
         found.append(i)
@@ -495,7 +495,7 @@ def test_threads_keep_the_order_and_hold_few_results(count: int, threads: int, a
 def test_an_error_in_a_thread_comes_in_its_place() -> None:
     found = []
     with pytest.raises(ZeroDivisionError):
-        for value in in_threads(lambda i: 6 // (3 - i), range(9), 2, 2):
+        for value in map_in_threads(lambda i: 6 // (3 - i), range(9), 2, 2):
             found.append(value)
     assert found == [2, 3, 6]
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import segcoord
-from segcoord.data.labels import numbered
-from segcoord.inference.tta import average_classes, average_probabilities, look_at
+from segcoord.data.labels import numbered_labels
+from segcoord.inference.tta import average_classes, average_probabilities, predict_views
 from segcoord.inference.views import Views, parse_tile, scaled_size
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError
@@ -26,11 +26,13 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 def wrapped(net: nn.Module, stride: int, classes: int) -> SegmentationModel:
     spec = {"output_stride": stride, "decoder": "deeplabv3"}
-    return SegmentationModel(net.requires_grad_(False), spec, numbered(classes), MEAN, STD).eval()
+    return SegmentationModel(
+        net.requires_grad_(False), spec, numbered_labels(classes), MEAN, STD
+    ).eval()
 
 
 def predict_averaged(model: SegmentationModel, image: np.ndarray, views: Views) -> Tensor:
-    return average_classes(look_at(model, image, views), image.shape[:2])
+    return average_classes(predict_views(model, image, views), image.shape[:2])
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def check(model: SegmentationModel, image: np.ndarray, views: Views) -> None:
     """The class of every pixel is the reference's, but for classes equal up to rounding."""
     with torch.inference_mode():
         found = predict_averaged(model, image, views)
-        probabilities = average_probabilities(look_at(model, image, views), image.shape[:2])
+        probabilities = average_probabilities(predict_views(model, image, views), image.shape[:2])
         expected = reference(model, image, views)
     assert found.dtype == torch.uint8
     assert probabilities.dtype == torch.float16

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segcoord import create_model
 from segcoord.config.schema import TrainConfig
-from segcoord.models.cpu_autograd import quicken, takes, upsample
+from segcoord.models.cpu_autograd import upsample, use_fast_cpu_backward, use_matmul_upsample
 from segcoord.training.segmentation import SegmentationLoss
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -34,7 +34,7 @@ def test_a_dilated_depthwise_convolution(memory_format, dilation: int, size) -> 
     plain = nn.Conv2d(6, 6, 3, padding=dilation, dilation=dilation, groups=6, bias=False).double()
     x = torch.randn(2, 6, *size, dtype=torch.float64).contiguous(memory_format=memory_format)
     ours = copy.deepcopy(plain)
-    quicken(ours)
+    use_fast_cpu_backward(ours)
     assert type(ours) is not nn.Conv2d
     for found, expected in zip(gradients(ours, x), gradients(plain, x)):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -54,7 +54,7 @@ def test_a_dilated_depthwise_convolution(memory_format, dilation: int, size) -> 
     ],
 )
 def test_another_convolution_stays(conv: nn.Conv2d) -> None:
-    quicken(conv)
+    use_fast_cpu_backward(conv)
     assert type(conv) is nn.Conv2d
 
 
@@ -62,7 +62,7 @@ def test_another_convolution_stays(conv: nn.Conv2d) -> None:
 def test_relu6_at_its_edges_too(inplace: bool) -> None:
     x = torch.tensor([-torch.inf, -1, -0.0, 0, 1e-45, 3, 6, 6.5, torch.inf, torch.nan])
     plain, ours = nn.ReLU6(inplace), nn.ReLU6(inplace)
-    quicken(ours)
+    use_fast_cpu_backward(ours)
     for found, expected in zip(gradients(ours, x), gradients(plain, x)):
         assert torch.equal(found.nan_to_num(99), expected.nan_to_num(99))
 
@@ -96,7 +96,7 @@ def test_a_whole_step_and_a_whole_evaluation(decoder: str) -> None:
     config = TrainConfig(max_steps=1, batch_size=2)
     plain = SegmentationLoss(model, config).double().to(memory_format=torch.channels_last)
     ours = copy.deepcopy(plain)
-    quicken(ours)
+    use_fast_cpu_backward(ours)
     assert sum(type(m).__name__ == "_DilatedDepthwise" for m in ours.modules()) >= 4
     assert ours.state_dict().keys() == plain.state_dict().keys()
     images = torch.randint(0, 256, (2, 65, 70, 3), dtype=torch.uint8)
@@ -115,13 +115,13 @@ def test_a_whole_step_and_a_whole_evaluation(decoder: str) -> None:
 
 def test_what_pytorch_does_by_itself() -> None:
     logits = torch.zeros(1, 2, 3, 3, requires_grad=True)
-    assert takes(logits) and not takes(logits.detach())
+    assert use_matmul_upsample(logits) and not use_matmul_upsample(logits.detach())
     with torch.no_grad():
-        assert not takes(logits)
+        assert not use_matmul_upsample(logits)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not takes(logits)
+        assert not use_matmul_upsample(logits)
         conv = nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4, bias=False)
-        quicken(conv)
+        use_fast_cpu_backward(conv)
         out = conv(torch.randn(1, 4, 6, 6, requires_grad=True))
         assert out.dtype == torch.bfloat16
         out.sum().backward()

@@ -16,7 +16,7 @@ from timm.layers.cbam import CbamModule
 import segcoord
 from segcoord.models.attention import CoordAtt, CoordAttX, CoordAttY
 from segcoord.models.create_attention import REDUCTION
-from segcoord.models.profile import count, encoder_names, giga_macs
+from segcoord.models.profile import count_encoder, encoder_names, giga_macs
 
 WIDTHS = ("100", "075", "050")
 NAMES = [f"mobilenetv2_{name}_{width}" for name in REDUCTION for width in WIDTHS]
@@ -156,7 +156,7 @@ def test_the_list_is_whole_and_its_patterns_work() -> None:
     assert encoder_names("*_ca_*_050") == ["mobilenetv2_ca_x_050", "mobilenetv2_ca_y_050"]
     with pytest.raises(segcoord.UserError, match="no encoder matches 'resnet'"):
         encoder_names("resnet")
-    counts = count("mobilenetv2_ca_100", 8)
+    counts = count_encoder("mobilenetv2_ca_100", 8)
     assert (counts.weights, counts.parameters) == ("authors", 3_950_648)
     assert counts.segmentation_parameters == 3_602_213
 

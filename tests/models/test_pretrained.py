@@ -12,7 +12,7 @@ import torch
 
 import segcoord
 from segcoord.models.encoders import pretrained as module
-from segcoord.models.encoders.pretrained import plain_name, start
+from segcoord.models.encoders.pretrained import load_pretrained, plain_name
 from segcoord.models.encoders.published import Published, git_blob_id
 from segcoord.models.encoders.weights import authors_names
 from segcoord.utils.errors import UserError
@@ -129,9 +129,9 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = timm.create_model("mobilenext_ca_050")
     with pytest.raises(UserError, match="no ImageNet weights for mobilenext_ca_050"):
-        start(encoder, "mobilenext_ca_050", "imagenet")
+        load_pretrained(encoder, "mobilenext_ca_050", "imagenet")
     with pytest.raises(UserError, match="which is no file here"):
-        start(encoder, "mobilenext_ca_050", "imagnet")
+        load_pretrained(encoder, "mobilenext_ca_050", "imagnet")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(UserError, match="--offline forbids"):
         segcoord.create_model(encoder_weights="imagenet", offline=True)

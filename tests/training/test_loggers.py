@@ -22,7 +22,7 @@ from segcoord.config.schema import (
 )
 from segcoord.training import loggers
 from segcoord.training.loggers import require_loggers
-from segcoord.training.run_writer import Record
+from segcoord.training.run_writer import RunWriter
 from segcoord.utils.errors import UserError
 
 CONFIG = ClassificationConfig(
@@ -43,13 +43,13 @@ def two_sessions(folder: Path, name: str) -> None:
     config = replace(CONFIG, train=replace(CONFIG.train, loggers=[name]))
     scores = ("top1", "top5")
     folder.mkdir()
-    with pytest.raises(RuntimeError), Record(folder, config, scores, 0, -1) as record:
+    with pytest.raises(RuntimeError), RunWriter(folder, config, scores, 0, -1) as record:
         record.add(10, 0.1, 1.0, {"loss": 0.5, "lr": 0.1})
         record.add(20, 0.2, 2.0, {"top1": 0.25, "top5": 0.75})
         raise RuntimeError("the machine went away")
     # What may differ in a run that goes on must not be refused there.
     config = replace(config, data=replace(config.data, workers=1))
-    with Record(folder, config, scores, 20, 20) as record:
+    with RunWriter(folder, config, scores, 20, 20) as record:
         record.add(30, 0.3, 3.0, {"loss": 0.25, "lr": 0.05})
     assert record.warned == set()
 
@@ -174,7 +174,7 @@ def test_a_service_out_of_reach_ends_nothing(tmp_path: Path, monkeypatch, capsys
     monkeypatch.setitem(loggers._OPEN, "mlflow", lambda run, known: (Gone(), "0"))
     monkeypatch.setattr(Gone, "log_hyperparams", lambda *_: None, raising=False)
     config = replace(CONFIG, train=replace(CONFIG.train, loggers=["mlflow"]))
-    with Record(tmp_path, config, ("top1", "top5"), 0, -1) as record:
+    with RunWriter(tmp_path, config, ("top1", "top5"), 0, -1) as record:
         for step in (10, 20):
             record.add(step, 0.1, 1.0, {"loss": 0.5})
     assert capsys.readouterr().out.count("mlflow: not written, but the run goes on") == 1

@@ -20,7 +20,7 @@ from segcoord.config.schema import ClassConfig, Config, DataConfig, ModelConfig,
 from segcoord.data.layouts import find_split
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.training.losses import cross_entropy
-from segcoord.training.optim import make_optimizer, rate
+from segcoord.training.optim import lr_factor, make_optimizer
 from segcoord.training.segmentation import Segmentation
 
 SAMPLE_CLASSES = [ClassConfig(str(n), [n, n, n]) for n in range(8)]
@@ -45,13 +45,13 @@ def test_loss_survives_a_batch_without_a_pixel_that_counts() -> None:
 
 def test_schedules() -> None:
     poly = TrainConfig(max_steps=100, poly_power=0.9)
-    assert [rate(step, poly) for step in (0, 50)] == [1, pytest.approx(0.5**0.9)]
+    assert [lr_factor(step, poly) for step in (0, 50)] == [1, pytest.approx(0.5**0.9)]
     cosine = TrainConfig(max_steps=100, schedule="cosine", poly_power=None)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(
         torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0), T_max=100
     )
     for step in range(100):
-        assert rate(step, cosine) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
+        assert lr_factor(step, cosine) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
         theirs.optimizer.step()
         theirs.step()
 

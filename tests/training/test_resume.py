@@ -22,14 +22,14 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from segcoord.cli.main import run
 from segcoord.cli.train import train
 from segcoord.config.schema import Config, DataConfig, ModelConfig, TrainConfig
-from segcoord.data.loader import Order
+from segcoord.data.loader import EpochShuffle
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.models.segmentation import ImageModel
 from segcoord.training.ema import Ema
 from segcoord.training.fabric import training_fabric
-from segcoord.training.loop import LOG_INTERVAL, _Loop
+from segcoord.training.loop import LOG_INTERVAL, TrainingLoop
 from segcoord.training.loop import train as train_task
-from segcoord.training.optim import make_optimizer, rate
+from segcoord.training.optim import lr_factor, make_optimizer
 from segcoord.training.progress import TrainingBar
 from segcoord.training.resume import keep_previous, read_state
 from segcoord.utils.errors import UserError
@@ -310,17 +310,17 @@ def test_the_clock_of_one_process_makes_no_other_wait(tmp_path: Path, monkeypatc
     """Losses are read, by all processes together, at steps that all of them agree on."""
     read = []
 
-    def as_on_a_gpu(loop: _Loop, values: torch.Tensor) -> torch.Tensor:
+    def as_on_a_gpu(loop: TrainingLoop, values: torch.Tensor) -> torch.Tensor:
         read.append(len(values))
         return values
 
-    def set_up(loop: _Loop, *args: object) -> None:
+    def set_up(loop: TrainingLoop, *args: object) -> None:
         before(loop, *args)
         loop.read_interval = LOG_INTERVAL
 
-    before = _Loop.__init__
-    monkeypatch.setattr(_Loop, "__init__", set_up)
-    monkeypatch.setattr(_Loop, "_mean_over_processes", as_on_a_gpu)
+    before = TrainingLoop.__init__
+    monkeypatch.setattr(TrainingLoop, "__init__", set_up)
+    monkeypatch.setattr(TrainingLoop, "_mean_over_processes", as_on_a_gpu)
     monkeypatch.setattr("segcoord.training.loop.SAVE_INTERVAL", -1.0)
     Toy(max_steps=25, lr=0.01).step(tmp_path / "run")
     assert read == [10, 10, 5]
@@ -373,7 +373,7 @@ def test_the_average_is_the_formula(tmp_path: Path) -> None:
 
 def test_warm_up_rises_in_a_line_to_the_schedule() -> None:
     plain, warm = TrainConfig(max_steps=100), TrainConfig(max_steps=100, warmup_steps=10)
-    ratios = [rate(step, warm) / rate(step, plain) for step in range(12)]
+    ratios = [lr_factor(step, warm) / lr_factor(step, plain) for step in range(12)]
     assert ratios == pytest.approx([0.1 * n for n in range(1, 11)] + [1, 1])
 
 
@@ -463,7 +463,7 @@ def test_an_exploding_loss_names_step_rate_and_images(tmp_path: Path, value: flo
         Exploding().step(tmp_path / "run")
     message = str(told.value)
     assert "step 1: the loss is" in message and "at learning rate 0.5" in message
-    order = [index for _, index in Order(8, 4, 0).batch(0)]
+    order = [index for _, index in EpochShuffle(8, 4, 0).batch(0)]
     assert message.endswith("".join(f"\n  image{index}.png" for index in order))
     assert (tmp_path / "run" / "last.ckpt").exists()
 

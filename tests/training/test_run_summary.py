@@ -22,8 +22,8 @@ from segcoord.config.schema import (
     ImageFolderConfig,
     OptimConfig,
 )
-from segcoord.models.encoders.weights import Report
-from segcoord.training.run_dir import hold_run, note_resume, read_origin, write_origin
+from segcoord.models.encoders.weights import LoadReport
+from segcoord.training.run_dir import append_resume, lock_run, read_origin, write_origin
 from segcoord.training.run_summary import WIDTH, find_runs
 
 HEADER = "step,epoch,loss,lr,miou,pixel_accuracy,mean_accuracy,seconds\n"
@@ -52,7 +52,7 @@ def test_a_run_is_one_process_alone(tmp_path: Path) -> None:
     def other() -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
-    with hold_run(tmp_path):
+    with lock_run(tmp_path):
         assert "another process trains in it" in other().stderr
     assert other().stdout == "held\n"
 
@@ -62,7 +62,7 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch, capsys
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", lockf)
-    with hold_run(tmp_path):
+    with lock_run(tmp_path):
         assert "has no locks (No locks available)" in " ".join(capsys.readouterr().out.split())
 
 
@@ -168,7 +168,7 @@ def test_a_real_run_is_listed(tiny_run: Path) -> None:
 
 
 def test_origin_tells_code_and_machine(tmp_path: Path) -> None:
-    report = Report("file.pth", ["a", "b"], ["c"], [], None)
+    report = LoadReport("file.pth", ["a", "b"], ["c"], [], None)
     write_origin(tmp_path, torch.device("cpu"), 2, report, {"road": 0.5})
     first = read_origin(tmp_path)
     assert first["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -179,7 +179,7 @@ def test_origin_tells_code_and_machine(tmp_path: Path) -> None:
     assert first["weights"] == {"from": "file.pth", "loaded": 2, "new": ["c"]}
     assert first["class_weights"] == {"road": 0.5}
     for count in (1, 2):
-        note_resume(tmp_path, torch.device("cpu"), 1)
+        append_resume(tmp_path, torch.device("cpu"), 1)
         now = read_origin(tmp_path)
         assert len(now["resumed"]) == count
         assert {**now, "resumed": []} == first

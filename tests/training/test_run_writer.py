@@ -29,9 +29,9 @@ from segcoord.config.schema import (
 from segcoord.training.plot import _thinned, draw_curves
 from segcoord.training.progress import TrainingBar
 from segcoord.training.run_dir import read_metrics, read_origin
-from segcoord.training.run_writer import MetricsFile, Record
+from segcoord.training.run_writer import MetricsFile, RunWriter
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import GrowingFile
+from segcoord.utils.files import AppendOnlyFile
 from segcoord.utils.run_log import RunLog
 
 CONFIG = ClassificationConfig(
@@ -41,8 +41,8 @@ SCORES = ("top1", "top5")
 PICTURE = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
 
 
-def record(folder: Path, step: int = 0, validated: int = -1, **more: bool) -> Record:
-    return Record(folder, CONFIG, SCORES, step, validated, **more)
+def record(folder: Path, step: int = 0, validated: int = -1, **more: bool) -> RunWriter:
+    return RunWriter(folder, CONFIG, SCORES, step, validated, **more)
 
 
 def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
@@ -66,7 +66,7 @@ class Quota:
 
 
 def test_a_growing_file_is_never_left_with_half_a_piece(tmp_path: Path) -> None:
-    file = GrowingFile(tmp_path / "file")
+    file = AppendOnlyFile(tmp_path / "file")
     pieces = [f"{n} {'x' * 30}\n".encode() for n in range(5)]
     with Quota(80):
         file.add(pieces[0])

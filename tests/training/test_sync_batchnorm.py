@@ -13,7 +13,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from segcoord import create_model
-from segcoord.training.sync_batchnorm import synchronized
+from segcoord.training.sync_batchnorm import with_sync_batchnorm
 
 
 def train(rank: int, world_size: int, folder: Path) -> None:
@@ -25,7 +25,7 @@ def train(rank: int, world_size: int, folder: Path) -> None:
     model = create_model("mobilenetv2_ca_050", 5, aspp_dropout=0.0).double().train()
     images = torch.randn(4, 3, 48, 64, dtype=torch.float64)
     if world_size > 1:
-        model = synchronized(model, torch.device("cpu"))
+        model = with_sync_batchnorm(model, torch.device("cpu"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     part = images.chunk(world_size)[rank]
     losses = []
@@ -51,7 +51,7 @@ def test_half_precision_is_normalised_as_without(norm: nn.Module) -> None:
     plain, ours = copy.deepcopy(norm).train(), copy.deepcopy(norm).train()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        ours = synchronized(ours, x.device)
+        ours = with_sync_batchnorm(ours, x.device)
         with torch.autocast("cpu", torch.bfloat16):
             found, expected = ours(x), plain(x)
     finally:

@@ -151,11 +151,11 @@ def test_the_shipped_tables_are_of_settings_and_encoders_that_exist(path: Path) 
     from segcoord.cli.common import new_parser
     from segcoord.config.loading import add_settings, parse
     from segcoord.config.schema import CONFIGS
-    from segcoord.models.factory import check_encoder
+    from segcoord.models.factory import encoder_kwargs
 
     shipped = read_table(path)
     for row in shipped.rows:
-        check_encoder(row.encoder, row.reduction)
+        encoder_kwargs(row.encoder, row.reduction)
         for seed in shipped.seeds:
             parser = new_parser("table", "")
             add_settings(parser, "model", "data", "train", task=shipped.task)

@@ -27,13 +27,13 @@ def ids(program: str, argv: list[str]) -> int:
     args = parse(parser, argv)
     from segcoord.data.color_masks import ColorTable, convert_masks, find_masks, parse_color
     from segcoord.data.layouts import label_set
-    from segcoord.utils.console import console, counting_bar
+    from segcoord.utils.console import console, progress_bar
 
     data, out = parser.instantiate(args).data, Path(args.out)
     data.check()
     table = ColorTable(label_set(data), [parse_color(text) for text in args.void])
     files = find_masks(Path(args.masks), out)
-    with counting_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("convert", total=len(files))
         written, there = convert_masks(files, out, table, lambda: bar.advance(task))
     console.print(f"{written} masks of class ids written to {out}, {there} were there already")

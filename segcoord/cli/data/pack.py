@@ -47,12 +47,12 @@ def _pack(
         check_only: write nothing, read every byte instead.
     """
     from segcoord.data.layouts import find_split
-    from segcoord.data.pack.reader import open_pack, packs_folder, verify
+    from segcoord.data.pack.reader import open_pack, pack_root, verify
     from segcoord.data.pack.writer import refuse_to_replace, write_pack
-    from segcoord.utils.console import console, counted
+    from segcoord.utils.console import console, progress_counter
 
     data.check()
-    packs = Path(out).expanduser() if out else packs_folder(data)
+    packs = Path(out).expanduser() if out else pack_root(data)
     names = [name] if name else list(dict.fromkeys((data.train_split, data.val_split)))
     for each in names:
         refuse_to_replace(packs / each)
@@ -62,15 +62,15 @@ def _pack(
             if not folder.exists():
                 raise UserError(f"{folder}: there is no pack to verify; data pack writes one")
             pack = open_pack(folder, split)
-            with counted(f"verify {each}", len(split)) as tell:
+            with progress_counter(f"verify {each}", len(split)) as tell:
                 verify(pack, split, tell)
             console.print(f"{folder}: every byte of {len(split)} images is as it was written")
         elif not _up_to_date(folder, split):
-            with counted(f"pack {each}", len(split)) as tell:
+            with progress_counter(f"pack {each}", len(split)) as tell:
                 write_pack(split, folder, workers, tell)
             size = sum(p.stat().st_size for p in folder.iterdir())
             console.print(f"{folder}: {len(split)} images, {size / 1e6:.1f} MB")
-    if packs != packs_folder(data) and not check_only:
+    if packs != pack_root(data) and not check_only:
         console.print(f"To read it: --data.pack {out}")
 
 

@@ -15,7 +15,7 @@ def weights(program: str, argv: list[str]) -> int:
     from rich.table import Table
 
     from segcoord.data.checks.cross_split import labels_missing
-    from segcoord.data.checks.report import check
+    from segcoord.data.checks.report import check_split_with_progress
     from segcoord.data.class_weights import FORMULAS, class_weights
     from segcoord.data.layouts import find_split
     from segcoord.utils.console import console
@@ -23,7 +23,7 @@ def weights(program: str, argv: list[str]) -> int:
     data = parser.instantiate(args).data
     data.check()
     split = find_split(data, data.train_split)
-    counts = check(split)
+    counts = check_split_with_progress(split)
     for finding in labels_missing(split, counts, data.root):
         raise UserError(str(finding))
     columns = [class_weights(counts, formula) for formula in FORMULAS]

@@ -13,7 +13,7 @@ from segcoord.data.split import Sample, Split
 _NO_SCORE = "A score on images that were trained on is no score: take them out of one split."
 
 
-def compare(
+def check_across_splits(
     splits: Sequence[Split], checks: Sequence[SplitCheck], root: str, need_labels: bool = True
 ) -> list[Finding]:
     """The findings about the training and the validation split.

@@ -42,11 +42,11 @@ class Finding:
         return f"{where}{self.found} {self.remedy}".rstrip()
 
 
-def errors(findings: Iterable[Finding]) -> list[Finding]:
+def only_errors(findings: Iterable[Finding]) -> list[Finding]:
     return [f for f in findings if f.level == "error"]
 
 
-def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
+def group_findings(findings: Iterable[Finding]) -> list[list[Finding]]:
     """Those of the same split, kind and remedy together, errors first, else in their order."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
@@ -55,7 +55,7 @@ def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
     return sorted(groups.values(), key=lambda group: group[0].level)  # "error" < "warning"
 
 
-def listed(found: Sequence[Finding]) -> str:
+def first_findings(found: Sequence[Finding]) -> str:
     """The first ones, a line each, and how many more there are."""
     more = f"\n... and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return "\n".join(str(f) for f in found[:SHOWN]) + more

@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.table import Table
 
 from segcoord.config.schema import DataConfig
-from segcoord.data.checks.cross_split import compare
-from segcoord.data.checks.findings import Finding, errors, grouped, listed
+from segcoord.data.checks.cross_split import check_across_splits
+from segcoord.data.checks.findings import Finding, first_findings, group_findings, only_errors
 from segcoord.data.checks.split import SplitCheck, check_split, inspect_split
 from segcoord.data.labels import CITYSCAPES, VOC
 from segcoord.data.split import Split
-from segcoord.utils.console import console, counted
+from segcoord.utils.console import console, progress_counter
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write
 
@@ -28,17 +28,17 @@ NAMED = 3  # files of each group of findings that the terminal shows
 _STYLES = {"error": "bold red", "warning": "yellow"}
 
 
-def check(split: Split) -> SplitCheck:
+def check_split_with_progress(split: Split) -> SplitCheck:
     """`check_split` with a bar."""
     done = count(1)
-    with counted(f"check {split.name}", len(split)) as tell:
+    with progress_counter(f"check {split.name}", len(split)) as tell:
         return check_split(split, lambda: tell(next(done)))
 
 
-def inspect(split: Split) -> SplitCheck:
+def inspect_split_with_progress(split: Split) -> SplitCheck:
     """`inspect_split` of all content, with a bar."""
     done = count(1)
-    with counted(f"check {split.name}", len(split)) as tell:
+    with progress_counter(f"check {split.name}", len(split)) as tell:
         return inspect_split(split, lambda: tell(next(done)), content=True)
 
 
@@ -48,16 +48,16 @@ def check_for_training(splits: Sequence[Split], data: DataConfig) -> list[SplitC
     Raises:
         UserError: the first mistakes, for which training would stop or be wrong.
     """
-    checks = [check(split) for split in splits]
-    findings = compare(splits, checks, data.root)
-    for group in grouped(errors(findings)):
-        raise UserError(listed(group))
-    show_data(splits, checks)
-    show_findings([f for c in checks for f in c.findings] + findings)
+    checks = [check_split_with_progress(split) for split in splits]
+    findings = check_across_splits(splits, checks, data.root)
+    for group in group_findings(only_errors(findings)):
+        raise UserError(first_findings(group))
+    print_split_tables(splits, checks)
+    print_findings([f for c in checks for f in c.findings] + findings)
     return checks
 
 
-def show_data(splits: Sequence[Split], checks: Sequence[SplitCheck]) -> None:
+def print_split_tables(splits: Sequence[Split], checks: Sequence[SplitCheck]) -> None:
     """A table of the classes in each split, and a line for each split."""
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
@@ -77,9 +77,9 @@ def show_data(splits: Sequence[Split], checks: Sequence[SplitCheck]) -> None:
         console.print(f"{count}, {_sizes(check)}, {has}")
 
 
-def show_findings(findings: Sequence[Finding]) -> None:
+def print_findings(findings: Sequence[Finding]) -> None:
     """Those that need the same remedy together: how many, the first few, what to do."""
-    for group in grouped(findings):
+    for group in group_findings(findings):
         first = group[0]
         many = f" ({len(group)})" if len(group) > 1 else ""
         console.print(
@@ -105,7 +105,7 @@ def write_report(
 
     Shares are fractions of 1: a class's of the labelled pixels, void's of all.
     """
-    wrong = len(errors(findings))
+    wrong = len(only_errors(findings))
     report = {
         "ok": not wrong,
         "errors": wrong,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from segcoord.data import image_io as reading
-from segcoord.data.checks.findings import Finding, errors, listed
+from segcoord.data.checks.findings import Finding, first_findings, only_errors
 from segcoord.data.labels import VOID
 from segcoord.data.pack.reader import Pack, damaged_pack
 from segcoord.data.split import Sample, Split
@@ -70,12 +70,12 @@ def check_split(split: Split, advance: Callable[[], None] = lambda: None) -> Spl
             all that is labelled is the first class.
     """
     check = inspect_split(split, advance)
-    mistakes = errors(check.findings)
+    mistakes = only_errors(check.findings)
     if check.bad:
         told = f"split {split.name!r}: {check.bad} of {len(split)} samples can't be used"
-        raise UserError(f"{told}\n{listed([m for m in mistakes if m.path is not None])}")
+        raise UserError(f"{told}\n{first_findings([m for m in mistakes if m.path is not None])}")
     if mistakes:
-        raise UserError(listed(mistakes))
+        raise UserError(first_findings(mistakes))
     return check
 
 

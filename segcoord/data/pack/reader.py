@@ -127,7 +127,7 @@ def _identity(path: Path) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def packs_folder(data: DataConfig) -> Path:
+def pack_root(data: DataConfig) -> Path:
     """Where the packs of a dataset's splits lie: data.pack, or .segcoord in the dataset."""
     if data.pack in ("auto", "off"):
         return Path(data.root).expanduser() / ".segcoord"
@@ -148,7 +148,7 @@ def with_pack(split: Split, data: DataConfig) -> Split:
     """
     if data.pack == "off":
         return split
-    packs = packs_folder(data)
+    packs = pack_root(data)
     folder = packs / split.name
     try:
         folder.stat()
@@ -166,11 +166,11 @@ def with_pack(split: Split, data: DataConfig) -> Split:
     return split
 
 
-def source_of(split: Split, data: DataConfig) -> str:
+def pixel_source(split: Split, data: DataConfig) -> str:
     """Says where a split's pixels come from."""
     if split.pack is not None:
         return f"pack {split.pack.folder}"
-    unfinished = partial_folder(packs_folder(data) / split.name)
+    unfinished = partial_folder(pack_root(data) / split.name)
     if data.pack != "off" and unfinished.exists():
         return f"files; {unfinished} is unfinished, and segcoord data pack goes on with it"
     return "files"
@@ -180,7 +180,7 @@ def open_pack(folder: Path, split: Split) -> Pack:
     """Opens the pack of a split.
 
     Everything but the pixels is checked: the index against its checksum, the files' lengths, and
-    size and time of every source file. `damaged` checks the pixels.
+    size and time of every source file. `damaged_error` checks the pixels.
 
     Raises:
         UserError: the pack is damaged or of another format, or the dataset is another one now.

@@ -45,7 +45,7 @@ from segcoord.utils.errors import UserError
 SYNC_INTERVAL = 2.0  # seconds between journal entries: what a killed packer loses at most
 RESERVE = 2**20  # bytes kept free
 INDEX_LINE = 1024  # bytes of the index for an image, more than most lines take
-AHEAD = 4  # samples handed to each process before the first has to be done
+PREFETCH = 4  # samples handed to each process before the first has to be done
 LOCK = "lock"
 
 
@@ -299,7 +299,7 @@ def _records(jobs: list[_Job], workers: int | None) -> Iterator[dict]:
     try:
         pending: deque = deque()
         for job in jobs:
-            if len(pending) >= AHEAD * workers:
+            if len(pending) >= PREFETCH * workers:
                 yield pending.popleft().result()
             pending.append(pool.submit(_decode, job))
         while pending:

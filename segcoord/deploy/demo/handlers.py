@@ -15,22 +15,29 @@ import cv2
 import numpy as np
 
 from segcoord.data.mask_files import mask_picture
-from segcoord.deploy.demo.images import MAX_BYTES, MAX_PIXELS, Refusal, decode, encode, thumbnail
-from segcoord.deploy.demo.models import Choice
-from segcoord.inference.explain import grad_cam, look_into
+from segcoord.deploy.demo.images import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    RefusedImage,
+    decode,
+    encode,
+    thumbnail,
+)
+from segcoord.deploy.demo.models import ModelChoice
+from segcoord.inference.explain import explain, grad_cam
 from segcoord.inference.explain_figure import colored, gate_cells
 from segcoord.inference.predict import predict
 
 
-def told(answer: Callable[..., dict]) -> Callable[..., dict]:
+def error_response(answer: Callable[..., dict]) -> Callable[..., dict]:
     """Mistakes become {"error": words}; of any other error the page learns only that there was."""
 
     @wraps(answer)
-    def wrapped(self: Answers, asked: dict) -> dict:
+    def wrapped(self: Handlers, asked: dict) -> dict:
         try:
             with self.lock:  # one at a time: each uses all cores
                 return answer(self, asked)
-        except Refusal as error:
+        except RefusedImage as error:
             return {"error": str(error)}
         except Exception:
             traceback.print_exc()
@@ -39,7 +46,7 @@ def told(answer: Callable[..., dict]) -> Callable[..., dict]:
     return wrapped
 
 
-class Answers:
+class Handlers:
     """The functions that the page calls.
 
     Args:
@@ -47,11 +54,11 @@ class Answers:
         samples: (H, W, 3) uint8 RGB images to try.
     """
 
-    def __init__(self, choices: Sequence[Choice], samples: Sequence[np.ndarray]) -> None:
+    def __init__(self, choices: Sequence[ModelChoice], samples: Sequence[np.ndarray]) -> None:
         self.choices, self.samples = choices, samples
         self.lock = threading.Lock()
 
-    @told
+    @error_response
     def start(self, _: object) -> dict:
         """What the page shows before anything is asked."""
         return {
@@ -60,7 +67,7 @@ class Answers:
             "limits": {"bytes": MAX_BYTES, "pixels": MAX_PIXELS},
         }
 
-    @told
+    @error_response
     def segment(self, asked: dict) -> dict:
         """The classes of an image.
 
@@ -87,7 +94,7 @@ class Answers:
             "seconds": seconds,
         }
 
-    @told
+    @error_response
     def explain(self, asked: dict) -> dict:
         """Grad-CAM of a class and the gates of the last attention, as pictures over the image.
 
@@ -98,9 +105,9 @@ class Answers:
         choice = self._explaining(asked_for)
         model, index = choice.model, asked.get("class")
         if not isinstance(index, int) or not 0 <= index < len(model.labels):
-            raise Refusal(f"There is no class of number {index}.")
+            raise RefusedImage(f"There is no class of number {index}.")
         begin = time.perf_counter()
-        look = look_into(choice.name, model, image, None)
+        look = explain(choice.name, model, image, None)
         pixels = look.prediction == index
         if not pixels.any():
             pixels[:] = True
@@ -118,7 +125,7 @@ class Answers:
             "seconds": time.perf_counter() - begin,
         }
 
-    def _describe(self, choice: Choice) -> dict:
+    def _describe(self, choice: ModelChoice) -> dict:
         model = choice.model
         spec = model.spec
         return {
@@ -128,33 +135,33 @@ class Answers:
             "classes": [{"name": c.name, "color": list(c.color)} for c in model.labels.classes],
         }
 
-    def _choice(self, asked: dict) -> Choice:
+    def _choice(self, asked: dict) -> ModelChoice:
         number = asked.get("choice")
         if not isinstance(number, int) or not 0 <= number < len(self.choices):
-            raise Refusal(f"There is no model of number {number}.")
+            raise RefusedImage(f"There is no model of number {number}.")
         return self.choices[number]
 
     def _image(self, asked: dict) -> np.ndarray:
         if "sample" in asked:
             number = asked["sample"]
             if not isinstance(number, int) or not 0 <= number < len(self.samples):
-                raise Refusal(f"There is no sample of number {number}.")
+                raise RefusedImage(f"There is no sample of number {number}.")
             return self.samples[number]
         try:
             content = base64.b64decode(asked.get("image", ""), validate=True)
         except (binascii.Error, TypeError, ValueError) as error:
-            raise Refusal("The upload came damaged; send it again.") from error
+            raise RefusedImage("The upload came damaged; send it again.") from error
         return decode(content)
 
-    def _explaining(self, choice: Choice) -> Choice:
+    def _explaining(self, choice: ModelChoice) -> ModelChoice:
         """The choice itself, or for an exported file a checkpoint of the same kind."""
         if find_spec("pytorch_grad_cam") is None:
-            raise Refusal("Grad-CAM needs a package: pip install 'segcoord[attend]'")
+            raise RefusedImage("Grad-CAM needs a package: pip install 'segcoord[attend]'")
         for other in (choice, *self.choices):
             alike = other.model.spec == choice.model.spec
             if other.explains and alike and other.model.labels == choice.model.labels:
                 return other
-        raise Refusal(
+        raise RefusedImage(
             "An exported file can't be looked into. Start the demo with its checkpoint too."
         )
 

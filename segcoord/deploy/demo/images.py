@@ -18,7 +18,7 @@ MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 16 * 10**6
 
 
-class Refusal(UserError):
+class RefusedImage(UserError):
     """What the page tells its user; it names nothing of the machine that serves it."""
 
 
@@ -35,14 +35,16 @@ def decode(content: bytes) -> np.ndarray:
         Refusal: more bytes or pixels than are taken, or not an image.
     """
     if len(content) > MAX_BYTES:
-        raise Refusal(
+        raise RefusedImage(
             f"The file has {len(content) / 2**20:.1f} MB; at most {MAX_BYTES // 2**20} are taken."
         )
     _check_pixels(content)
     try:
         return decode_photo(content, Path("upload")).pixels
     except UserError as error:
-        raise Refusal(f"The file is not taken: {error.found} {error.remedy}".rstrip()) from error
+        raise RefusedImage(
+            f"The file is not taken: {error.found} {error.remedy}".rstrip()
+        ) from error
 
 
 def _check_pixels(content: bytes) -> None:
@@ -51,11 +53,13 @@ def _check_pixels(content: bytes) -> None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             width, height = Image.open(io.BytesIO(content), formats=known_formats()).size
     except Image.DecompressionBombError as error:
-        raise Refusal(f"The image has more than {MAX_PIXELS // 10**6} million pixels.") from error
+        raise RefusedImage(
+            f"The image has more than {MAX_PIXELS // 10**6} million pixels."
+        ) from error
     except Exception:  # Pillow's readers raise all kinds; `decode_photo` says why
         return
     if width * height > MAX_PIXELS:
-        raise Refusal(
+        raise RefusedImage(
             f"The image has {width} x {height} pixels, {width * height / 1e6:.0f} million; at "
             f"most {MAX_PIXELS // 10**6} million are taken. Scale it down."
         )

@@ -11,13 +11,13 @@ from segmentation_models_pytorch.base import SegmentationModel as SmpModel
 
 from segcoord.inference.explain import blocks
 from segcoord.inference.load import load
-from segcoord.inference.runtimes import RUNTIMES, check_name
+from segcoord.inference.runtimes import RUNTIMES, check_runtime_name
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelChoice:
     """One entry of the page's list.
 
     Args:
@@ -36,7 +36,7 @@ class Choice:
         return isinstance(self.model.net, SmpModel) and bool(blocks(self.model))
 
 
-def load_choices(paths: Sequence[str], runtimes: Sequence[str] | None) -> list[Choice]:
+def load_models(paths: Sequence[str], runtimes: Sequence[str] | None) -> list[ModelChoice]:
     """Loads each path by each runtime that it offers.
 
     Args:
@@ -47,15 +47,15 @@ def load_choices(paths: Sequence[str], runtimes: Sequence[str] | None) -> list[C
         UserError: an unknown runtime, one that no path offers, or a path that can't be loaded.
     """
     for runtime in runtimes or ():
-        check_name(runtime)
-    choices: list[Choice] = []
+        check_runtime_name(runtime)
+    choices: list[ModelChoice] = []
     refused: dict[str, UserError] = {}
     for path, name in zip(paths, _names(paths)):
         before = len(choices)
         first: UserError | None = None
         for runtime in runtimes or RUNTIMES:
             try:
-                choices.append(Choice(name, runtime, load(path, runtime=runtime)))
+                choices.append(ModelChoice(name, runtime, load(path, runtime=runtime)))
             except UserError as error:
                 first = first or error
                 refused[runtime] = error

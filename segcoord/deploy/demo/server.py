@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segcoord.data.synthetic.scenes import draw_scene
-from segcoord.deploy.demo.handlers import Answers
-from segcoord.deploy.demo.images import MAX_BYTES, Refusal, decode
-from segcoord.deploy.demo.models import load_choices
+from segcoord.deploy.demo.handlers import Handlers
+from segcoord.deploy.demo.images import MAX_BYTES, RefusedImage, decode
+from segcoord.deploy.demo.models import load_models
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 
@@ -45,7 +45,7 @@ def run_demo(
     _require_gradio()
     if not 1 <= port <= 65535:
         raise UserError(f"--port: found {port}, expected 1 to 65535")
-    answers = Answers(load_choices(paths, runtimes), read_samples(samples))
+    answers = Handlers(load_models(paths, runtimes), read_samples(samples))
     if not _is_loopback(host):
         console.print(
             f"--host {host}: whoever reaches this machine's port {port} can use the page; there is "
@@ -57,7 +57,7 @@ def run_demo(
     return 0
 
 
-def launch(answers: Answers, host: str, port: int) -> Blocks:
+def launch(answers: Handlers, host: str, port: int) -> Blocks:
     """Starts the server in a thread.
 
     Returns:
@@ -155,7 +155,7 @@ def read_samples(folder: str | None) -> list[np.ndarray]:
     for path in files[:MOST_SAMPLES]:
         try:
             images.append(decode(path.read_bytes()))
-        except Refusal as error:
+        except RefusedImage as error:
             raise UserError(f"{path}: {error}") from error
     return images
 

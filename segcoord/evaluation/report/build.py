@@ -11,17 +11,17 @@ from jsonargparse import Namespace
 from segcoord.config.schema import DataConfig
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.bootstrap import compare
-from segcoord.evaluation.compare import _counts, _place
+from segcoord.evaluation.compare import device_for, predict_counts
 from segcoord.evaluation.evaluate import check_labels
 from segcoord.evaluation.metrics import Scores
-from segcoord.evaluation.report.collect import Findings, Gathered
-from segcoord.inference.load import checkpoint_in, load
+from segcoord.evaluation.report.collect import ReportCollector, ReportData
+from segcoord.inference.load import checkpoint_path, load
 from segcoord.inference.views import Views
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError
 
 
-class Report:
+class ReportBuilder:
     """Gathers what `--report` and `--figures` need while a model is evaluated, and writes them.
 
     Args:
@@ -52,11 +52,11 @@ class Report:
         self.args, self.labels = args, model.labels
         self.before = None
         if args.against is not None:
-            path = checkpoint_in(args.against)
-            other = load(path, _place(path, model.mean.device))
+            path = checkpoint_path(args.against)
+            other = load(path, device_for(path, model.mean.device))
             check_labels(other, path, data)
-            self.before = _counts(other, path, split, data.workers, views)
-        self.gathered = Gathered(model, len(split))
+            self.before = predict_counts(other, path, split, data.workers, views)
+        self.gathered = ReportCollector(model, len(split))
 
     def add(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
         """Takes what `evaluate` hands to `on_image`."""
@@ -70,8 +70,8 @@ class Report:
         change = None
         if self.before is not None:
             change = compare(self.before, self.gathered.counts)
-        against = self.args.against and str(checkpoint_in(self.args.against))
-        findings = Findings(scores, self.labels, how, self.gathered, change, against)
+        against = self.args.against and str(checkpoint_path(self.args.against))
+        findings = ReportData(scores, self.labels, how, self.gathered, change, against)
         if self.args.report:
             write_page(Path(self.args.report), findings)
         if self.args.figures:

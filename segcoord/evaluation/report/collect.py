@@ -20,7 +20,7 @@ from segcoord.evaluation.report.object_sizes import ObjectSizes
 from segcoord.models.segmentation import SegmentationModel
 
 
-class Gathered:
+class ReportCollector:
     """Everything but the confusion matrix, which the evaluation counts itself.
 
     Args:
@@ -62,7 +62,7 @@ class Gathered:
 
 
 @dataclass(frozen=True)
-class Findings:
+class ReportData:
     """All that a report tells.
 
     Args:
@@ -77,6 +77,6 @@ class Findings:
     scores: Scores
     labels: LabelSet
     how: dict
-    gathered: Gathered
+    gathered: ReportCollector
     change: Comparison | None = None
     against: str | None = None

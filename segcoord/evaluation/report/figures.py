@@ -7,14 +7,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from segcoord.evaluation.report import charts
-from segcoord.evaluation.report.collect import Findings
+from segcoord.evaluation.report.collect import ReportData
 from segcoord.inference.visualize import blend, sheet, write_picture
 from segcoord.utils.files import atomic_write
 
 DPI = 300
 
 
-def write_figures(folder: Path, findings: Findings) -> list[Path]:
+def write_figures(folder: Path, findings: ReportData) -> list[Path]:
     """Writes NAME.png (300 dpi) and NAME.pdf of each chart, and worst.png and best.png.
 
     Returns:

@@ -22,7 +22,7 @@ from segcoord.evaluation.bootstrap import FEW_IMAGES, interval
 from segcoord.evaluation.report import charts
 from segcoord.evaluation.report.calibration import BINS, STEP
 from segcoord.evaluation.report.charts import percent, points
-from segcoord.evaluation.report.collect import Findings
+from segcoord.evaluation.report.collect import ReportData
 from segcoord.evaluation.report.extremes import Example
 from segcoord.evaluation.report.object_sizes import bin_names
 from segcoord.evaluation.report.svg import PAGE, inline
@@ -32,7 +32,7 @@ _WRONG, _VOID = (213, 94, 0), (128, 128, 128)
 _SHOWN_BANDS = (1, 2, 3, 5, 10, 20, 40)
 
 
-def write_page(path: Path, findings: Findings) -> None:
+def write_page(path: Path, findings: ReportData) -> None:
     """Writes the report.
 
     Raises:
@@ -57,7 +57,7 @@ def _read(name: str) -> str:
     return files("segcoord.evaluation.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _headline(findings: Findings) -> dict:
+def _headline(findings: ReportData) -> dict:
     scores, how = findings.scores, findings.how
     return {
         "scores": scores,
@@ -76,7 +76,7 @@ def _headline(findings: Findings) -> dict:
     }
 
 
-def _verdict(findings: Findings) -> str:
+def _verdict(findings: ReportData) -> str:
     if findings.change is None:
         return ""
     text = findings.change.sentence("the former", "the latter")
@@ -91,7 +91,7 @@ def _spelled(value: object) -> str:
     return {None: "none", True: "yes", False: "no"}.get(value, str(value))
 
 
-def _tables(findings: Findings) -> dict:
+def _tables(findings: ReportData) -> dict:
     scores, labels = findings.scores, findings.labels
     share = scores.truth / max(1, scores.truth.sum())
     rows = [
@@ -119,7 +119,7 @@ def _tables(findings: Findings) -> dict:
     }
 
 
-def _charts(findings: Findings) -> dict:
+def _charts(findings: ReportData) -> dict:
     gathered, scores, change = findings.gathered, findings.scores, findings.change
     bands, calibration = gathered.bands.bands(), gathered.calibration
     drawn = {
@@ -172,7 +172,7 @@ def _charts(findings: Findings) -> dict:
     }
 
 
-def _examples(findings: Findings) -> dict:
+def _examples(findings: ReportData) -> dict:
     worst, best = findings.gathered.examples.worst_and_best()
     maps = [m for e in (*worst, *best) for m in (e.truth, e.prediction)]
     seen = sorted({int(v) for m in maps for v in np.unique(m)} - {VOID})
@@ -186,7 +186,7 @@ def _examples(findings: Findings) -> dict:
     }
 
 
-def _example(example: Example, findings: Findings) -> dict:
+def _example(example: Example, findings: ReportData) -> dict:
     labels = findings.labels
     errors = (example.truth != example.prediction).astype(np.uint8)
     errors[example.truth == VOID] = 2

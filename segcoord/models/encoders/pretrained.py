@@ -11,7 +11,7 @@ from torch import nn
 from segcoord.models.create_attention import REDUCTION
 from segcoord.models.encoders.published import PUBLISHED, fetch
 from segcoord.models.encoders.weights import (
-    Report,
+    LoadReport,
     load_encoder,
     load_file,
     load_plain,
@@ -21,7 +21,9 @@ from segcoord.models.state_dict import read_tensors
 from segcoord.utils.errors import UserError
 
 
-def start(encoder: nn.Module, name: str, weights: str, *, offline: bool = False) -> Report:
+def load_pretrained(
+    encoder: nn.Module, name: str, weights: str, *, offline: bool = False
+) -> LoadReport:
     """Loads weights into an encoder.
 
     Args:

@@ -13,8 +13,8 @@ import rich.progress
 import torch
 
 from segcoord.models.state_dict import (
+    describe_wrong_file,
     first_sentence,
-    known_as,
     read_bytes,
 )
 from segcoord.utils.errors import UserError
@@ -88,7 +88,7 @@ def fetch(published: Published, *, offline: bool = False) -> Path:
             ) from error
         found = git_blob_id(temporary)
         if found != published.blob:
-            what = known_as(temporary) or f"a file of {temporary.stat().st_size:,} bytes"
+            what = describe_wrong_file(temporary) or f"a file of {temporary.stat().st_size:,} bytes"
             raise UserError(
                 f"{published.url}: gave {what} with git blob id {found}, expected "
                 f"{published.blob}; not kept. Is a proxy answering in its place? {by_hand}"

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from segcoord.models.encoders.published import GIVE_BY_HAND
 from segcoord.models.state_dict import (
-    described_in,
     first_sentence,
+    model_description,
     read_tensors,
-    some,
+    shorten,
     unpickle,
 )
 from segcoord.utils.errors import UserError
@@ -101,7 +101,7 @@ def plain_tensors(name: str, *, offline: bool = False) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """What became of each tensor, but for batch counters that the file lacks.
 
     matched: copied; new: left at its random start; unused: in the file only, by the file's name;
@@ -118,7 +118,7 @@ class Report:
         """In full: exactly which tensors are new, those of one slot in a line."""
         text = f"{self.source}: {len(self.matched)} tensors loaded"
         if self.unused:
-            text += f"; {len(self.unused)} in the file are not used ({some(self.unused)})"
+            text += f"; {len(self.unused)} in the file are not used ({shorten(self.unused)})"
         if not self.new:
             return text
         slots: dict[str, list[str]] = {}
@@ -131,7 +131,7 @@ class Report:
 
 def load_encoder(
     model: nn.Module, tensors: dict[str, Tensor], source: str | Path = "the weights"
-) -> Report:
+) -> LoadReport:
     """Copies weights of the same architecture into an encoder, all of them or none.
 
     Each tensor of the encoder must be there in its shape, but for a classifier that is absent
@@ -151,7 +151,7 @@ def load_encoder(
 
 def load_plain(
     model: nn.Module, tensors: dict[str, Tensor], source: str | Path = "the weights"
-) -> Report:
+) -> LoadReport:
     """Copies the weights of the plain architecture into one with attention, which stays random.
 
     As `load_encoder`, but for what is in the attention's slots: there the encoder keeps its own
@@ -164,7 +164,7 @@ def load_plain(
     return _copy(net, tensors, str(source), slots=_slots(net))
 
 
-def load_file(model: nn.Module, path: str | Path) -> Report:
+def load_file(model: nn.Module, path: str | Path) -> LoadReport:
     """Copies a file's weights into an encoder: its attention's too if the file has any of them.
 
     Raises:
@@ -175,7 +175,7 @@ def load_file(model: nn.Module, path: str | Path) -> Report:
     slots = _slots(net)
     names = _file_names(net, tensors)
     attends = any(n.startswith(slots) and names.get(n) in tensors for n in net.state_dict())
-    described = described_in(unpickle(Path(path)))
+    described = model_description(unpickle(Path(path)))
     theirs, ours = described.get("spec", {}).get("encoder"), net.pretrained_cfg["architecture"]
     if attends and theirs not in (None, ours):
         # X and Y attention have the same tensors, and mean other things by them.
@@ -188,7 +188,7 @@ def load_file(model: nn.Module, path: str | Path) -> Report:
 
 def _copy(
     net: nn.Module, tensors: dict[str, Tensor], source: str, slots: tuple[str, ...]
-) -> Report:
+) -> LoadReport:
     architecture = net.pretrained_cfg["architecture"]
     own, names = net.state_dict(), _file_names(net, tensors)
     given = {n: tensors[name] for n, name in names.items() if name in tensors}
@@ -211,13 +211,13 @@ def _copy(
         "not finite": [names[n] for n, t in fits.items() if not t.isfinite().all()],
     }
     if any(wrong.values()):
-        found = "; ".join(f"{len(n)} {kind} ({some(n)})" for kind, n in wrong.items() if n)
+        found = "; ".join(f"{len(n)} {kind} ({shorten(n)})" for kind, n in wrong.items() if n)
         raise UserError(
             f"{source}: the tensors are not those of {architecture}: {found}. "
             "Nothing was loaded. Choose the encoder, and the reduction, that the weights are of."
         )
     net.load_state_dict(fits, strict=False)
-    return Report(source, [*fits], new, [name for name in tensors if name in unused])
+    return LoadReport(source, [*fits], new, [name for name in tensors if name in unused])
 
 
 def _file_names(net: nn.Module, tensors: Iterable[str]) -> dict[str, str]:
