@@ -80,6 +80,8 @@ class DataConfig:
         scale: smallest and largest random scale of a training image.
         flip: mirror half of the training images.
         color_jitter: strength of random brightness, contrast and saturation; 0 for none.
+        augmentation: YAML file of an albumentations pipeline, written by `albumentations.save`, for
+            image and mask after the crop; null for none.
         workers: processes that load training images; 0 to load in the training process.
         pack: auto to read a split from its pack where `segcoord data pack` made one; off to read
             the files; or the folder that holds the packs.
@@ -97,6 +99,7 @@ class DataConfig:
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
     color_jitter: float = 0.2
+    augmentation: str | None = None
     workers: int = 2
     pack: str = "auto"
 

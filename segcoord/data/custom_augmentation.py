@@ -1,0 +1,133 @@
+"""The user's own augmentation: an albumentations pipeline from a YAML file, seeded per sample."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from segcoord.data.labels import VOID
+from segcoord.utils.errors import UserError
+
+PROBES = 8  # draws of each transform, and of the whole pipeline, in the check
+_VALUES = (3, 250)  # of the mask in the check: class 0 and all between them would be invented
+
+
+class CustomAugmentation:
+    """Applies a pipeline to image and mask after the crop; each draw depends on the key alone.
+
+    Before it is used, every transform is applied to a sample of the crop's size, because what some
+    of them do by default would train a wrong model without an error: a mask padded with class 0,
+    or interpolated between class indices.
+
+    Args:
+        path: YAML (or JSON) file written by `albumentations.save(pipeline, path, "yaml")`.
+        crop_size: (h, w) of the training crops.
+
+    Raises:
+        UserError: albumentations is not installed; a file that can't be read; an unknown transform
+            or argument; a transform that fails, changes size or dtype, or invents mask values.
+    """
+
+    def __init__(self, path: str | Path, crop_size: tuple[int, int]) -> None:
+        self.path = Path(path).expanduser()
+        self.pipeline = _load(self.path)
+        self._check(crop_size)
+
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray, key: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Augments one pair.
+
+        Args:
+            image: (h, w, 3) uint8 RGB.
+            mask: (h, w) uint8.
+            key: (seed, epoch, index).
+
+        Returns:
+            image and mask of the same shapes.
+        """
+        # Another stream than the one of the color jitter.
+        seed = int(np.random.SeedSequence((*key, 1)).generate_state(1)[0])
+        self.pipeline.set_random_seed(seed)
+        result = self.pipeline(image=image, mask=mask)
+        return result["image"], result["mask"]
+
+    def _check(self, crop_size: tuple[int, int]) -> None:
+        rng = np.random.default_rng(0)
+        image = rng.integers(0, 256, (*crop_size, 3), dtype=np.uint8)
+        mask = np.full(crop_size, _VALUES[0], np.uint8)
+        mask[crop_size[0] // 3 :, crop_size[1] // 3 :] = _VALUES[1]
+        for transform in (*_transforms(self.pipeline), self.pipeline):
+            name = type(transform).__name__
+            for seed in range(PROBES):
+                transform.set_random_seed(seed)
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        result = transform(image=image, mask=mask, force_apply=True)
+                except Exception as error:
+                    raise self._error(f"{name} fails on a crop: {error}", "Remove it.") from error
+                self._check_result(name, result, image, mask)
+
+    def _check_result(self, name: str, result: dict, image: np.ndarray, mask: np.ndarray) -> None:
+        for kind, before in (("image", image), ("mask", mask)):
+            after = result[kind]
+            if getattr(after, "shape", None) != before.shape:
+                shape = tuple(getattr(after, "shape", ()))
+                raise self._error(
+                    f"{name} changes the {kind} from {before.shape} to {shape}",
+                    "Set data.crop_size and data.scale instead of cropping or resizing here.",
+                )
+            if after.dtype != np.uint8:
+                raise self._error(
+                    f"{name} returns the {kind} as {after.dtype}, expected uint8",
+                    "Remove it: the model normalizes its images itself.",
+                )
+        invented = sorted({*np.unique(result["mask"]).tolist()} - {*_VALUES, VOID})
+        if invented:
+            raise self._error(
+                f"{name} writes values into the mask that are not in it ({invented[:4]})",
+                f"Set fill_mask to {VOID} (void) and mask_interpolation to 0 (nearest).",
+            )
+
+    def _error(self, found: str, remedy: str) -> UserError:
+        return UserError(f"data.augmentation {self.path}: {found}. {remedy}")
+
+
+def _load(path: Path):  # -> albumentations.Compose
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it asks a server at import
+    try:
+        import albumentations
+    except ImportError as error:
+        raise UserError(
+            "data.augmentation needs albumentations: pip install 'segcoord[albumentations]'"
+        ) from error
+    if not path.is_file():
+        raise UserError(f"data.augmentation: {path}: no such file")
+    kind = "json" if path.suffix == ".json" else "yaml"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # an unknown argument is only a warning otherwise
+            pipeline = albumentations.load(path, kind)
+    except Exception as error:  # of PyYAML, pydantic, or the registry of transforms
+        message = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            f"data.augmentation: {path}: not a pipeline of albumentations "
+            f"{albumentations.__version__} ({message}). Write it with "
+            f'albumentations.save(pipeline, "{path.name}", "{kind}").'
+        ) from error
+    if not isinstance(pipeline, albumentations.Compose):
+        pipeline = albumentations.Compose([pipeline])
+    return pipeline
+
+
+def _transforms(pipeline) -> Iterator:
+    """The transforms of a pipeline, those of its compositions (OneOf, SomeOf, ...) one by one."""
+    from albumentations.core.composition import BaseCompose
+
+    for each in pipeline.transforms:
+        yield from _transforms(each) if isinstance(each, BaseCompose) else [each]
