@@ -1,8 +1,10 @@
 # Everything sets itself up: `make demo` and `make test` build .venv on their first run.
 PYTHON ?= python3
 BIN := .venv/bin
+CONTRACT_TESTS := tests/models/test_attention.py tests/models/test_encoders.py tests/models/test_decoders.py \
+  tests/models/test_factory.py tests/evaluation/test_metrics.py tests/data/test_loader.py
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo test test-minimal test-oldest lint lock clean
 
 demo: setup
 	rm -rf demo
@@ -14,7 +16,21 @@ demo: setup
 test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# Every module imports without the extras.
+test-minimal: setup
+	$(BIN)/uv venv --quiet --clear .venv-minimal
+	$(BIN)/uv pip install --quiet --python .venv-minimal --constraint requirements.txt .
+	.venv-minimal/bin/python tests/import_all.py
+
+# The oldest versions of the dependencies that pyproject.toml allows.
+test-oldest: setup
+	$(BIN)/uv venv --quiet --clear .venv-oldest
+	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct \
+	  --editable . 'pytest>=8' 'hypothesis>=6'
+	.venv-oldest/bin/python -m pytest $(CONTRACT_TESTS)
 
 lint: setup
 	$(BIN)/ruff format .
@@ -37,4 +53,4 @@ lock: setup
 	  --no-header --upgrade pyproject.toml -o requirements.txt
 
 clean:
-	rm -rf .venv demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-minimal .venv-oldest demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -97,7 +97,7 @@ def _brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    mean = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean()
+    mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
     return _lookup(image, factor, mean * (1 - factor))
 
 
