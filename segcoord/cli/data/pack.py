@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def pack(program: str, argv: list[str]) -> int:
-    """Decode a dataset once, so that training reads pixels and nothing else"""
+    """Decode a dataset once into packs, which training reads faster than image files"""
     parser = new_parser(program, pack)
     add_settings(parser, "data")
-    parser.add_argument("--split", type=str, help="pack this split alone (default: train and val)")
+    parser.add_argument("--split", type=str, help="pack only this split (default: train and val)")
     parser.add_argument(
-        "--out", type=str, metavar="DIR", help="write DIR/SPLIT; default: .segcoord in the dataset"
+        "--out", type=str, metavar="DIR", help="write DIR/SPLIT (default: .segcoord in the dataset)"
     )
     parser.add_argument("--workers", type=int, help="decoding processes (default: all cores)")
     parser.add_argument(
-        "--verify", action="store_true", help="write nothing; compare every byte of the packs"
+        "--verify", action="store_true", help="write nothing; verify every byte of existing packs"
     )
     args = parse(parser, argv)
     if args.workers is not None and args.workers < 1:
@@ -37,14 +37,14 @@ def pack(program: str, argv: list[str]) -> int:
 def _pack(
     data: DataConfig, name: str | None, out: str | None, workers: int | None, check_only: bool
 ) -> None:
-    """Writes or verifies the packs of one split, or of the training and the validation split.
+    """Write or verify the packs of one split, or of the training and validation splits.
 
     Args:
-        data: checked here.
-        name: of the split; None for the two.
+        data: not checked yet.
+        name: name of the split; None for both.
         out: folder of the packs; None for the one in the dataset.
-        workers: processes that decode; None for one on each core.
-        check_only: write nothing, read every byte instead.
+        workers: decoding processes; None for one per core.
+        check_only: verify every byte instead of writing.
     """
     from segcoord.data.layouts import find_split
     from segcoord.data.pack.reader import open_pack, pack_root, verify
@@ -60,22 +60,22 @@ def _pack(
         split, folder = find_split(data, each), packs / each
         if check_only:
             if not folder.exists():
-                raise UserError(f"{folder}: there is no pack to verify; data pack writes one")
+                raise UserError(f"{folder}: no pack to verify; write it with segcoord data pack")
             pack = open_pack(folder, split)
-            with progress_counter(f"verify {each}", len(split)) as tell:
-                verify(pack, split, tell)
-            console.print(f"{folder}: every byte of {len(split)} images is as it was written")
+            with progress_counter(f"verify {each}", len(split)) as update:
+                verify(pack, split, update)
+            console.print(f"{folder}: verified {len(split)} images")
         elif not _up_to_date(folder, split):
-            with progress_counter(f"pack {each}", len(split)) as tell:
-                write_pack(split, folder, workers, tell)
+            with progress_counter(f"pack {each}", len(split)) as update:
+                write_pack(split, folder, workers, update)
             size = sum(p.stat().st_size for p in folder.iterdir())
             console.print(f"{folder}: {len(split)} images, {size / 1e6:.1f} MB")
     if packs != pack_root(data) and not check_only:
-        console.print(f"To read it: --data.pack {out}")
+        console.print(f"To use it: --data.pack {out}")
 
 
 def _up_to_date(folder: Path, split: Split) -> bool:
-    """Whether there is nothing to pack; says so, or why what is there doesn't do."""
+    """Whether a valid pack exists; prints so, or why the existing one must be replaced."""
     from segcoord.data.pack.reader import REMEDY, open_pack
     from segcoord.utils.console import console
 
@@ -84,7 +84,7 @@ def _up_to_date(folder: Path, split: Split) -> bool:
     try:
         open_pack(folder, split)
     except UserError as error:
-        console.print(f"{str(error).removesuffix(REMEDY)}It is written anew.")
+        console.print(f"{str(error).removesuffix(REMEDY)}Writing it again.")
         return False
     console.print(f"{folder}: is up to date")
     return True
