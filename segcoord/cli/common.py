@@ -13,7 +13,7 @@ Command = Callable[[str, list[str]], int]
 """(program name, arguments) -> exit code. --help prints its docstring as the description."""
 
 CHECKPOINT = "a best.ckpt or last.ckpt, a shared folder, or a folder written by segcoord export"
-DEVICE = "auto, cpu, cuda or mps (default: auto)"
+DEVICE = "auto, cpu, cuda or mps"
 OFFLINE = "load pretrained weights only from the cache"
 RUNTIME = (
     "torch, onnxruntime, openvino or openvino-bf16; default: torch for a checkpoint, the runtime "
@@ -38,7 +38,7 @@ def add_views(parser: ArgumentParser) -> None:
         type=float,
         nargs="+",
         default=[1.0],
-        help="test-time augmentation: scales to average, for example 0.5 1.0 1.5 (default: 1.0)",
+        help="test-time augmentation: scales to average, for example 0.5 1.0 1.5",
     )
     parser.add_argument(
         "--flip",

@@ -16,12 +16,12 @@ def demo(program: str, argv: list[str]) -> int:
     parser.add_argument(
         "--samples", type=str, metavar="DIR", help="example images (default: synthetic scenes)"
     )
-    parser.add_argument("--port", type=int, default=7860, help="TCP port (default: 7860)")
+    parser.add_argument("--port", type=int, default=7860, help="TCP port")
     parser.add_argument(
         "--host",
         type=str,
         default="127.0.0.1",
-        help="address to listen on; 0.0.0.0 for all interfaces (default: 127.0.0.1)",
+        help="address to listen on; 0.0.0.0 for all interfaces",
     )
     args = parse(parser, argv)
     from segcoord.deploy.demo.server import run_demo

@@ -14,9 +14,7 @@ def export(program: str, argv: list[str]) -> int:
     parser.add_argument(
         "--format", type=str, required=True, help="onnx, openvino, torchscript or pt2"
     )
-    parser.add_argument(
-        "--precision", type=str, default="fp32", help="fp32, fp16 or int8 (default: fp32)"
-    )
+    parser.add_argument("--precision", type=str, default="fp32", help="fp32, fp16 or int8")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to create")
     parser.add_argument(
         "--image-to-mask",

@@ -20,7 +20,7 @@ def models(program: str, argv: list[str]) -> int:
         "--output-stride",
         type=int,
         default=16,
-        help="output stride for the MACs: 16 or 8 (default: 16)",
+        help="output stride for the MACs: 16 or 8",
     )
     args = parse(parser, argv)
     from rich.table import Table

@@ -12,7 +12,7 @@ def runs(program: str, argv: list[str]) -> int:
     """List the runs in a folder and its subfolders, best score first"""
     parser = new_parser(program, runs)
     parser.add_argument(
-        "folder", type=str, nargs="?", default="runs", metavar="DIR", help="default: runs"
+        "folder", type=str, nargs="?", default="runs", metavar="DIR", help="folder to search"
     )
     parser.add_argument("--json", type=str, metavar="FILE", help="write the list")
     args = parse(parser, argv)
