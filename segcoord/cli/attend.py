@@ -25,9 +25,7 @@ def attend(program: str, argv: list[str]) -> int:
     parser.add_argument(
         "--block", type=str, help="such as blocks.5.2; default: the last block with attention"
     )
-    parser.add_argument(
-        "--out", type=str, default="attend.png", metavar="FILE", help="PNG to write"
-    )
+    parser.add_argument("--out", type=str, default="attend.png", metavar="FILE", help="PNG file")
     args = parse(parser, argv)
     out = Path(args.out)
     *checkpoints, image = args.paths

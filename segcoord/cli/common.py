@@ -40,17 +40,11 @@ def add_views(parser: ArgumentParser) -> None:
         default=[1.0],
         help="test-time augmentation: scales to average, for example 0.5 1.0 1.5",
     )
-    parser.add_argument(
-        "--flip",
-        action="store_true",
-        help="test-time augmentation: also predict the mirrored image",
-    )
+    parser.add_argument("--flip", action="store_true", help="also average the mirrored image")
     parser.add_argument(
         "--tile", type=str, metavar="HEIGHTxWIDTH", help="predict in tiles of this size"
     )
-    parser.add_argument(
-        "--overlap", type=int, help="minimum overlap of tiles in pixels (default: 0)"
-    )
+    parser.add_argument("--overlap", type=int, help="overlap of tiles in pixels (default: 0)")
 
 
 def data_layer(checkpoint: str | None) -> list[tuple[str, dict]]:

@@ -18,10 +18,7 @@ def demo(program: str, argv: list[str]) -> int:
     )
     parser.add_argument("--port", type=int, default=7860, help="TCP port")
     parser.add_argument(
-        "--host",
-        type=str,
-        default="127.0.0.1",
-        help="address to listen on; 0.0.0.0 for all interfaces",
+        "--host", type=str, default="127.0.0.1", help="address; 0.0.0.0 for all interfaces"
     )
     args = parse(parser, argv)
     from segcoord.deploy.demo.server import run_demo

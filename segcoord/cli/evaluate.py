@@ -16,10 +16,7 @@ def evaluate(program: str, argv: list[str]) -> int:
     parser.add_argument("--masks", type=str, metavar="DIR", help="write one PNG per image")
     parser.add_argument("--overlays", type=str, metavar="DIR", help="write overlays with a legend")
     parser.add_argument(
-        "--sheet",
-        type=str,
-        metavar="FILE",
-        help="write image, ground truth and prediction of six images",
+        "--sheet", type=str, metavar="FILE", help="write six images with truth and prediction"
     )
     parser.add_argument("--json", type=str, metavar="FILE", help="write scores and protocol")
     parser.add_argument("--report", type=str, metavar="FILE", help="write an HTML report")

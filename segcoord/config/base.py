@@ -12,9 +12,14 @@ from segcoord.utils.errors import UserError
 
 
 class TaskConfig:
-    """Base of the configurations of a whole run, one class per task."""
+    """Base of the configurations of a whole run, one class per task with all its groups."""
 
     task: ClassVar[str]
+
+    def check(self) -> None:
+        """Raises UserError for values out of range and combinations that can't work."""
+        for group in (self.model, self.data, self.train):
+            group.check()
 
     def to_yaml(self) -> str:
         """The task and all settings as YAML; `config.loading.read_yaml` reads it back."""

@@ -73,9 +73,3 @@ class ClassificationConfig(TaskConfig):
     model: ClassifierConfig
     data: ImageFolderConfig
     train: OptimConfig
-
-    def check(self) -> None:
-        """Raises UserError for values out of range and combinations that can't work."""
-        self.model.check()
-        self.data.check()
-        self.train.check()

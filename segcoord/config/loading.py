@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Hashable
 from pathlib import Path
-from typing import ClassVar, NoReturn, get_type_hints
+from typing import ClassVar, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
@@ -46,34 +46,25 @@ def preview(argv: list[str], *parsers: ArgumentParser) -> argparse.Namespace:
         Each option's value, None if absent; `help`; all --config as `configs`, the last one as
         `config`. All values are None if the command line is malformed, which `parse` reports.
     """
-    preview_parser = _PreviewParser(add_help=False, allow_abbrev=False)
-    preview_parser.add_argument("-h", "--help", action="store_true")
-    preview_parser.add_argument("--config", dest="configs", action="append", default=[])
-    known = {"help", "config"}
-    for action in (action for parser in parsers for action in parser._actions):
-        if action.dest in known:
+    preview = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    preview.add_argument("-h", "--help", action="store_true")
+    preview.add_argument("--config", dest="configs", action="append", default=[])
+    actions = {action.dest: action for parser in reversed(parsers) for action in parser._actions}
+    for name, action in actions.items():
+        nargs = action.nargs if action.nargs in ("+", "*") else None
+        if name in ("help", "config"):
             continue
-        known.add(action.dest)
         if not action.option_strings:
-            preview_parser.add_argument(action.dest, nargs="*" if action.nargs else "?")
+            preview.add_argument(name, nargs="*" if action.nargs else "?")
         elif action.nargs == 0:
-            flag = {"action": "store_const", "const": True}
-            preview_parser.add_argument(*action.option_strings, dest=action.dest, **flag)
+            preview.add_argument(*action.option_strings, dest=name, action="store_const", const=1)
         else:
-            nargs = action.nargs if action.nargs in ("+", "*") else None
-            preview_parser.add_argument(*action.option_strings, dest=action.dest, nargs=nargs)
+            preview.add_argument(*action.option_strings, dest=name, nargs=nargs)
     try:
-        values = vars(preview_parser.parse_known_args(argv)[0])
+        values = vars(preview.parse_known_args(argv)[0])
     except ArgumentError:
-        values = vars(preview_parser.parse_args([]))
+        values = vars(preview.parse_args([]))
     return argparse.Namespace(**values, config=(values["configs"] or [None])[-1])
-
-
-class _PreviewParser(argparse.ArgumentParser):
-    """Raises instead of exiting."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ArgumentError(None, message)
 
 
 def task_of(source: str, tree: dict) -> str:

@@ -101,25 +101,18 @@ class DataConfig:
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         require(bool(self.pack), "data.pack", repr(self.pack), "auto, off or a folder")
         folders = [self.images, self.masks]
-        require(
-            self.layout == "folder" or folders == [None, None],
-            "data.images and data.masks",
-            folders,
-            f"null, because layout {self.layout} defines its folders",
-        )
-        require(
-            self.layout != "folder" or self.classes is not None,
-            "data.classes",
-            None,
-            "a list of classes with name and color, which layout folder needs",
-        )
-        require(
-            self.layout != "cityscapes" or (self.classes is None and not self.void_ids),
-            "data.classes and data.void_ids",
-            "custom values",
+        ok = self.layout == "folder" or folders == [None, None]
+        expected = f"null, because layout {self.layout} defines its folders"
+        require(ok, "data.images and data.masks", folders, expected)
+        ok = self.layout != "folder" or self.classes is not None
+        expected = "a list of classes with name and color, which layout folder needs"
+        require(ok, "data.classes", None, expected)
+        ok = self.layout != "cityscapes" or (self.classes is None and not self.void_ids)
+        expected = (
             "null and [], because layout cityscapes defines its 19 classes; "
-            "use layout voc or folder for a custom dataset",
+            "use layout voc or folder for a custom dataset"
         )
+        require(ok, "data.classes and data.void_ids", "custom values", expected)
 
 
 @dataclass
@@ -192,16 +185,10 @@ class Config(TaskConfig):
 
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""
-        self.model.check()
-        self.data.check()
-        self.train.check()
-        stride = self.model.output_stride
-        require(
-            min(self.data.crop_size) >= stride,
-            "data.crop_size",
-            list(self.data.crop_size),
-            f"at least the output stride, {stride}, in height and width",
-        )
+        super().check()
+        crop, stride = self.data.crop_size, self.model.output_stride
+        expected = f"at least the output stride, {stride}, in height and width"
+        require(min(crop) >= stride, "data.crop_size", list(crop), expected)
 
 
 CONFIGS = {config.task: config for config in (Config, ClassificationConfig)}
