@@ -117,7 +117,7 @@ SETTINGS = {
     "--train.seed=99999999999999999999": "below 2**63",
     "--train.lr=fast": 'Parser key "train.lr"',
     "--init-from=none.ckpt": "none.ckpt: no such file, expected a file of weights",
-    "--resume=none": "no run there",
+    "--resume=none": "not a run: found no config.yaml in it",
     "--train.accelerator=mps": "can't be used here",
 }
 

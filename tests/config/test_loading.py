@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import get_type_hints
 
@@ -34,6 +35,7 @@ SHIPPED = sorted(p.stem for p in CONFIGS.glob("*.yaml") if p.stem not in ("base"
 MINIMAL = "data: {layout: voc, root: here}\ntrain: {max_steps: 5}\n"
 
 
+@cache
 def make_parser(task: str = "segmentation") -> ArgumentParser:
     """Like the parser of cli.train."""
     parser = new_parser("train.py", "Train.")
@@ -494,7 +496,7 @@ ANY_CONFIG = st.builds(
 
 
 # Shrinking a failure would take minutes, and a failing configuration is readable as it is.
-@settings(derandomize=True, deadline=None, max_examples=30, phases=[Phase.generate])
+@settings(derandomize=True, deadline=None, max_examples=15, phases=[Phase.generate])
 @given(ANY_CONFIG)
 def test_resolved_file_read_again_is_the_same_configuration(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
