@@ -25,13 +25,9 @@ def table(program: str, argv: list[str]) -> int:
     if early.help:
         parse(parsers["segmentation"], argv)
     if early.table is None:
-        raise UserError(
-            "TABLE.yaml: missing; give the YAML file of a table, such as configs/tables/sample.yaml"
-        )
+        raise UserError("TABLE.yaml: missing; give one such as configs/tables/sample.yaml")
     if early.config:
-        raise UserError(
-            "--config: the table's YAML file names the configuration; leave --config out"
-        )
+        raise UserError("--config: TABLE.yaml already names the configuration; leave it out")
     from segcoord.training.table import run_table
     from segcoord.training.table_config import read_table
 

@@ -10,7 +10,6 @@ from segcoord.config.loading import add_settings, parse
 from segcoord.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from segcoord.config.schema import DataConfig
     from segcoord.data.split import Split
 
 
@@ -29,49 +28,34 @@ def pack(program: str, argv: list[str]) -> int:
     args = parse(parser, argv)
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers: found {args.workers}, expected 1 or more")
-    data = parser.instantiate(args).data
-    _pack(data, args.split, args.out, args.workers, args.verify)
-    return 0
-
-
-def _pack(
-    data: DataConfig, name: str | None, out: str | None, workers: int | None, check_only: bool
-) -> None:
-    """Write or verify the packs of one split, or of the training and validation splits.
-
-    Args:
-        data: not checked yet.
-        name: name of the split; None for both.
-        out: folder of the packs; None for the one in the dataset.
-        workers: decoding processes; None for one per core.
-        check_only: verify every byte instead of writing.
-    """
     from segcoord.data.layouts import find_split
     from segcoord.data.pack.reader import open_pack, pack_root, verify
     from segcoord.data.pack.writer import refuse_to_replace, write_pack
     from segcoord.utils.console import console, progress_counter
 
+    data = parser.instantiate(args).data
     data.check()
-    packs = Path(out).expanduser() if out else pack_root(data)
-    names = [name] if name else list(dict.fromkeys((data.train_split, data.val_split)))
-    for each in names:
-        refuse_to_replace(packs / each)
-    for each in names:
-        split, folder = find_split(data, each), packs / each
-        if check_only:
+    packs = Path(args.out).expanduser() if args.out else pack_root(data)
+    names = [args.split] if args.split else list(dict.fromkeys((data.train_split, data.val_split)))
+    for name in names:
+        refuse_to_replace(packs / name)
+    for name in names:
+        split, folder = find_split(data, name), packs / name
+        if args.verify:
             if not folder.exists():
                 raise UserError(f"{folder}: no pack to verify; write it with segcoord data pack")
-            pack = open_pack(folder, split)
-            with progress_counter(f"verify {each}", len(split)) as update:
-                verify(pack, split, update)
+            existing = open_pack(folder, split)
+            with progress_counter(f"verify {name}", len(split)) as update:
+                verify(existing, split, update)
             console.print(f"{folder}: verified {len(split)} images")
         elif not _up_to_date(folder, split):
-            with progress_counter(f"pack {each}", len(split)) as update:
-                write_pack(split, folder, workers, update)
+            with progress_counter(f"pack {name}", len(split)) as update:
+                write_pack(split, folder, args.workers, update)
             size = sum(p.stat().st_size for p in folder.iterdir())
             console.print(f"{folder}: {len(split)} images, {size / 1e6:.1f} MB")
-    if packs != pack_root(data) and not check_only:
-        console.print(f"To use it: --data.pack {out}")
+    if packs != pack_root(data) and not args.verify:
+        console.print(f"To use it: --data.pack {args.out}")
+    return 0
 
 
 def _up_to_date(folder: Path, split: Split) -> bool:
