@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 
 from segcoord.config.base import TaskConfig, require
 from segcoord.config.classification import ClassificationConfig
+from segcoord.config.classification import ClassifierConfig as ClassifierConfig
+from segcoord.config.classification import ImageFolderConfig as ImageFolderConfig
 from segcoord.config.decoders import decoder_settings
 from segcoord.config.optim import OptimConfig
 from segcoord.utils.errors import UserError

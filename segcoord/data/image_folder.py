@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import find_classes, make_dataset
 
-from segcoord.config.classification import ImageFolderConfig
+from segcoord.config.schema import ImageFolderConfig
 from segcoord.data.checks.findings import SHOWN
 from segcoord.data.checks.split import check_image
 from segcoord.data.image_io import read_image

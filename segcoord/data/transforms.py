@@ -9,8 +9,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from segcoord.config.classification import ImageFolderConfig
-from segcoord.config.schema import DataConfig
+from segcoord.config.schema import DataConfig, ImageFolderConfig
 from segcoord.data.random_crop import crop_window, draw_window
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks a server for its version otherwise
