@@ -1,4 +1,4 @@
-"""Score a model, export its masks: python evaluate.py --checkpoint RUN/best.ckpt [--masks DIR]"""
+"""Evaluate a model: python evaluate.py --checkpoint RUN/best.ckpt [--masks DIR]"""
 
 import sys
 

@@ -1,7 +1,7 @@
 """Semantic segmentation for small machines.
 
-Importing this package is quick and changes nothing in the process but one thing: when timm is
-imported, before or after, our backbones are registered in it.
+Importing this package is fast and has one side effect: segcoord's encoders are registered in timm,
+as soon as timm is imported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from segcoord.models.pretrained import from_pretrained as from_pretrained
     from segcoord.utils.errors import UserError as UserError
 
-_HOMES = {
+_MODULES = {
     "CoordAtt": "models.attention",
     "MeanIoU": "evaluation.metrics",
     "UserError": "utils.errors",
@@ -35,13 +35,13 @@ _HOMES = {
     "predict_probabilities": "inference.predict",
     "save": "models.checkpoint",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'segcoord' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"segcoord.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"segcoord.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m segcoord` is the `segcoord` command."""
+"""`python -m segcoord` runs the `segcoord` command."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The whole path on real photographs, where they are at hand (SEGCOORD_CAMVID names the folder)."""
+"""Training and evaluation on CamVid, if available (SEGCOORD_CAMVID names the folder)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.camvid
 CONFIG = f"--config={ROOT / 'configs' / 'camvid_os16.yaml'}"
 
 
-def test_check_finds_the_published_counts(capsys) -> None:
+def test_check_reports_the_published_counts(capsys) -> None:
     assert main(["data", "check", CONFIG, f"--data.root={CAMVID}"]) == 0
     printed = capsys.readouterr().out
     assert "train: 367 images" in printed
@@ -26,7 +26,7 @@ def test_check_finds_the_published_counts(capsys) -> None:
     assert "No mistake found" in printed
 
 
-def test_trains_and_exports_what_it_scores(tmp_path: Path) -> None:
+def test_written_masks_have_the_reported_miou(tmp_path: Path) -> None:
     small = ["--train.max_steps=2", "--train.batch_size=2", "--data.crop_size=[64,64]"]
     small += ["--model.encoder=mobilenetv2_ca_050"]
     arguments = [CONFIG, f"--data.root={CAMVID}", f"--run={tmp_path / 'run'}", *small]

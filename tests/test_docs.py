@@ -1,4 +1,4 @@
-"""What the documents show is run: Python as it stands, commands as far as their options."""
+"""The documentation's snippets: Python is run, commands are checked for their options and files."""
 
 from __future__ import annotations
 
@@ -18,76 +18,82 @@ from segcoord.cli.main import COMMANDS
 DOCUMENTS = [
     "README.md",
     "data/README.md",
-    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
 ]
 
 
-def blocks(language: str) -> list[tuple[str, str]]:
-    found = []
-    for name in DOCUMENTS:
-        for text in re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(), re.S):
-            found.append((name, text))
-    return found
+def blocks(language: str, document: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.S)
 
 
-@pytest.mark.parametrize(("name", "code"), blocks("python"))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the snippets read, under the names that they have there."""
+    folder, fixtures = tmp_path_factory.mktemp("docs"), ROOT / "tests" / "fixtures" / "v0"
+    shutil.copytree(fixtures / "run", folder / "demo" / "run")
+    shutil.copytree(fixtures / "exported" / "onnx", folder / "exported")
+    shutil.copytree(fixtures / "data" / ".segcoord", folder / "data" / "camvid" / ".segcoord")
+    photo = next((fixtures / "data" / "VOCdevkit" / "VOC2012" / "JPEGImages").iterdir())
+    shutil.copy(photo, folder / "photo.jpg")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        pytest.param(document, code, id=f"{document}-{n}")
+        for document in DOCUMENTS
+        for n, code in enumerate(blocks("python", document))
+    ],
+)
 def test_python_runs(
-    name: str, code: str, tmp_path, monkeypatch, tiny_run, sample_voc, request
+    document: str, code: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "exported/" in code:
-        shutil.copytree(request.getfixturevalue("exported"), tmp_path / "exported")
-    (tmp_path / "demo" / "run").mkdir(parents=True)
-    shutil.copy(tiny_run / "best.ckpt", tmp_path / "demo" / "run")
-    photo = next((sample_voc / "VOCdevkit" / "VOC2012" / "JPEGImages").iterdir())
-    shutil.copy(photo, tmp_path / "photo.jpg")
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, name, "exec"), {})
+    monkeypatch.chdir(folder)
+    exec(compile(code, document, "exec"), {})
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """Every line of a document that calls one of our commands: (its verb, its words)."""
+def commands(document: str) -> list[tuple[str, list[str]]]:
+    """(command, its arguments) of every line that calls segcoord."""
+    lines = "\n".join(blocks("bash", document)).replace("\\\n", " ").splitlines()
     found = []
-    for _, text in blocks("bash"):
-        for line in text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["python"] and words[1] in ("train.py", "evaluate.py"):
-                found.append((words[1].removesuffix(".py"), words[2:]))
-            elif words[:1] == ["segcoord"]:
-                verb = " ".join(words[1:3]) if words[1] == "data" else words[1]
-                found.append((verb, words[2:]))
+    for words in (shlex.split(line, comments=True) for line in lines):
+        if words[:1] == ["python"] and words[1] in ("train.py", "evaluate.py"):
+            found.append((words[1].removesuffix(".py"), words[2:]))
+        elif words[:1] == ["segcoord"]:
+            n = 3 if words[1] == "data" else 2
+            found.append((" ".join(words[1:n]), words[n:]))
     return found
 
 
 @cache
-def options_of(verb: str) -> set[str]:
+def options_of(command: str) -> set[str]:
     with redirect_stdout(StringIO()) as printed, pytest.raises(SystemExit):
-        COMMANDS[verb](f"segcoord {verb}", ["--help"])
+        COMMANDS[command](f"segcoord {command}", ["--help"])
     return set(re.findall(r"--[\w.-]+", printed.getvalue()))
 
 
-@pytest.mark.parametrize(("verb", "words"), commands())
-def test_commands_exist_with_these_options(verb: str, words: list[str]) -> None:
-    options = {word.partition("=")[0] for word in words if word.startswith("--")}
-    assert options <= options_of(verb)
-    for word in words:
-        if word.startswith("configs/"):
-            assert (ROOT / word).is_file()
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if commands(d)])
+def test_commands_have_these_options(document: str) -> None:
+    for command, arguments in commands(document):
+        options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+        assert options <= options_of(command), (command, arguments)
+        for word in arguments:
+            assert not word.startswith("configs/") or (ROOT / word).is_file(), word
 
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
-    used = {m for _, text in blocks("bash") for m in re.findall(r"^make (\w+)", text, re.M)}
-    assert used <= targets
-    assert used >= {"demo", "test"}
+    shell = "\n".join(text for document in DOCUMENTS for text in blocks("bash", document))
+    used = set(re.findall(r"^make (\w+)", shell, re.M))
+    assert {"demo", "test"} <= used <= targets
 
 
-def test_links_lead_somewhere() -> None:
-    for name in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text()):
-            if not target.startswith("http"):
-                assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
-
-
-def test_no_unknown_file_is_named() -> None:
-    for path in re.findall(r"segcoord/[\w/]+\.py", (ROOT / "README.md").read_text()):
-        assert (ROOT / Path(path)).is_file(), path
+def test_links_and_paths_exist() -> None:
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            exists = target.startswith("http") or ((ROOT / document).parent / target).exists()
+            assert exists, f"{document}: {target}"
+        for path in re.findall(r"segcoord/[\w/]+\.py", text):
+            assert (ROOT / path).is_file(), f"{document}: {path}"

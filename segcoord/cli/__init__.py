@@ -1,5 +1,5 @@
-"""The commands: one file for each, which declares its options and calls the rooms below.
+"""Commands, one file each: declares the options and calls the rooms below.
 
-No computation here, and no heavy import before a command runs, so that `--help` is quick.
-Nothing imports this package but `train.py`, `evaluate.py` and `segcoord.__main__`.
+No computation here, and no heavy import before a command runs, so that `--help` is fast.
+Only `train.py`, `evaluate.py` and `segcoord.__main__` import this package.
 """

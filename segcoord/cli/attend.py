@@ -17,22 +17,22 @@ def attend(program: str, argv: list[str]) -> int:
         type=str,
         nargs="+",
         metavar="CHECKPOINT... IMAGE",
-        help="one row is drawn per checkpoint",
+        help="models to compare, one row each, and the image",
     )
     parser.add_argument(
         "--class", type=str, metavar="NAME", help="default: the first model's most frequent class"
     )
     parser.add_argument(
-        "--block", type=str, help="such as blocks.5.2; default: each model's last with attention"
+        "--block", type=str, help="such as blocks.5.2; default: the last block with attention"
     )
-    parser.add_argument("--out", type=str, default="attend.png", metavar="FILE", help="a PNG")
+    parser.add_argument("--out", type=str, default="attend.png", metavar="FILE", help="PNG file")
     args = parse(parser, argv)
     out = Path(args.out)
     *checkpoints, image = args.paths
     if not checkpoints:
-        raise UserError(f"found {image} alone, expected CHECKPOINT... and then IMAGE")
+        raise UserError(f"found only {image}, expected CHECKPOINT... IMAGE")
     if Path(image).suffix == ".ckpt":
-        raise UserError(f"{image}: a checkpoint is last, where the image is expected")
+        raise UserError(f"{image}: found a checkpoint as the last argument, expected an image")
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png")
     from segcoord.inference.explain_figure import draw_attention

@@ -10,14 +10,12 @@ def compare(program: str, argv: list[str]) -> int:
     """Test whether the mIoU of two checkpoints differs by more than chance"""
     parser = new_parser(program, compare)
     for name in ("run_a", "run_b"):
-        text = "a run's folder, for its best.ckpt, or a checkpoint"
+        text = "folder of a run, whose best.ckpt is used, or a checkpoint"
         parser.add_argument(name, type=str, metavar=name.upper(), help=text)
     parser.add_argument("--split", type=str, help="default: the val_split of RUN_A")
     parser.add_argument("--json", type=str, metavar="FILE", help="write the result")
-    parser.add_argument(
-        "--resamples", type=int, default=10_000, help="bootstrap resamples (default: 10000)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument("--resamples", type=int, default=10_000, help="bootstrap resamples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling")
     parser.add_argument("--device", type=str, default="auto", help=DEVICE)
     add_settings(parser, "data")
     early = preview(argv, parser)

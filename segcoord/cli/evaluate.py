@@ -11,28 +11,28 @@ def evaluate(program: str, argv: list[str]) -> int:
     parser = new_parser(program, evaluate)
     parser.add_argument("--checkpoint", type=str, required=True, help=CHECKPOINT)
     parser.add_argument("--runtime", type=str, help=RUNTIME)
-    parser.add_argument("--split", type=str, help="default: the val_split of the training")
+    parser.add_argument("--split", type=str, help="default: the val_split of the training run")
     add_views(parser)
     parser.add_argument("--masks", type=str, metavar="DIR", help="write one PNG per image")
     parser.add_argument("--overlays", type=str, metavar="DIR", help="write overlays with a legend")
     parser.add_argument(
-        "--sheet", type=str, metavar="FILE", help="write image, truth and prediction of six images"
+        "--sheet", type=str, metavar="FILE", help="write six images with truth and prediction"
     )
     parser.add_argument("--json", type=str, metavar="FILE", help="write scores and protocol")
-    parser.add_argument("--report", type=str, metavar="FILE", help="write a report as HTML")
+    parser.add_argument("--report", type=str, metavar="FILE", help="write an HTML report")
     parser.add_argument(
         "--figures", type=str, metavar="DIR", help="write the charts of the report as PNG and PDF"
     )
     parser.add_argument(
-        "--against", type=str, metavar="RUN", help="in the report, what changed since this run"
+        "--against", type=str, metavar="RUN", help="compare with this run in the report"
     )
     parser.add_argument(
         "--export",
         type=str,
         metavar="SERVER",
-        help="write a submission to --out: voc-server or cityscapes-server",
+        help="write a test server submission to --out: voc-server or cityscapes-server",
     )
-    parser.add_argument("--out", type=str, metavar="FILE", help="the archive of --export")
+    parser.add_argument("--out", type=str, metavar="FILE", help="archive of --export")
     parser.add_argument("--device", type=str, default="auto", help=DEVICE)
     add_settings(parser, "data")
     early = preview(argv, parser)

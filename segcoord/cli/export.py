@@ -8,20 +8,18 @@ from segcoord.utils.errors import UserError
 
 
 def export(program: str, argv: list[str]) -> int:
-    """Write a checkpoint as ONNX, OpenVINO, TorchScript or pt2, and verify it"""
+    """Export a checkpoint to ONNX, OpenVINO, TorchScript or pt2, and verify it"""
     parser = new_parser(program, export)
     parser.add_argument("--checkpoint", type=str, required=True, help="a best.ckpt or last.ckpt")
     parser.add_argument(
         "--format", type=str, required=True, help="onnx, openvino, torchscript or pt2"
     )
-    parser.add_argument(
-        "--precision", type=str, default="fp32", help="fp32, fp16 or int8 (default: fp32)"
-    )
+    parser.add_argument("--precision", type=str, default="fp32", help="fp32, fp16 or int8")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to create")
     parser.add_argument(
         "--image-to-mask",
         action="store_true",
-        help="write a second file that takes uint8 images of any size and returns class ids",
+        help="also write a model from uint8 images of any size to class ids",
     )
     only_int8 = new_parser(program, export)
     for each in (parser, only_int8):
@@ -29,10 +27,10 @@ def export(program: str, argv: list[str]) -> int:
             "--calibration",
             type=int,
             metavar="N",
-            help="int8: number of calibration images from the train split (default: 300, or all)",
+            help="int8: number of calibration images of the train split (default: 300, or all)",
         )
         each.add_argument(
-            "--split", type=str, help="int8: score it on this split (default: the val_split)"
+            "--split", type=str, help="int8: split to score on (default: the val_split)"
         )
     add_settings(only_int8, "data")
     early = preview(argv, parser, only_int8)

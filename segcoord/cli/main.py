@@ -1,4 +1,4 @@
-"""The `segcoord` command: finds the function of a verb and turns its errors into messages."""
+"""The `segcoord` command: maps its subcommands to functions and prints their errors."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The `segcoord` console command; returns its exit code."""
+    """Run the `segcoord` command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    words = 2 if argv[:1] == ["data"] else 1
-    name = " ".join(argv[:words])
+    n = 2 if argv[:1] == ["data"] else 1
+    name = " ".join(argv[:n])
     if name in COMMANDS:
-        return run(COMMANDS[name], f"segcoord {name}", argv[words:])
+        return run(COMMANDS[name], f"segcoord {name}", argv[n:])
     if not argv or name in ("-h", "--help", "data", "data --help", "data -h"):
         print(usage(), end="")
         return 0
@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def usage() -> str:
+    """The list of all commands with their descriptions."""
     lines = (f"  {name:14}{inspect.getdoc(each)}\n" for name, each in COMMANDS.items())
     return (
         f"usage: segcoord COMMAND ...\n\n{''.join(lines)}\n"
@@ -77,16 +78,16 @@ def usage() -> str:
 
 
 def run(command: Command, program: str, argv: list[str]) -> int:
-    """Runs a command; an error that the user can mend is printed without a traceback."""
+    """Run a command and return its exit code; user errors are printed without a traceback."""
     keep_freed_memory()
     try:
         return command(program, argv)
     except UserError as error:
-        # From a worker process of a DataLoader the message comes wrapped in its traceback.
+        # A DataLoader worker wraps the message in its traceback.
         message = str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()
         print(f"{program}: error: {message}", file=sys.stderr)
         return 1
-    except OSError as error:  # a full disk, a folder that was removed: it names the file
+    except OSError as error:  # for example a full disk; the text names the file
         print(f"{program}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

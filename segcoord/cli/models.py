@@ -12,7 +12,7 @@ def models(program: str, argv: list[str]) -> int:
     parser.add_argument(
         "pattern", type=str, nargs="?", default="*", help='part of a name, or a glob: "*_ca_*"'
     )
-    parser.add_argument("--output-stride", type=int, default=16, help="16 or 8 (default: 16)")
+    parser.add_argument("--output-stride", type=int, default=16, help="16 or 8, for seg. MACs")
     args = parse(parser, argv)
     from rich.table import Table
 
@@ -37,8 +37,8 @@ def models(program: str, argv: list[str]) -> int:
             )
     console.print(rows)
     console.print(
-        "\nparams, MACs (multiply-adds): with a classifier of 1000 classes, at 224x224.\n"
+        "\nparams, MACs (multiply-adds): with a 1000-class classifier, at 224x224.\n"
         f"seg.: DeepLabV3 with 21 classes at output stride {args.output_stride}, at 512x512.\n"
-        "weights: the source of encoder_weights: imagenet; + random: attention starts at random."
+        "weights: source of encoder_weights: imagenet; + random: attention is initialized randomly."
     )
     return 0

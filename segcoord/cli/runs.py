@@ -9,10 +9,12 @@ from segcoord.config.loading import parse
 
 
 def runs(program: str, argv: list[str]) -> int:
-    """List the runs in a folder and its subfolders, the best mIoU first"""
+    """List the runs in a folder and its subfolders, best score first"""
     parser = new_parser(program, runs)
-    parser.add_argument("folder", type=str, nargs="?", default="runs", metavar="DIR")
-    parser.add_argument("--json", type=str, metavar="FILE", help="write them as JSON too")
+    parser.add_argument(
+        "folder", type=str, nargs="?", default="runs", metavar="DIR", help="folder to search"
+    )
+    parser.add_argument("--json", type=str, metavar="FILE", help="write the list")
     args = parse(parser, argv)
     from segcoord.training.run_summary import list_runs
 

@@ -24,7 +24,7 @@ def share(program: str, argv: list[str]) -> int:
     if args.out is None and args.push is None:
         raise UserError("expected --out DIR, --push USER/NAME or both")
     if args.private and args.push is None:
-        raise UserError("--private: is for a repository on the Hub; give --push USER/NAME too")
+        raise UserError("--private: needs --push USER/NAME")
     from segcoord.models.checkpoint import read_segmentation, rebuild
     from segcoord.utils.console import console
 
@@ -36,7 +36,7 @@ def share(program: str, argv: list[str]) -> int:
     dataset = f"{settings.get('layout', 'custom')}, split {settings.get('val_split', 'val')}"
     if args.out is not None:
         model.save_pretrained(Path(args.out), metrics=metrics, dataset=dataset)
-        console.print(f"{args.out}: complete its README.md before you share it")
+        console.print(f"{args.out}: complete README.md before sharing")
     if args.push is not None:
         private = args.private or None
         url = model.push_to_hub(args.push, private=private, metrics=metrics, dataset=dataset)

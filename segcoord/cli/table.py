@@ -14,7 +14,7 @@ from segcoord.utils.errors import UserError
 
 
 def table(program: str, argv: list[str]) -> int:
-    """Train every row of a table of encoders, write it as Markdown and CSV; continues a table"""
+    """Train every row of a table of encoders and write it as Markdown and CSV; resumable"""
     parsers = {task: new_parser(program, table) for task in CONFIGS}
     for task, parser in parsers.items():
         parser.add_argument("table", type=str, metavar="TABLE.yaml", help="see configs/tables")
@@ -25,9 +25,9 @@ def table(program: str, argv: list[str]) -> int:
     if early.help:
         parse(parsers["segmentation"], argv)
     if early.table is None:
-        raise UserError("expected the YAML file of a table, such as configs/tables/sample.yaml")
+        raise UserError("TABLE.yaml: missing; give one such as configs/tables/sample.yaml")
     if early.config:
-        raise UserError("--config: the file of a table names its own configuration")
+        raise UserError("--config: TABLE.yaml already names the configuration; leave it out")
     from segcoord.training.table import run_table
     from segcoord.training.table_config import read_table
 

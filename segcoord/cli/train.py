@@ -11,7 +11,7 @@ from segcoord.utils.errors import UserError
 
 
 def train(program: str, argv: list[str]) -> int:
-    """Train a segmentation model, or an image classifier as its backbone; also: python train.py"""
+    """Train a segmentation model, or an image classifier as its encoder; also: python train.py"""
     parser = new_parser(program, train)
     parser.add_argument("--run", type=str, help="folder of the run (default: runs/CONFIG/NUMBER)")
     parser.add_argument("--resume", type=str, metavar="RUN", help="continue this run")
@@ -19,17 +19,17 @@ def train(program: str, argv: list[str]) -> int:
         "--init-from",
         type=str,
         metavar="FILE",
-        help="start from the weights of a checkpoint, instead of model.encoder_weights",
+        help="initialize all weights from a checkpoint, instead of model.encoder_weights",
     )
     parser.add_argument("--offline", action="store_true", help=OFFLINE)
     parser.add_argument("--config", help="YAML file of settings; the options below override it")
-    # The files say for which task the settings are, and so which options there are.
+    # The YAML files name the task, which determines the options.
     early = preview(argv, parser)
     layers = []
     if early.resume is not None:
         file = Path(early.resume) / "config.yaml"
         if not file.is_file():
-            raise UserError(f"--resume {early.resume}: not a run, because it has no config.yaml")
+            raise UserError(f"--resume {early.resume}: not a run: found no config.yaml in it")
         layers = [(str(file), read_yaml(file))]
     named = [(early.config, read_yaml(Path(early.config)))] if early.config else []
     task = next((task_of(*layer) for layer in layers + named), "segmentation")
@@ -37,14 +37,14 @@ def train(program: str, argv: list[str]) -> int:
     args = parse(parser, argv, *layers)
     if args.resume and (args.run or args.init_from is not None or args.offline):
         raise UserError(
-            "--resume continues a run as it is; it takes no --run, --init-from or --offline"
+            "--resume: can't be combined with --run, --init-from or --offline; leave them out"
         )
     if args.offline and task == "classification":
-        raise UserError("--offline: a classifier starts at random and downloads nothing")
+        raise UserError("--offline: a classifier needs no pretrained weights; leave it out")
     given = parser.instantiate(args)
     config = CONFIGS[task](given.model, given.data, given.train)
     if args.init_from is not None and task == "segmentation":
-        config.model.encoder_weights = None  # --init-from takes its place
+        config.model.encoder_weights = None  # replaced by --init-from
     config.check()
     from segcoord.training.launch import run_training
 

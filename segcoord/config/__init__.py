@@ -1,4 +1,4 @@
-"""Every setting as a typed dataclass (`schema`), and YAML and command line into them (`loading`).
+"""Settings as typed dataclasses (`schema`), read from YAML and the command line (`loading`).
 
-Light: no torch and no files but YAML. What a setting does stands where it is used, not here.
+Imports neither torch nor any room but `utils`, and reads no files but YAML.
 """

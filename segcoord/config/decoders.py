@@ -1,14 +1,10 @@
-"""TODO."""
+"""Which settings each decoder accepts, and their defaults."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from segcoord.utils.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 STRIDES = {
     "deeplabv3": (16, 8),
@@ -17,12 +13,12 @@ STRIDES = {
     "unet": (32,),
     "fpn": (32,),
 }
-"""Decoder -> the output strides of the encoder that it works with."""
+"""Decoder -> output strides of the encoder that it supports."""
 
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
-"""Output stride -> ASPP rates: DeepLabV3 (Chen et al. 2017), section 3.3 and table 5."""
+"""Output stride -> ASPP dilation rates: DeepLabV3 (Chen et al. 2017), section 3.3, table 5."""
 
-ASPP_DROPOUT = 0.1  # DeepLab's own code, tensorflow/models deeplab/model.py: keep_prob=0.9
+ASPP_DROPOUT = 0.1  # as in DeepLab's code: tensorflow/models, deeplab/model.py, keep_prob=0.9
 
 
 def decoder_settings(
@@ -31,10 +27,16 @@ def decoder_settings(
     atrous_rates: Sequence[int] | None,
     aspp_dropout: float | None,
 ) -> dict:
-    """The settings of a decoder with its defaults filled in.
+    """Validate the settings of a decoder and fill in its defaults.
+
+    Args:
+        decoder: a key of STRIDES.
+        output_stride: image size / size of the encoder's last feature map.
+        atrous_rates: three dilation rates of the ASPP; None for ATROUS_RATES.
+        aspp_dropout: dropout probability after the ASPP; None for ASPP_DROPOUT.
 
     Raises:
-        UserError: an unknown decoder, or a setting that it doesn't take.
+        UserError: unknown decoder, or a setting that it doesn't support.
     """
     if decoder not in STRIDES:
         raise UserError(f"decoder: found {decoder!r}, expected one of {', '.join(STRIDES)}")

@@ -1,7 +1,6 @@
-"""Settings from YAML files and the command line, read into the classes of segcoord.config.
+"""Reads settings from YAML files and the command line into the classes of `config.schema`.
 
-A YAML file may name another as `base:` (a path relative to itself) and then only says what differs.
-An unknown key is an error that names the nearest valid one. Imports no torch.
+`base: FILE` in a YAML file inherits the settings of another, whose path is relative to it.
 """
 
 from __future__ import annotations
@@ -13,17 +12,19 @@ import json
 import os
 from collections.abc import Hashable
 from pathlib import Path
-from typing import ClassVar, NoReturn, get_type_hints
+from typing import ClassVar, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from segcoord.config.schema import CONFIGS, GROUPS
 from segcoord.utils.errors import UserError
 
+set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the texts of --help
+
 
 def add_settings(parser: ArgumentParser, *groups: str, task: str = "segmentation") -> None:
-    """Adds the options --config and, for each group of a task's settings, --GROUP.*."""
+    """Add the option --config and, for each group of settings of a task, --GROUP.KEY."""
     if "--config" not in parser._option_string_actions:
         parser.add_argument("--config", help="YAML file of settings; the options below override it")
     parser.task = task
@@ -33,49 +34,41 @@ def add_settings(parser: ArgumentParser, *groups: str, task: str = "segmentation
 
 
 def preview(argv: list[str], *parsers: ArgumentParser) -> argparse.Namespace:
-    """Reads options as plain strings, before it is known which settings there are.
+    """Read options as strings before the settings are known.
 
-    Some options say where further settings come from: `--config`, `--resume`, `--checkpoint`.
+    `--config`, `--resume` and `--checkpoint` determine which settings exist and their defaults.
 
     Args:
-        argv: the command line without the program.
-        parsers: whose options are known; others are passed over.
+        argv: command line without the program.
+        parsers: parsers whose options to read; unknown options are ignored.
 
     Returns:
-        The value of every option as given, None where it isn't given; `help`; `config` as the last
-        of `configs`. All are None where the command line is malformed, which `parse` reports.
+        Each option's value, None if absent; `help`; all --config as `configs`, the last one as
+        `config`. All values are None if the command line is malformed, which `parse` reports.
     """
-    early = _PreviewParser(add_help=False, allow_abbrev=False)
-    early.add_argument("-h", "--help", action="store_true")
-    early.add_argument("--config", dest="configs", action="append", default=[])
-    known = {"help", "config"}
-    for action in (action for parser in parsers for action in parser._actions):
-        if action.dest in known:
+    preview = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    preview.add_argument("-h", "--help", action="store_true")
+    preview.add_argument("--config", dest="configs", action="append", default=[])
+    actions = {action.dest: action for parser in reversed(parsers) for action in parser._actions}
+    for name, action in actions.items():
+        nargs = action.nargs if action.nargs in ("+", "*") else None
+        if name in ("help", "config"):
             continue
-        known.add(action.dest)
-        kind = {"action": "store_const", "const": True} if action.nargs == 0 else {}
-        if action.option_strings:
-            early.add_argument(
-                *action.option_strings,
-                dest=action.dest,
-                **(kind or {"nargs": action.nargs if action.nargs in ("+", "*") else None}),
-            )
+        if not action.option_strings:
+            preview.add_argument(name, nargs="*" if action.nargs else "?")
+        elif action.nargs == 0:
+            preview.add_argument(*action.option_strings, dest=name, action="store_const", const=1)
         else:
-            early.add_argument(action.dest, nargs="?" if action.nargs is None else "*")
+            preview.add_argument(*action.option_strings, dest=name, nargs=nargs)
     try:
-        found = vars(early.parse_known_args(argv)[0])
+        values = vars(preview.parse_known_args(argv)[0])
     except ArgumentError:
-        found = vars(early.parse_args([]))
-    return argparse.Namespace(**found, config=(found["configs"] or [None])[-1])
-
-
-class _PreviewParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ArgumentError(None, message)
+        values = vars(preview.parse_args([]))
+    return argparse.Namespace(**values, config=(values["configs"] or [None])[-1])
 
 
 def task_of(source: str, tree: dict) -> str:
-    """The task that a file of settings is for; segmentation unless it says otherwise."""
+    """The task of a tree of settings, segmentation by default; UserError for an unknown one."""
     task = tree.get("task", "segmentation")
     if not isinstance(task, str) or task not in CONFIGS:
         raise UserError(f"{source}: task: found {task!r}, expected {' or '.join(CONFIGS)}")
@@ -83,51 +76,35 @@ def task_of(source: str, tree: dict) -> str:
 
 
 def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) -> Namespace:
-    """Parses a command line; the settings of `layers` come first, then --config, then the options.
+    """Parse a command line: options override --config, which overrides `layers`.
 
-    Every YAML value goes through the parser as if it had been given on the command line, so there
-    is one place that knows the types.
+    The parser reads every YAML value as if it were given on the command line, so that types are
+    checked in one place.
 
     Args:
         parser: made with exit_on_error=False.
-        argv: the command line without the program.
-        layers: (where it comes from, settings as a tree), weakest first.
+        argv: command line without the program.
+        layers: (source, tree of settings), weakest first; the source is for error messages.
 
     Raises:
-        UserError: an unknown key or option, a value of the wrong type, a missing setting or file.
+        UserError: unknown key or option, value of the wrong type, missing setting or file.
     """
     files = preview(argv, parser).configs
-    options = [o.removeprefix("--") for o in parser._option_string_actions]
-    given = []
+    options = [option.removeprefix("--") for option in parser._option_string_actions]
+    settings = []  # (source, key, value)
     for source, tree in (*layers, *((file, read_yaml(Path(file))) for file in files)):
-        groups = [group for group in GROUPS if group in options]
-        task = getattr(parser, "task", None)
-        if "task" in tree and task not in (None, task_of(source, tree)):
-            raise UserError(
-                f"{source}: its task is {task_of(source, tree)}, expected settings for {task}"
-            )
-        for group in tree:
-            if group not in (*GROUPS, "task"):
-                near = nearest(str(group), list(GROUPS))
-                raise UserError(f"{source}: unknown key {str(group)!r}{near}")
-        # A command that needs the data settings alone takes a training's whole file.
-        own = {group: settings or {} for group, settings in tree.items() if group in groups}
-        for key, value in _flatten(own, options).items():
+        _check_groups(source, tree, getattr(parser, "task", None))
+        # A command that reads only the data settings accepts the whole file of a training.
+        known = {key: value or {} for key, value in tree.items() if key in options}
+        for key, value in _flatten(known, options).items():
             if key not in options:
                 raise UserError(f"{source}: unknown key {key!r}{nearest(key, options)}")
-            if isinstance(value, datetime.date):
-                value = str(value)  # a folder's name, say, that YAML takes for a date
-            text = (
-                value
-                if isinstance(value, str)
-                else json.dumps(value, ensure_ascii=False, default=str)
-            )
-            given.append((source, key, f"--{key}={text}"))
+            settings.append((source, key, value))
     try:
-        return parser.parse_args([text for _, _, text in given] + argv)
+        return parser.parse_args([f"--{k}={_to_text(v)}" for _, k, v in settings] + argv)
     except ArgumentError as error:
         message = str(error)
-        for source, key, _ in given:
+        for source, key, _ in settings:
             if f'"{key}"' in message and f"--{key}" not in " ".join(argv):
                 message = f"{source}: {message}"
         for option in message.partition("unrecognized arguments: ")[2].split():
@@ -137,8 +114,30 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
         raise UserError(f"{message}\nSee: {parser.prog} --help") from error
 
 
+def _check_groups(source: str, tree: dict, task: str | None) -> None:
+    """Raise UserError for an unknown group of settings, or settings of another task."""
+    found = task_of(source, tree)
+    if "task" in tree and task not in (None, found):
+        raise UserError(f"{source}: task: found {found}, expected {task}")
+    for group in tree:
+        if group not in (*GROUPS, "task"):
+            hint = nearest(str(group), list(GROUPS))
+            raise UserError(f"{source}: unknown key {str(group)!r}{hint}")
+
+
+def _to_text(value: object) -> str:
+    """A YAML value as it is typed on the command line."""
+    if isinstance(value, (str, datetime.date)):  # YAML reads a folder named 2026-11-22 as a date
+        return str(value)
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 def read_yaml(path: Path) -> dict:
-    """A YAML file as a dictionary, merged over the file that its `base:` names."""
+    """Read a YAML file, merged over the chain of its `base:` files.
+
+    Raises:
+        UserError: missing or unreadable file, keys given twice, circular bases.
+    """
     seen: list[Path] = []
     layers = []
     while path:
@@ -148,8 +147,8 @@ def read_yaml(path: Path) -> dict:
         try:
             layer = yaml.load(path.read_text(), _Loader)
         except FileNotFoundError:
-            near = sorted(str(p) for p in path.parent.glob("*.yaml"))
-            hint = f"; there is {', '.join(near)}" if near else ""
+            others = sorted(str(p) for p in path.parent.glob("*.yaml"))
+            hint = f"; found {', '.join(others)}" if others else ""
             raise UserError(f"{path}: no such configuration file{hint}") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path}: not a readable YAML file: {error}") from error
@@ -167,9 +166,9 @@ def read_yaml(path: Path) -> dict:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that a mapping has twice, of which YAML would silently take the last.
+    """Rejects duplicate keys; reads only true and false as booleans, like YAML 1.2.
 
-    Words such as `off` and `no` stay words, as in YAML 1.2: a setting may mean them.
+    So `off` and `no` stay strings, which may be the value of a setting or the name of a class.
     """
 
     yaml_implicit_resolvers: ClassVar[dict] = {
@@ -182,17 +181,21 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
-                    None, None, "found a list or mapping as a key, expected a word", key.start_mark
+                    None,
+                    None,
+                    "found a list or mapping as a key, expected a string",
+                    key.start_mark,
                 )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands there twice", key.start_mark
+                    None, None, f"duplicate key {key.value!r}", key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def _merge(into: dict, layer: dict) -> None:
+    """Update nested dictionaries in place."""
     for key, value in layer.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value)
@@ -201,6 +204,7 @@ def _merge(into: dict, layer: dict) -> None:
 
 
 def _flatten(tree: dict, options: list[str], prefix: str = "") -> dict[str, object]:
+    """{"data": {"root": x}} -> {"data.root": x}; a dictionary that is one option's value stays."""
     flat: dict[str, object] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -213,5 +217,6 @@ def _flatten(tree: dict, options: list[str], prefix: str = "") -> dict[str, obje
 
 
 def nearest(key: str, options: list[str], dashes: str = "") -> str:
+    """'; did you mean ...?' with the most similar option; empty if none is similar."""
     near = difflib.get_close_matches(key.partition("=")[0], options, n=1, cutoff=0.5)
     return f"; did you mean {dashes}{near[0]}?" if near else ""

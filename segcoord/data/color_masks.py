@@ -16,6 +16,7 @@ from segcoord.data.layouts import MASK_SUFFIXES
 from segcoord.data.mask_files import write_mask
 from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import first_lines
 
 SHOWN = 10  # files named in one error
 _MANY = 16  # unknown colours of a mask that was smoothed or compressed with loss
@@ -137,11 +138,9 @@ def convert_masks(
                 written += result
                 there += not result
     if wrong:
-        more = f"\n... and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise UserError(
             f"{len(wrong)} of {len(files)} masks can't be converted, the others are in {out}\n"
-            + "\n".join(wrong[:SHOWN])
-            + more
+            + first_lines(wrong, SHOWN)
         )
     return written, there
 

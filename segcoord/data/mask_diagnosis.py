@@ -8,6 +8,7 @@ import numpy as np
 
 from segcoord.data.labels import UNKNOWN, VOID, LabelSet
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import join_first
 
 CONVERT = "segcoord data ids does it for masks in the classes' colours."
 _RAW_CITYSCAPES = 33  # the largest of Cityscapes' label ids
@@ -27,9 +28,8 @@ def unknown_values_error(path: Path, histogram: np.ndarray, labels: LabelSet) ->
     pixels = int(histogram[unknown].sum())
     ids = sorted(c.id for c in labels.classes)
     expected = f"{ids[0]} to {ids[-1]}" if ids == list(range(len(ids))) else str(ids)
-    shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
     return UserError(
-        f"mask values {shown} ({pixels} pixels) belong to no class; "
+        f"mask values {join_first(unknown, 8)} ({pixels} pixels) belong to no class; "
         f"expected {expected} and 255 for void.",
         path=path,
         remedy=_hint(found, unknown, ids, labels),

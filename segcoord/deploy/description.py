@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from segcoord.inference.exported import DESCRIPTION, FORMAT, _checksum
+from segcoord.utils.files import write_json
 
 
 def describe(folder: Path, description: dict) -> None:
@@ -15,4 +15,4 @@ def describe(folder: Path, description: dict) -> None:
         for p in sorted(folder.iterdir())
     }
     content = {"format": FORMAT, **description, "files": files}
-    (folder / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n")
+    write_json(folder / DESCRIPTION, content)

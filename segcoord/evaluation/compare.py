@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console, progress_bar
 from segcoord.utils.devices import fabric_on
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import atomic_write, require_writable_path
+from segcoord.utils.files import require_writable_path, write_json
 
 OF_MODEL = ("checkpoint", "step", "ema", "ema_decay", "encoder", "decoder", "reduction")
 
@@ -64,8 +63,7 @@ def run_comparison(args: Namespace, data: DataConfig) -> int:
             plain[key] |= {name: how.pop(name) for name in OF_MODEL}
         how["average"] = "one confusion matrix over the split; mean over classes in truth"
         plain["protocol"] = how
-        with atomic_write(args.json) as temporary:
-            temporary.write_text(json.dumps(plain, indent=2) + "\n")
+        write_json(args.json, plain)
         console.print(f"{'json':10} {args.json}")
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
@@ -15,7 +14,7 @@ from segcoord.evaluation.metrics import Scores, or_none
 from segcoord.inference.runtimes import runtime_version
 from segcoord.inference.views import Views
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.utils.files import atomic_write
+from segcoord.utils.files import write_json
 from segcoord.utils.provenance import origin
 
 
@@ -68,7 +67,7 @@ def protocol(
     }
 
 
-def write_json(
+def write_scores(
     path: Path, scores: Scores, labels: LabelSet, how: dict, further: dict | None = None
 ) -> None:
     """Writes {"miou", "classes": [{"name", "iou", ...}], "images", "protocol", ...} as JSON.
@@ -93,5 +92,4 @@ def write_json(
         **(further or {}),
         "protocol": how,
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(path, result)

@@ -32,7 +32,7 @@ from segcoord.evaluation.outputs import (
     check_options,
     check_split_outputs,
 )
-from segcoord.evaluation.protocol import protocol, write_json
+from segcoord.evaluation.protocol import protocol, write_scores
 from segcoord.evaluation.report.build import ReportBuilder
 from segcoord.evaluation.sheet import sheet_rows
 from segcoord.evaluation.submission import server_archive
@@ -102,7 +102,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
             print_cityscapes(further["cityscapes"])
         how = protocol(model, split, data, views, (Path(args.checkpoint), checkpoint)) | sizes
         if args.json:
-            write_json(Path(args.json), scores, model.labels, how, further)
+            write_scores(Path(args.json), scores, model.labels, how, further)
         if report is not None:
             report.write(scores, how)
     if args.sheet:

@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segcoord.models.model_card import model_card
-from segcoord.models.state_dict import describe_wrong_file, first_sentence, shorten
+from segcoord.models.state_dict import describe_wrong_file, first_sentence
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import atomic_write
+from segcoord.utils.files import atomic_write, write_json
+from segcoord.utils.text import join_first
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 OURS = "_segcoord"  # smp drops keywords that begin with an underscore
@@ -73,8 +74,7 @@ def save_pretrained(
             parameters = sum(p.numel() for p in net.parameters())
             card = model_card(description, config[CLASS], parameters, metrics or {}, dataset)
             temporary.write_text(card, "utf-8")
-    with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config | {OURS: description}, indent=2), "utf-8")
+    write_json(folder / CONFIG, config | {OURS: description})
 
 
 def push_to_hub(
@@ -190,7 +190,7 @@ def read_pretrained(folder: str | Path) -> dict:
 def _read_config(folder: Path) -> dict:
     path = folder / CONFIG
     if not path.is_file():
-        found = shorten(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else ""
+        found = join_first(sorted(p.name for p in folder.iterdir()), 4) if folder.is_dir() else ""
         found = f"it holds {found}" if found else "it is empty or doesn't exist"
         raise UserError(f"{folder}: not a model, because it has no {CONFIG} ({found})")
     try:

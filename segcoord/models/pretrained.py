@@ -9,8 +9,8 @@ import torch
 from segcoord.models.factory import model_from_dict
 from segcoord.models.hub import CONFIG, WEIGHTS, find_pretrained, read_pretrained
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.models.state_dict import shorten
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import join_first
 
 
 def from_pretrained(
@@ -55,7 +55,8 @@ def from_pretrained(
     if wrong:
         raise UserError(
             f"{folder / WEIGHTS}: not the weights of the model that {CONFIG} describes: "
-            f"{len(wrong)} tensors are missing, unknown or of another shape ({shorten(wrong)})"
+            f"{len(wrong)} tensors are missing, unknown or of another shape "
+            f"({join_first(wrong, 4)})"
         )
     model.load_state_dict(given)
     return model.to(device, memory_format=torch.channels_last).eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from safetensors.torch import load_file as load_safetensors
 from torch import Tensor
 
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import join_first
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -30,7 +30,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     loaded = next((level for level in levels if isinstance(level, dict)), loaded)
     tensors = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
-        held = shorten(map(str, loaded)) or "no dictionary"
+        held = join_first(loaded, 4) or "no dictionary"
         raise UserError(f"{path}: found no tensors by name ({held}), expected a state dict")
     for prefix in ("module.", "_orig_mod.", "module.", "net."):
         if all(name.startswith(prefix) for name in tensors):
@@ -98,9 +98,3 @@ def model_description(loaded: object) -> dict:
     described = loaded.get("model") if isinstance(loaded, dict) else None
     ours = isinstance(described, dict) and {"format", "spec", "mean", "std"} <= described.keys()
     return described if ours else {}
-
-
-def shorten(names: Iterable[str], most: int = 4) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

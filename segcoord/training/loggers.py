@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import atomic_write
+from segcoord.utils.files import write_json
 
 PROJECT = "segcoord"
 
@@ -57,8 +57,7 @@ class Loggers:
                 ) from error
             self.each[name] = logger
             known[name] = known_id
-            with atomic_write(known_file) as temporary:
-                temporary.write_text(json.dumps(known, indent=2) + "\n")
+            write_json(known_file, known)
 
     def finish(self, name: str, failed: bool) -> None:
         """Ends one, after all that was logged has gone out."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import atomic_write
+from segcoord.utils.files import write_json
 from segcoord.utils.provenance import describe_machine, origin
 
 if TYPE_CHECKING:
@@ -116,19 +116,16 @@ def write_origin(
         weights = {"from": started.source, "loaded": len(started.matched), "new": started.new}
     session = origin() | describe_machine(device, processes)
     came_from = {"weights": weights, "class_weights": class_weights, "train_images": train_images}
-    _write(folder, session | came_from | {"resumed": []})
+    write_json(folder / "origin.json", session | came_from | {"resumed": []})
 
 
 def append_resume(folder: Path, device: torch.device, processes: int) -> None:
     """Adds to origin.json that the run goes on: when, by which command, code and machine."""
     content = read_origin(folder)
     session = origin() | describe_machine(device, processes)
-    _write(folder, content | {"resumed": [*content.get("resumed", []), session]})
-
-
-def _write(folder: Path, content: dict) -> None:
-    with atomic_write(folder / "origin.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(
+        folder / "origin.json", content | {"resumed": [*content.get("resumed", []), session]}
+    )
 
 
 def read_origin(folder: Path) -> dict:

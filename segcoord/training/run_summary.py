@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from segcoord.config.schema import CONFIGS
 from segcoord.training.run_dir import read_metrics, read_origin
 from segcoord.utils.console import console, format_duration, score_title
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import atomic_write
+from segcoord.utils.files import write_json
 
 FILES = ("config.yaml", "origin.json", "metrics.csv")  # two of these make a folder a run's
 WIDTH = 100  # of the table, in characters
@@ -126,8 +125,7 @@ def list_runs(root: Path, json_file: str | None) -> int:
         console.print(f"can't be read: {error}", style="red")
     if json_file:
         content = {"runs": [asdict(run) for run in runs], "broken": [str(e) for e in broken]}
-        with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(json_file, content)
         console.print(json_file)
     return int(bool(broken))
 

@@ -1,4 +1,4 @@
-"""What every room may use: errors, files, the terminal, threads, devices, distributed helpers.
+"""Shared helpers: errors, files, the terminal, threads, devices, distributed reductions.
 
-Nothing here knows of images, models or settings, and nothing here imports another room.
+Nothing here knows about images, models or settings, and nothing imports another room.
 """

@@ -1,19 +1,19 @@
-"""The C allocator's settings for tensors on the CPU, for our commands only.
+"""Tuning of the C allocator for CPU tensors.
 
-glibc hands every large tensor fresh pages and gives them back when it dies; on small machines the
-page faults cost more than the arithmetic. Keeping the memory makes training and evaluation on a CPU
-up to three times as fast. The price is that the process never shrinks, which is why importing
-segcoord as a library does not do this.
+By default glibc maps fresh pages for every large tensor and unmaps them when it is freed; on small
+machines the page faults cost more than the arithmetic. Keeping freed memory makes training and
+evaluation on a CPU up to three times as fast, but the process never shrinks. So only the commands
+do this, not `import segcoord`.
 """
 
 import ctypes
 import platform
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Call before the first tensor. Does nothing where the C library isn't glibc."""
+    """Make glibc keep freed memory. Call before the first tensor; no-op with another C library."""
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)

@@ -1,11 +1,10 @@
-"""What the commands show in a terminal: the summary before a run, its progress, the score."""
+"""Terminal output: the shared console, progress bars, number formats."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -18,15 +17,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-if TYPE_CHECKING:
-    pass
-
-console = Console(highlight=False, soft_wrap=True, markup=False)  # names come from files
-PLAIN_INTERVAL = 30.0  # seconds between lines where the output is a file and shows no bar
+console = Console(highlight=False, soft_wrap=True, markup=False)  # file names may look like markup
+PLAIN_INTERVAL = 30.0  # seconds between progress lines when the output is not a terminal
 
 
 def progress_bar(**kwargs: object) -> Progress:
-    """A bar over things that are counted, with the time left."""
+    """A progress bar with a count and the remaining time."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -37,43 +33,45 @@ def progress_bar(**kwargs: object) -> Progress:
 
 
 @contextmanager
-def progress_counter(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left, or now and then a line where there is no terminal.
+def progress_counter(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Yield a callback that takes the number of items done.
 
-    Yields what is to be called with the number of things done, first with those that were before.
+    Shows a progress bar, or prints a line every PLAIN_INTERVAL when the output is not a terminal.
+    The first call sets the start: items done in an earlier session don't count for the speed.
 
     Args:
-        what: is counted.
-        total: how many there are; None where that isn't known.
+        description: shown before the bar.
+        total: number of items; None if unknown.
     """
-    began = last = time.monotonic()
-    before: int | None = None
+    start_time = last_line = time.monotonic()
+    start: int | None = None
     with progress_bar() as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(description, total=total)
 
-        def tell(done: int) -> None:
-            nonlocal before, last
-            before = done if before is None else before
+        def update(done: int) -> None:
+            nonlocal start, last_line
+            start = done if start is None else start
             bar.update(task, completed=done)
             now = time.monotonic()
-            if not console.is_terminal and now - last > PLAIN_INTERVAL and done > before:
-                last = now
-                if total is None:
-                    console.print(f"{what}: {done}")
-                    return
-                left = (now - began) / (done - before) * (total - done)
-                console.print(f"{what}: {done}/{total}  left {format_duration(left)}")
+            if console.is_terminal or now - last_line <= PLAIN_INTERVAL or done <= start:
+                return
+            last_line = now
+            if total is None:
+                console.print(f"{description}: {done}")
+            else:
+                left = (now - start_time) / (done - start) * (total - done)
+                console.print(f"{description}: {done}/{total}  left {format_duration(left)}")
 
-        yield tell
+        yield update
 
 
 def score_title(score: str) -> str:
-    """A score's column as one reads it."""
+    """Name of a column of metrics.csv for display: "miou" -> "mIoU"."""
     return {"miou": "mIoU", "top1": "top-1", "top5": "top-5"}.get(score, score.replace("_", " "))
 
 
 def print_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
-    """A two-column table of what a run is about."""
+    """Print a two-column table of names and values."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
@@ -83,10 +81,12 @@ def print_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
 
 
 def format_percent(value: float | None) -> str:
+    """A fraction as percent with two decimals; "-" for None and NaN."""
     return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"
 
 
 def format_duration(seconds: float) -> str:
+    """Seconds as H:MM:SS."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""How many threads or processes are worth starting."""
+"""Number of CPU cores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def available_cores() -> int:
-    """Cores that this process may use; a container or taskset may leave it fewer than there are."""
+    """Number of cores available to this process; a container or taskset may restrict it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

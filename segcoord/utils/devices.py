@@ -1,4 +1,4 @@
-"""Which devices a run has, in which precision, and how its processes start and end."""
+"""Devices and processes through Lightning Fabric and torchrun."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from segcoord.utils.errors import UserError
 
 
 def fabric_on(accelerator: str, **settings: object) -> Fabric:
-    """One device by its kind, or what further settings of Fabric say.
+    """A Fabric on one device, unless `settings` for Fabric say otherwise.
 
     Raises:
-        UserError: it can't be used here.
+        UserError: the device is not available.
     """
     try:
         return Fabric(accelerator=accelerator, **{"devices": 1} | settings)
-    except Exception as error:  # Lightning's own type, whose module has moved before
+    except Exception as error:  # Lightning's exception class has moved between versions
         raise UserError(f"device {accelerator!r} can't be used here: {error}") from error
 
 
 def evaluation_fabric(accelerator: str) -> Fabric:
-    """One device for each process: this one, or those that torchrun started; not launched yet.
+    """A Fabric, not launched yet, with one device per process: this one, or all of torchrun's.
 
     Raises:
-        UserError: a device that can't be used here.
+        UserError: the device is not available.
     """
     local, nodes = torchrun_processes() or (1, 1)
     strategy = "ddp" if local * nodes > 1 else "auto"
@@ -35,13 +35,13 @@ def evaluation_fabric(accelerator: str) -> Fabric:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that checks, prints and writes; known before the launch."""
-    # Before the launch, a process that was started by hand on another node has no other number.
+    """Whether this is the process that prints and writes; works before Fabric is launched."""
+    # Before the launch, the first process of another node also has rank 0.
     return rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def torchrun_processes() -> tuple[int, int] | None:
-    """Processes per node and nodes; None where torchrun started nothing."""
+    """(processes per node, nodes), or None outside torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     local = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -49,7 +49,7 @@ def torchrun_processes() -> tuple[int, int] | None:
 
 
 def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Whether an error says, in one of several ways, that there is too little memory."""
+    """Whether an error means that CPU or GPU memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return "can't allocate memory" in str(error) or "MemoryError" in str(error)

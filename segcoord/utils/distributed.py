@@ -1,4 +1,4 @@
-"""Work shared among processes of torch.distributed; all of it is this process's where none runs."""
+"""Splitting work and summing results over torch.distributed, if it is initialized."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def rank_indices(n: int) -> range:
-    """The indices of `n` items that this process handles: every k-th of k processes.
+    """Indices of the items that this process handles, out of `n`: every k-th with k processes.
 
     Unlike `DistributedSampler`, no index is repeated to even out the processes.
     """
@@ -20,12 +20,12 @@ def rank_indices(n: int) -> range:
 def all_reduce(
     x: Tensor, device: torch.device, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM
 ) -> Tensor:
-    """A tensor reduced over all processes, on the CPU of each.
+    """Reduce a tensor over all processes; returns it on the CPU.
 
     Args:
         x: any shape.
-        device: where the process group's backend can reduce it.
-        op: the reduction.
+        device: device that the process group's backend supports.
+        op: reduction operator.
     """
     if dist.is_initialized():
         x = x.to(device)

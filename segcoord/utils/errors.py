@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend; the commands print it in words."""
+"""The exception for errors that the user can fix; the commands print it without a traceback."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something outside the code is wrong: a file, a setting, an argument.
+    """A wrong file, setting or argument.
 
-    The message says what was found, where, what was expected and what to do.
+    The text says what was found, where, what was expected and what to do.
 
     Args:
-        message: all of that; or only what was found and expected, where the rest is given apart,
-            so that files with the same mistake can be listed together.
-        path: the file that is wrong, which then begins the text.
-        remedy: what to do, which then ends it.
-        kind: of mistake, in a few words; not part of the text.
+        message: the whole text; or what was found and expected, if `path` and `remedy` are given
+            separately to group files with the same problem.
+        path: the wrong file; put before the message.
+        remedy: what to do; put after the message.
+        kind: short name of the problem; not part of the text.
     """
 
     def __init__(

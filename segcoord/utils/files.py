@@ -1,7 +1,8 @@
-"""Writing so that nothing half-written is ever left under a final name."""
+"""Atomic writes of files and folders, append-only files, and checks before writing."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -16,14 +17,14 @@ from segcoord.utils.errors import UserError
 
 @contextmanager
 def atomic_write(path: str | Path, suffix: str = ".part") -> Iterator[Path]:
-    """Yields a temporary path beside `path`; flushes it to disk and renames it when all went well.
+    """Yield a temporary path in the same folder; on success fsync it and rename it to `path`.
 
     Args:
-        path: to write.
-        suffix: of the temporary path, for writers that go by it.
+        path: file to write.
+        suffix: suffix of the temporary path, for writers that choose the format by it.
 
     Raises:
-        UserError: the folder can't be made or written, or the disk is full.
+        UserError: the folder can't be created or written, or the disk is full.
     """
     path = Path(path)
     temporary = None
@@ -44,19 +45,25 @@ def atomic_write(path: str | Path, suffix: str = ".part") -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_json(path: str | Path, content: object) -> None:
+    """Write JSON with `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
 def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(
         f"{path}: could not be written ({error.strerror or error}). "
-        "Check the folder's permissions and the free space, or choose another place."
+        "Check the folder's permissions and the free space, or choose another folder."
     )
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`, which gets that name when all went well.
+    """Yield a temporary folder beside `path`; on success fsync its files and rename it to `path`.
 
     Raises:
-        UserError: there is something already, or it can't be written.
+        UserError: `path` exists and is not an empty folder, or can't be written.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path}: exists and is not empty; name another folder, or remove it")
@@ -78,69 +85,68 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 class AppendOnlyFile:
-    """A file that only grows, by whole pieces; what a full disk refuses waits in memory.
+    """Append-only file; data of failed writes is buffered and retried.
 
     Args:
-        path: of the file; its first piece makes it.
+        path: created by the first write.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.waiting = b""
+        self.pending = b""
 
-    def add(self, piece: bytes) -> None:
-        """Appends all that waits, and then this piece.
+    def add(self, data: bytes) -> None:
+        """Append the buffered data and `data`, all or nothing.
 
         Raises:
-            OSError: not all of it could be written. The file is as it was, and the next call tries
-                again.
+            OSError: the write failed; the file is unchanged and the next call retries.
         """
-        self.waiting += piece
+        self.pending += data
         with self.path.open("ab", buffering=0) as file:
-            before = file.seek(0, os.SEEK_END)
-            left = memoryview(self.waiting)
+            size = file.seek(0, os.SEEK_END)
+            rest = memoryview(self.pending)
             try:
-                while left:
-                    left = left[file.write(left) :]
+                while rest:
+                    rest = rest[file.write(rest) :]
             except OSError:
-                file.truncate(before)
+                file.truncate(size)
                 raise
-        self.waiting = b""
+        self.pending = b""
 
 
 def require_writable_path(path: Path, *, folder: bool = False) -> None:
-    """Checks that a file could be written, before the work whose result it holds.
+    """Check that an output can be written, before the work that computes it.
 
     Args:
-        path: of the file, or of a folder for several; neither need exist yet.
-        folder: whether it is a folder.
+        path: output file or folder; it need not exist yet.
+        folder: whether `path` is a folder.
 
     Raises:
-        UserError: a folder where a file is meant, or no place where it could be made.
+        UserError: `path` is a folder but should be a file, or can't be created.
     """
     if not folder and path.is_dir():
-        raise UserError(f"{path}: is a folder, expected the name of a file")
-    place = path if folder else path.parent
-    place = next(p for p in (place, *place.parents) if os.access(p, os.F_OK))
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        why = "may not be written" if place.is_dir() else "is no folder"
-        raise UserError(f"{path}: can't be written, for {place} {why}. Choose another place.")
+        raise UserError(f"{path}: is a folder, expected a file")
+    parent = path if folder else path.parent
+    parent = next(p for p in (parent, *parent.parents) if os.access(p, os.F_OK))
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        reason = "is not writable" if parent.is_dir() else "is not a folder"
+        raise UserError(f"{path}: can't be written: {parent} {reason}. Choose another folder.")
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Checks the free space before something large is written.
+    """Check the free disk space before writing something large.
 
     Args:
-        folder: where it goes; it need not exist yet.
+        folder: output folder; it need not exist yet.
         needed: bytes.
-        what: for the message.
+        what: name of the output, for the message.
 
     Raises:
-        UserError: less is free.
+        UserError: less than `needed` is free.
     """
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     if free < needed:
         raise UserError(
-            f"{folder}: {decimal(free)} are free, expected {decimal(needed)} for {what}. "
-            "Make room, or choose another place."
+            f"{folder}: found {decimal(free)} of free disk space, expected {decimal(needed)} for "
+            f"{what}. Free some space, or choose another folder."
         )

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Where a result comes from: commit, package versions, command line, date and machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-
 PACKAGES = (
     "segcoord",
     "torch",
@@ -29,7 +28,7 @@ PACKAGES = (
 
 
 def origin() -> dict:
-    """What a result came from: commit, versions, command, date."""
+    """Commit, package versions, command line and date (UTC), as plain types for JSON."""
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
     return {
         "commit": _commit(),
@@ -40,7 +39,13 @@ def origin() -> dict:
 
 
 def describe_machine(device: torch.device, processes: int) -> dict:
-    import torch  # as late as here, for `segcoord runs` does without
+    """CPU, devices and thread count, as plain types for JSON.
+
+    Args:
+        device: device of this process.
+        processes: number of processes, each with one device of that type.
+    """
+    import torch  # late, to keep `segcoord runs` fast
 
     cpu = _cpu()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
@@ -54,9 +59,9 @@ def describe_machine(device: torch.device, processes: int) -> dict:
 
 
 def _cpu() -> str:
-    """The processor's name."""
-    table = Path("/proc/cpuinfo")  # what `platform` knows of Linux is only the architecture
-    lines = table.read_text().splitlines() if table.is_file() else []
+    """Model name of the CPU."""
+    cpuinfo = Path("/proc/cpuinfo")  # on Linux `platform` knows only the architecture
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -64,16 +69,16 @@ def _cpu() -> str:
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except PackageNotFoundError:  # another build of OpenCV, or a source tree that isn't installed
+    except PackageNotFoundError:  # another build of OpenCV, or a source tree not installed
         return None
 
 
 def _commit() -> str | None:
-    """The commit of a source checkout, with "+" where files differ; None for an installed wheel."""
-    folder = Path(__file__).parent
-    if not (folder.parent / ".git").exists():
+    """Short commit hash of a source checkout, with "+" if modified; None for an installed wheel."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
         return None
-    git = ["git", "-C", str(folder)]
+    git = ["git", "-C", str(root)]
     try:
         commit = subprocess.check_output([*git, "rev-parse", "--short=10", "HEAD"], text=True)
         changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Copy of the console output of a run, for its log.txt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleRenderable, RenderHook
 from rich.control import Control
@@ -18,17 +17,14 @@ from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import AppendOnlyFile
 
-if TYPE_CHECKING:
-    pass
-
-LOG_WIDTH = 100  # of tables in log.txt, in characters
+LOG_WIDTH = 100  # of tables, in characters
 
 
 class RunLog(RenderHook):
-    """What the console prints while this is a context, and the error that ends it, as plain text.
+    """Context manager that records the console output, and the exception that ends it, as text.
 
-    It is kept in memory until `write_to` says where the run's folder is, and then written line by
-    line. Bars and colours are left out. What a full disk refuses is written later.
+    The text stays in memory until `write_to` names the file. Progress bars and colors are dropped.
+    Writes that fail, for example on a full disk, are retried with the next output.
     """
 
     def __init__(self) -> None:
@@ -56,15 +52,15 @@ class RunLog(RenderHook):
         self._write()
 
     def write_to(self, path: Path) -> None:
-        """Appends to this file what was printed so far and what will be."""
+        """Append the output so far, and all later output, to this file."""
         self.file = AppendOnlyFile(path)
         self._write()
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Called by rich with what is about to be printed, before it adds the bars."""
-        told = [each for each in renderables if not isinstance(each, Control)]
-        if told:
-            self.plain.print(*told, sep="", soft_wrap=True)
+        """Called by rich with each output, before it adds the progress bars."""
+        output = [each for each in renderables if not isinstance(each, Control)]
+        if output:
+            self.plain.print(*output, sep="", soft_wrap=True)
             self._write()
         return renderables
 
@@ -80,4 +76,4 @@ class RunLog(RenderHook):
             if not self.warned:
                 self.warned = True
                 reason = error.strerror or error
-                console.print(f"log.txt: not written, but all goes on: {reason}", style="bold red")
+                console.print(f"log.txt: can't be written, continuing: {reason}", style="bold red")

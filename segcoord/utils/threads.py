@@ -1,4 +1,4 @@
-"""Reading and writing beside the main thread, which predicts."""
+"""Threads for reading and writing, and Ctrl-C as a request to stop."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ R = TypeVar("R")
 def map_in_threads(
     function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int
 ) -> Iterator[R]:
-    """`function` of each item, in the order of the items, computed in threads.
+    """Like `map`, in threads: yields the results in the order of the items.
 
-    Of `items`, and of the results, at most `ahead` + 1 are held at a time, so that memory does not
-    grow with their number. Where this is closed or left by an error, what has begun is finished.
+    Holds at most `ahead` + 1 items and results at a time, so that memory does not grow with their
+    number. When closed or left by an exception, it finishes the running calls and drops the rest.
 
     Args:
-        function: what it raises is raised here, in the item's place.
+        function: its exceptions are raised here, in the place of the item's result.
         items: iterated in the calling thread.
-        threads: how many items are worked on at a time.
-        ahead: how many results may be begun before the first of them is taken.
+        threads: number of threads.
+        ahead: number of calls that may start before the first result is consumed.
     """
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -42,22 +42,24 @@ def map_in_threads(
 
 
 @contextmanager
-def graceful_interrupt(tell: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks for a stop, which what is yielded tells; a second one interrupts at once.
+def graceful_interrupt(on_request: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request to stop; a second one raises KeyboardInterrupt.
+
+    Yields a function that returns whether a stop was requested.
 
     Args:
-        tell: called when it is asked for.
+        on_request: called at the first Ctrl-C.
     """
-    asked = False
+    requested = False
 
-    def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        tell()
+        on_request()
 
-    before = signal.signal(signal.SIGINT, ask)
+    previous = signal.signal(signal.SIGINT, handle)
     try:
-        yield lambda: asked
+        yield lambda: requested
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

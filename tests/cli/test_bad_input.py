@@ -1,4 +1,4 @@
-"""Every mistake of a user ends before the training starts, in words that say what to do."""
+"""User errors end a command before training starts, with a message that says what to do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
         lambda t: t.every_mask(lambda ids: np.where(ids < 8, ids + 1, ids)),
         "count from 1",
     ),
-    "grey photograph": (
+    "gray photograph": (
         lambda t: Image.open(t.image).convert("L").save(t.mask),
         "look like a grey photograph",
     ),
@@ -87,25 +87,25 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BREAK)
-def test_broken_data_is_told_before_training(case: str, tree: Tree, capsys) -> None:
-    mend, message = BREAK[case]
-    mend(tree)
+def test_broken_data_is_reported_before_training(case: str, tree: Tree, capsys) -> None:
+    damage, message = BREAK[case]
+    damage(tree)
     assert train_on(tree) == 1
     output = capsys.readouterr()
     assert message in output.err
     assert "Traceback" not in output.err + output.out
-    # Only that an image is too small for the scale is found by the loader.
+    # Only the data loader finds that an image is too small for the scale.
     assert (tree.base.parents[2] / "run").exists() == (case == "an image too small to scale")
 
 
-def test_what_is_no_mistake_trains(tree: Tree) -> None:
-    """Windows line ends, blank lines, grey and CMYK images, upper-case suffixes."""
+def test_unusual_but_valid_data_trains(tree: Tree) -> None:
+    """Windows line ends, blank lines, gray and CMYK images, upper-case suffixes."""
     tree.train.write_bytes("\r\n\r\n".join(tree.stems).encode() + b"\r\n\r\n")
     first, second, third = (tree.images / f"{s}.jpg" for s in tree.stems[:3])
     Image.open(first).convert("L").save(first)
     Image.open(second).convert("CMYK").save(second)
     third.rename(third.with_suffix(".JPG"))
-    assert train_on(tree, "--train.max_steps=4") == 0
+    assert train_on(tree, "--train.max_steps=4") == 0  # one epoch
 
 
 SETTINGS = {
@@ -117,13 +117,13 @@ SETTINGS = {
     "--train.seed=99999999999999999999": "below 2**63",
     "--train.lr=fast": 'Parser key "train.lr"',
     "--init-from=none.ckpt": "none.ckpt: no such file, expected a file of weights",
-    "--resume=none": "no run there",
+    "--resume=none": "not a run: found no config.yaml in it",
     "--train.accelerator=mps": "can't be used here",
 }
 
 
 @pytest.mark.parametrize("argument", SETTINGS)
-def test_a_wrong_setting_is_told_before_training(argument: str, tree: Tree, capsys) -> None:
+def test_wrong_setting_is_reported_before_training(argument: str, tree: Tree, capsys) -> None:
     assert train_on(tree, argument) == 1
     output = capsys.readouterr()
     assert SETTINGS[argument] in output.err
@@ -131,8 +131,8 @@ def test_a_wrong_setting_is_told_before_training(argument: str, tree: Tree, caps
     assert not (tree.base.parents[2] / "run").exists()
 
 
-def test_a_file_that_breaks_during_training_is_named(tree: Tree, capsys, monkeypatch) -> None:
-    """Also where it is read in a loader's process, whose traceback must not show."""
+def test_file_damaged_during_training_is_named(tree: Tree, capsys, monkeypatch) -> None:
+    """Also in a worker process of the loader, whose traceback must not be printed."""
     from segcoord.data.checks.split import check_split
 
     def check_then_break(*arguments):
@@ -162,7 +162,7 @@ def test_a_file_that_breaks_during_training_is_named(tree: Tree, capsys, monkeyp
         (["data", "sample", "--out=x", "--layout=coco"], 1, "coco"),
     ],
 )
-def test_the_console_command(words: list[str], code: int, message: str, capsys) -> None:
+def test_console_command(words: list[str], code: int, message: str, capsys) -> None:
     assert main(words) == code
     output = capsys.readouterr()
     assert message in output.out + output.err

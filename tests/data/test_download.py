@@ -304,7 +304,7 @@ def test_a_full_disk_is_told_before_anything_is_asked(server, root, monkeypatch)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(9, 9, 1000))
     with pytest.raises(
-        UserError, match=r"1\.0 kB are free, expected 204\.8 kB for VOC\. Make room"
+        UserError, match=r"found 1\.0 kB of free disk space, expected 204\.8 kB for VOC"
     ):
         get_archive(archive_of(server), root)
     assert server.asked == 0

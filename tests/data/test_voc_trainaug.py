@@ -310,7 +310,9 @@ def test_a_name_that_leaves_the_folder_is_refused(voc, sbd) -> None:
 def test_a_full_disk_is_told_before_anything_is_written(voc, sbd, monkeypatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
-    with pytest.raises(UserError, match=r"SegmentationClassAug: 1 bytes? are free, .* for 4 masks"):
+    with pytest.raises(
+        UserError, match=r"SegmentationClassAug: found 1 bytes? of free disk .* for 4 masks"
+    ):
         make_trainaug(voc, sbd, COUNTS)
     assert not (voc / "VOCdevkit" / "VOC2012" / "SegmentationClassAug").exists()
 

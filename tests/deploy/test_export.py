@@ -251,9 +251,9 @@ def test_int8_by_onnx_runtime(exported: Path, tiny_run: Path, tmp_path: Path) ->
     [
         (["--format=tflite"], "--format: found 'tflite', expected one of onnx, openvino"),
         (["--format=onnx", "--precision=int4"], "--precision: found 'int4', expected fp32"),
-        (["--format=onnx", "--calibration=5"], "--calibration=5: only --precision int8 reads"),
-        (["--format=pt2", "--data.root=x"], "--data.root=x: only --precision int8 reads"),
-        (["--format=onnx", "--split=val"], "--split=val: only --precision int8 reads"),
+        (["--format=onnx", "--calibration=5"], "--calibration: only --precision int8 reads"),
+        (["--format=pt2", "--data.root=x"], "--data.root: only --precision int8 reads"),
+        (["--format=onnx", "--split=val"], "--split: only --precision int8 reads"),
         (["--format=onnx", "--precision=fp16", "--precision", "int8"], "required: data.layout"),
     ],
 )

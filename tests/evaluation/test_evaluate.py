@@ -176,9 +176,9 @@ def test_exports_never_lie_among_the_files_of_the_dataset(
         (["--json={new}", "--report={new}"], "expected two files"),
         (["--json={run}/best.ckpt"], "--checkpoint and --json: both are"),
         (["--report={new}", "--against={run}", "--json={run}/best.ckpt"], "--against and --json"),
-        (["--json={run}"], "is a folder, expected the name of a file"),
-        (["--json={run}/config.yaml/score.json"], "config.yaml is no folder"),
-        (["--masks={run}/config.yaml"], "config.yaml is no folder"),
+        (["--json={run}"], "is a folder, expected a file"),
+        (["--json={run}/config.yaml/score.json"], "config.yaml is not a folder"),
+        (["--masks={run}/config.yaml"], "config.yaml is not a folder"),
     ],
 )
 def test_places_that_can_not_be_written_are_told_before_an_image_is_read(

@@ -152,7 +152,7 @@ def test_init_from_starts_from_weights(uninterrupted: Path, sample_voc: Path, tm
     [
         (["--train.lr=0.5"], "train.lr: 0.002 in the run, 0.5 now"),
         (["--model.output_stride=8"], "model.output_stride: 16 in the run, 8 now"),
-        (["--run=elsewhere"], "takes no --run"),
+        (["--run=elsewhere"], "can't be combined with --run"),
     ],
 )
 def test_a_resumed_run_must_stay_the_same(uninterrupted, capsys, arguments, message) -> None:

@@ -1,1 +1,1 @@
-"""The commands `segcoord data ...`, one file for each."""
+"""The `segcoord data` commands, one file each."""

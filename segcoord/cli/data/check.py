@@ -7,10 +7,10 @@ from segcoord.config.loading import add_settings, parse
 
 
 def check(program: str, argv: list[str]) -> int:
-    """Check images, masks and splits of a dataset for mistakes before training"""
+    """Check images, masks and splits of a dataset before training"""
     parser = new_parser(program, check)
     add_settings(parser, "data")
-    parser.add_argument("--split", type=str, help="check this split alone (default: train and val)")
+    parser.add_argument("--split", type=str, help="check only this split (default: train and val)")
     parser.add_argument("--json", type=str, metavar="FILE", help="write the findings")
     args = parse(parser, argv)
     from segcoord.data.checks.run import check_data

@@ -9,9 +9,9 @@ from segcoord.config.loading import parse
 
 
 def get(program: str, argv: list[str]) -> int:
-    """Download Pascal VOC 2012 or SBD from its owner, verify and unpack it"""
+    """Download, verify and extract Pascal VOC 2012 or SBD"""
     parser = new_parser(program, get)
-    parser.add_argument("name", type=str, help="voc, sbd or cityscapes (which needs your login)")
+    parser.add_argument("name", type=str, help="voc or sbd; cityscapes prints instructions")
     parser.add_argument("--root", type=str, metavar="DIR", help="default: data/NAME")
     args = parse(parser, argv)
     from segcoord.data.download import get_dataset

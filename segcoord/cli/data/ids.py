@@ -14,7 +14,7 @@ def ids(program: str, argv: list[str]) -> int:
     add_settings(parser, "data")
     parser.add_argument("--masks", type=str, required=True, metavar="DIR", help="color masks")
     parser.add_argument(
-        "--out", type=str, required=True, metavar="DIR", help="folder for PNGs of the same stems"
+        "--out", type=str, required=True, metavar="DIR", help="folder to write the PNGs to"
     )
     parser.add_argument(
         "--void",
@@ -22,7 +22,7 @@ def ids(program: str, argv: list[str]) -> int:
         action="append",
         default=[],
         metavar="R,G,B",
-        help="a color to ignore; may be repeated",
+        help="color to convert to void (255); may be repeated",
     )
     args = parse(parser, argv)
     from segcoord.data.color_masks import ColorTable, convert_masks, find_masks, parse_color
@@ -35,6 +35,6 @@ def ids(program: str, argv: list[str]) -> int:
     files = find_masks(Path(args.masks), out)
     with progress_bar() as bar:
         task = bar.add_task("convert", total=len(files))
-        written, there = convert_masks(files, out, table, lambda: bar.advance(task))
-    console.print(f"{written} masks of class ids written to {out}, {there} were there already")
+        written, unchanged = convert_masks(files, out, table, lambda: bar.advance(task))
+    console.print(f"{written} masks of class ids written to {out}, {unchanged} existed already")
     return 0

@@ -10,72 +10,56 @@ from segcoord.config.loading import add_settings, parse
 from segcoord.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from segcoord.config.schema import DataConfig
     from segcoord.data.split import Split
 
 
 def pack(program: str, argv: list[str]) -> int:
-    """Decode a dataset once, so that training reads pixels and nothing else"""
+    """Decode a dataset once into packs, which training reads faster than image files"""
     parser = new_parser(program, pack)
     add_settings(parser, "data")
-    parser.add_argument("--split", type=str, help="pack this split alone (default: train and val)")
+    parser.add_argument("--split", type=str, help="pack only this split (default: train and val)")
     parser.add_argument(
-        "--out", type=str, metavar="DIR", help="write DIR/SPLIT; default: .segcoord in the dataset"
+        "--out", type=str, metavar="DIR", help="write DIR/SPLIT (default: .segcoord in the dataset)"
     )
     parser.add_argument("--workers", type=int, help="decoding processes (default: all cores)")
     parser.add_argument(
-        "--verify", action="store_true", help="write nothing; compare every byte of the packs"
+        "--verify", action="store_true", help="write nothing; verify every byte of existing packs"
     )
     args = parse(parser, argv)
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers: found {args.workers}, expected 1 or more")
-    data = parser.instantiate(args).data
-    _pack(data, args.split, args.out, args.workers, args.verify)
-    return 0
-
-
-def _pack(
-    data: DataConfig, name: str | None, out: str | None, workers: int | None, check_only: bool
-) -> None:
-    """Writes or verifies the packs of one split, or of the training and the validation split.
-
-    Args:
-        data: checked here.
-        name: of the split; None for the two.
-        out: folder of the packs; None for the one in the dataset.
-        workers: processes that decode; None for one on each core.
-        check_only: write nothing, read every byte instead.
-    """
     from segcoord.data.layouts import find_split
     from segcoord.data.pack.reader import open_pack, pack_root, verify
     from segcoord.data.pack.writer import refuse_to_replace, write_pack
     from segcoord.utils.console import console, progress_counter
 
+    data = parser.instantiate(args).data
     data.check()
-    packs = Path(out).expanduser() if out else pack_root(data)
-    names = [name] if name else list(dict.fromkeys((data.train_split, data.val_split)))
-    for each in names:
-        refuse_to_replace(packs / each)
-    for each in names:
-        split, folder = find_split(data, each), packs / each
-        if check_only:
+    packs = Path(args.out).expanduser() if args.out else pack_root(data)
+    names = [args.split] if args.split else list(dict.fromkeys((data.train_split, data.val_split)))
+    for name in names:
+        refuse_to_replace(packs / name)
+    for name in names:
+        split, folder = find_split(data, name), packs / name
+        if args.verify:
             if not folder.exists():
-                raise UserError(f"{folder}: there is no pack to verify; data pack writes one")
-            pack = open_pack(folder, split)
-            with progress_counter(f"verify {each}", len(split)) as tell:
-                verify(pack, split, tell)
-            console.print(f"{folder}: every byte of {len(split)} images is as it was written")
+                raise UserError(f"{folder}: no pack to verify; write it with segcoord data pack")
+            existing = open_pack(folder, split)
+            with progress_counter(f"verify {name}", len(split)) as update:
+                verify(existing, split, update)
+            console.print(f"{folder}: verified {len(split)} images")
         elif not _up_to_date(folder, split):
-            with progress_counter(f"pack {each}", len(split)) as tell:
-                write_pack(split, folder, workers, tell)
+            with progress_counter(f"pack {name}", len(split)) as update:
+                write_pack(split, folder, args.workers, update)
             size = sum(p.stat().st_size for p in folder.iterdir())
             console.print(f"{folder}: {len(split)} images, {size / 1e6:.1f} MB")
-    if packs != pack_root(data) and not check_only:
-        console.print(f"To read it: --data.pack {out}")
+    if packs != pack_root(data) and not args.verify:
+        console.print(f"To use it: --data.pack {args.out}")
+    return 0
 
 
 def _up_to_date(folder: Path, split: Split) -> bool:
-    """Whether there is nothing to pack; says so, or why what is there doesn't do."""
+    """Whether a valid pack exists; prints so, or why the existing one must be replaced."""
     from segcoord.data.pack.reader import REMEDY, open_pack
     from segcoord.utils.console import console
 
@@ -84,7 +68,7 @@ def _up_to_date(folder: Path, split: Split) -> bool:
     try:
         open_pack(folder, split)
     except UserError as error:
-        console.print(f"{str(error).removesuffix(REMEDY)}It is written anew.")
+        console.print(f"{str(error).removesuffix(REMEDY)}Writing it again.")
         return False
     console.print(f"{folder}: is up to date")
     return True

@@ -10,13 +10,13 @@ from segcoord.utils.errors import UserError
 
 
 def sample(program: str, argv: list[str]) -> int:
-    """Draw a small labelled dataset of street scenes"""
+    """Generate a small labeled dataset of synthetic street scenes"""
     parser = new_parser(program, sample)
     parser.add_argument("--layout", type=str, default="voc", help="voc or cityscapes")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to create")
     parser.add_argument("--train", type=int, default=240, help="training images")
     parser.add_argument("--val", type=int, default=60, help="validation images")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--size", type=str, default="256x192", help="WIDTHxHEIGHT in pixels")
     args = parse(parser, argv)
     width, _, height = args.size.partition("x")
@@ -27,5 +27,5 @@ def sample(program: str, argv: list[str]) -> int:
     write_sample(
         Path(args.out), args.layout, args.train, args.val, args.seed, int(width), int(height)
     )
-    print(f"{args.train} training and {args.val} validation scenes are in {args.out}")
+    print(f"{args.train} training and {args.val} validation images written to {args.out}")
     return 0

@@ -9,7 +9,7 @@ from segcoord.config.loading import parse
 
 
 def trainaug(program: str, argv: list[str]) -> int:
-    """Create VOC's SegmentationClassAug and trainaug.txt from SBD"""
+    """Create SegmentationClassAug and trainaug.txt of Pascal VOC from SBD"""
     parser = new_parser(program, trainaug)
     parser.add_argument("--voc", type=str, required=True, metavar="DIR", help="contains VOC2012")
     parser.add_argument("--sbd", type=str, required=True, metavar="DIR", help="contains SBD")

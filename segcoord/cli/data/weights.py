@@ -8,7 +8,7 @@ from segcoord.utils.errors import UserError
 
 
 def weights(program: str, argv: list[str]) -> int:
-    """Show the class weights of the loss by each formula"""
+    """Show the class weights of the loss for each formula"""
     parser = new_parser(program, weights)
     add_settings(parser, "data")
     args = parse(parser, argv)
@@ -36,10 +36,10 @@ def weights(program: str, argv: list[str]) -> int:
         table.add_row(name, f"{pixels:.2f}", str(images), *(f"{w:.4f}" for w in row))
     console.print(table)
     console.print(
-        f"\nsplit {split.name}; train.class_weights: NAME trains with one of them, "
-        "a list of numbers with those."
+        f"\nComputed from split {split.name}. Set train.class_weights to one of these names, "
+        "or to a list of numbers."
     )
     absent = [n for n, images in zip(split.labels.names, counts.images) if not images]
     if absent:
-        console.print(f"never in its masks, so weight 0: {', '.join(absent)}", style="yellow")
+        console.print(f"Not in any mask, weight 0: {', '.join(absent)}", style="yellow")
     return 0

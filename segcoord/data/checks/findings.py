@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import first_lines
 
 SHOWN = 10  # mistakes named in one error
 
@@ -57,5 +58,4 @@ def group_findings(findings: Iterable[Finding]) -> list[list[Finding]]:
 
 def first_findings(found: Sequence[Finding]) -> str:
     """The first ones, a line each, and how many more there are."""
-    more = f"\n... and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return "\n".join(str(f) for f in found[:SHOWN]) + more
+    return first_lines(found, SHOWN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -17,7 +16,7 @@ from segcoord.data.labels import CITYSCAPES, VOC
 from segcoord.data.split import Split
 from segcoord.utils.console import console, progress_counter
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import atomic_write
+from segcoord.utils.files import write_json
 
 # Images by split: VOC 2012 development kit; 10582 with SBD's; cityscapes-dataset.com.
 PUBLISHED = (
@@ -125,8 +124,7 @@ def write_report(
             for f in findings
         ],
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(path, report)
 
 
 def _plain(split: Split, check: SplitCheck) -> dict:

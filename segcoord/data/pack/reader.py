@@ -18,6 +18,7 @@ import numpy as np
 from segcoord.config.schema import DataConfig
 from segcoord.data.split import Sample, Split
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import join_first
 
 FORMAT, VERSION = "segcoord pack", 1
 IMAGES, MASKS, INDEX = "images.u8", "masks.u8", "index.jsonl"
@@ -303,8 +304,7 @@ def verify(
         progress(index + 1)
     if bad:
         what = "masks" if masks_alone else "images"
-        shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
         raise UserError(
             f"{pack.folder}: the pack is damaged: {len(bad)} of {len(pack)} {what} are not as they "
-            f"were written ({shown}). {REWRITE}"
+            f"were written ({join_first(bad, 5)}). {REWRITE}"
         )

@@ -21,10 +21,10 @@ from segcoord.models.state_dict import (
     first_sentence,
     model_description,
     read_tensors,
-    shorten,
     unpickle,
 )
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import join_first
 
 # The authors' mbv2_ca.py against timm's builder, module by module. In a block of theirs the layers
 # are numbered, activations too; 6 is the attention, whose own names are the same in both.
@@ -118,7 +118,7 @@ class LoadReport:
         """In full: exactly which tensors are new, those of one slot in a line."""
         text = f"{self.source}: {len(self.matched)} tensors loaded"
         if self.unused:
-            text += f"; {len(self.unused)} in the file are not used ({shorten(self.unused)})"
+            text += f"; {len(self.unused)} in the file are not used ({join_first(self.unused, 4)})"
         if not self.new:
             return text
         slots: dict[str, list[str]] = {}
@@ -211,7 +211,7 @@ def _copy(
         "not finite": [names[n] for n, t in fits.items() if not t.isfinite().all()],
     }
     if any(wrong.values()):
-        found = "; ".join(f"{len(n)} {kind} ({shorten(n)})" for kind, n in wrong.items() if n)
+        found = "; ".join(f"{len(n)} {kind} ({join_first(n, 4)})" for kind, n in wrong.items() if n)
         raise UserError(
             f"{source}: the tensors are not those of {architecture}: {found}. "
             "Nothing was loaded. Choose the encoder, and the reduction, that the weights are of."
