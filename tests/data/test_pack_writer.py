@@ -57,26 +57,25 @@ def assert_complete(folder: Path, split: Split, root: Path) -> None:
 # -- interrupted packing
 
 SLOW = """
-import sys, time
-from pathlib import Path
-from segcoord.cli.main import run
-from segcoord.config.schema import ClassConfig, DataConfig
-from segcoord.data.layouts import find_split
-from segcoord.data.pack.writer import write_pack
-
-root, pause = Path(sys.argv[1]), float(sys.argv[2])
-
-def report(done):
-    print(done, flush=True)
-    time.sleep(pause)
-
 def pack(program, argv):
     classes = [ClassConfig(str(n), [n, n, n]) for n in range(8)]
     split = find_split(DataConfig("voc", str(root), classes=classes), "train")
     write_pack(split, root / ".segcoord" / "train", 2, report)
     return 0
 
-if __name__ == "__main__":
+def report(done):
+    print(done, flush=True)
+    time.sleep(pause)
+
+if __name__ == "__main__":  # the workers don't import all of this
+    import sys, time
+    from pathlib import Path
+    from segcoord.cli.main import run
+    from segcoord.config.schema import ClassConfig, DataConfig
+    from segcoord.data.layouts import find_split
+    from segcoord.data.pack.writer import write_pack
+
+    root, pause = Path(sys.argv[1]), float(sys.argv[2])
     sys.exit(run(pack, "segcoord data pack", []))
 """
 
