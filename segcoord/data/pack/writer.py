@@ -132,35 +132,34 @@ def _write(
     jobs, pixels = [], 0
     with _hint_at_check():
         for sample in split.samples:
-            header = read_header(sample.image)
-            jobs.append(_Job(sample, header, pixels, part))
-            pixels += header.size[0] * header.size[1]
+            job = _Job(sample, read_header(sample.image), pixels, part)
+            jobs.append(job)
+            pixels += job.header.size[0] * job.header.size[1]
     lengths = {IMAGES: 3 * pixels} | ({MASKS: pixels} if split.labelled else {})
     _require_space(folder, sum(lengths.values()) + len(jobs) * INDEX_LINE + RESERVE)
     for name, length in lengths.items():
         with (part / name).open("wb") as file:
             file.truncate(length)  # allocates no blocks yet
-    lines = [
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "split": split.name,
-            "images": len(split),
-            "pixels": pixels,
-            "labelled": split.labelled,
-            "classes": split.labels.names,
-        }
-    ]
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "split": split.name,
+        "images": len(split),
+        "pixels": pixels,
+        "labelled": split.labelled,
+        "classes": split.labels.names,
+    }
+    lines = [json.dumps(header)]
     if workers is None:
         workers = min(available_cores(), 16, len(jobs) // 16)  # starting one takes a second
     progress(0)
     with _hint_at_check(), closing(process_map(_decode, jobs, workers)) as records:
         for record in records:
-            lines.append(record)
+            lines.append(json.dumps(record))
             progress(len(lines) - 1)
-    text = "".join(f"{json.dumps(line)}\n" for line in lines)
-    checksum = json.dumps({"crc32": zlib.crc32(text.encode())})
-    (part / INDEX).write_text(f"{text}{checksum}\n")
+    text = "".join(f"{line}\n" for line in lines).encode()
+    checksum = json.dumps({"crc32": zlib.crc32(text)})
+    (part / INDEX).write_bytes(text + f"{checksum}\n".encode())
     for name in (*lengths, INDEX):
         _sync(part / name)
 
