@@ -31,6 +31,7 @@ from segcoord.data.mask_files import write_mask
 from segcoord.utils.console import console, progress_bar
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write, require_space
+from segcoord.utils.text import first_lines, join_first
 
 PUBLISHED = {
     "VOC train": 1464,
@@ -123,7 +124,7 @@ def read_sbd(path: Path) -> np.ndarray:
     unknown = np.unique(ids[ids >= len(VOC)])
     if unknown.size:
         raise UserError(
-            f"{path}: contains the ids {', '.join(map(str, unknown[:SHOWN]))}, expected 0 to "
+            f"{path}: contains the ids {join_first(unknown, SHOWN)}, expected 0 to "
             f"{len(VOC) - 1}, since SBD has no void. Unpack SBD again."
         )
     return ids
@@ -153,7 +154,8 @@ def _tree(option: str, given: Path, below: tuple[str, ...], parts: tuple[str, ..
         return best
     found = "no such folder"
     if best.is_dir():
-        found = f"found {_some(sorted(p.name for p in best.iterdir())) or 'an empty folder'}"
+        names = sorted(p.name for p in best.iterdir())
+        found = f"found {join_first(names, SHOWN) or 'an empty folder'}"
     raise UserError(
         f"{option} {given}: {best} lacks {', '.join(missing[best])} ({found}). Expected a folder "
         f"with {', '.join(parts)}, or one that contains it as {' or '.join(below[1:])}; see "
@@ -181,7 +183,7 @@ def _read_lists(voc: Path, sbd: Path, published: Mapping[str, int]) -> tuple[set
 def _require_files(paths: Iterable[Path], why: str) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        names = _some(path.name for path in missing)
+        names = join_first((path.name for path in missing), SHOWN)
         raise UserError(
             f"{missing[0].parent}: {len(missing)} files of the split are missing ({names}). "
             f"Unpack the archive again: {why}."
@@ -210,10 +212,9 @@ def _make_masks(sources: Mapping[str, _Source], folder: Path) -> None:
                 outcomes[outcome] += 1
     summary = ", ".join(f"{n} {outcome}" for outcome, n in sorted(outcomes.items()))
     if problems:
-        more = f"\n... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(
             f"{len(problems)} of {len(targets)} masks can't be made, so trainaug.txt was not "
-            f"written ({summary or 'no other masks'})\n" + "\n".join(problems[:SHOWN]) + more
+            f"written ({summary or 'no other masks'})\n" + first_lines(problems, SHOWN)
         )
     console.print(f"{folder}: {summary}")
 
@@ -242,8 +243,3 @@ def _contains(path: Path, ids: np.ndarray) -> bool:
         return np.array_equal(read_mask_values(path), ids)
     except UserError:  # damaged or foreign, to be replaced
         return False
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

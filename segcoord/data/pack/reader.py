@@ -18,6 +18,7 @@ import numpy as np
 from segcoord.config.schema import DataConfig
 from segcoord.data.split import Sample, Split
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import join_first
 
 FORMAT, VERSION = "segcoord pack", 1
 IMAGES, MASKS, INDEX = "images.u8", "masks.u8", "index.jsonl"
@@ -293,8 +294,7 @@ def verify(
         progress(index + 1)
     if bad:
         what = "masks" if masks_alone else "images"
-        shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
         raise UserError(
             f"{pack.folder}: the pack is damaged: {len(bad)} of {len(pack)} {what} don't match "
-            f"their checksums ({shown}). {REWRITE}"
+            f"their checksums ({join_first(bad, 5)}). {REWRITE}"
         )
