@@ -1,49 +1,44 @@
-"""Datasets from their owners: downloaded, verified, unpacked into the tree that the layouts read.
+"""Download datasets from their owners, verify them and unpack them into the tree of a layout.
 
-torchvision knows where the archives are and which MD5 they have, downloads and unpacks them. Here
-is what an interrupted, refused or damaged download needs besides.
+URLs and MD5 checksums are those of torchvision, which also unpacks the archives.
 """
 
 from __future__ import annotations
 
-import http.client
 import os
 import shlex
 import shutil
-import socket
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.filesize import decimal
 from torchvision.datasets.sbd import SBDataset
-from torchvision.datasets.utils import calculate_md5, download_url, extract_archive
+from torchvision.datasets.utils import calculate_md5, extract_archive
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from segcoord.utils.console import console
+from segcoord.utils.download import download_file
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import atomic_write, require_space
-
-TIMEOUT = 30.0  # seconds without a byte from the server
+from segcoord.utils.files import require_space
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What a dataset's owner publishes, and what is in it.
+    """An archive as the owner of a dataset publishes it.
 
     Args:
-        title: the dataset's name, for messages.
-        url: where the archive is.
-        file: its name.
-        md5: of its content.
-        size: its bytes; of VOC's and SBD's rounded up.
-        unpacked: the bytes of its files, rounded up.
-        tree: the folder in it that is the dataset.
-        holds: how many files the tree has at least, by pattern.
+        title: name of the dataset, for messages.
+        url: of the archive.
+        file: name of the archive.
+        md5: of the archive.
+        size: of the archive in bytes; rounded up for VOC and SBD.
+        unpacked: size of the files in it in bytes, rounded up.
+        tree: the folder in the archive that is the dataset.
+        minimum_files: glob pattern in the tree -> least number of files.
     """
 
     title: str
@@ -53,7 +48,7 @@ class Archive:
     size: int
     unpacked: int
     tree: Path
-    holds: Mapping[str, int]
+    minimum_files: Mapping[str, int]
 
 
 _VOC = DATASET_YEAR_DICT["2012"]
@@ -85,8 +80,8 @@ ARCHIVES = {
     ),
 }
 _CITYSCAPES = """\
-Cityscapes is given to those who have an account there, so that its own downloader has to fetch it.
-Make an account at https://www.cityscapes-dataset.com/register/, then:
+Cityscapes requires an account, so only its own downloader can fetch it.
+Register at https://www.cityscapes-dataset.com/register/, then:
 
   pip install cityscapesscripts
   mkdir -p {root}
@@ -94,15 +89,14 @@ Make an account at https://www.cityscapes-dataset.com/register/, then:
   unzip -n -d {root} {root}/gtFine_trainvaltest.zip
   unzip -n -d {root} {root}/leftImg8bit_trainvaltest.zip
 
-12 GB are downloaded and another 12 GB unpacked. After an interruption: csDownload -r ..."""
+This downloads 12 GB and unpacks another 12 GB. After an interruption: csDownload -r ..."""
 
 
 def get_dataset(name: str, root: Path) -> Path:
-    """Makes the tree of a dataset below `root`, of its owner's archive.
+    """Download and unpack a dataset below `root`; returns its folder.
 
     Raises:
-        UserError: a dataset that is not to be had without a login, or an unknown one; as
-            `get_archive`.
+        UserError: the dataset requires a login or is unknown; any error of `get_archive`.
     """
     if name == "cityscapes":
         raise UserError(_CITYSCAPES.format(root=shlex.quote(str(root))))
@@ -112,137 +106,109 @@ def get_dataset(name: str, root: Path) -> Path:
 
 
 def get_archive(archive: Archive, root: Path) -> Path:
-    """Downloads an archive unless it is in `root`, and unpacks it unless its tree is there.
+    """Download an archive unless it is in `root`, and unpack it unless its tree is complete.
 
-    What was interrupted is begun anew; nothing incomplete ever has a final name. A tree that lacks
-    files, as a half-unpacked one does, gets them; what else is in it stays.
+    An interrupted download or unpacking starts over; nothing incomplete ever has a final name. An
+    incomplete tree gets the missing files and keeps any others.
 
     Args:
         archive: an entry of ARCHIVES.
         root: the folder of the archive and the tree.
 
     Returns:
-        The folder that is the dataset.
+        The folder of the dataset.
 
     Raises:
-        UserError: too little space; an archive that can't be had, or is not what was published.
+        UserError: the disk is too small; the archive can't be downloaded or is not the published
+            one.
     """
     root = root.expanduser()
     file, tree = root / archive.file, root / archive.tree
-    lacks = _lacks(tree, archive)
-    if not lacks:
-        console.print(f"{tree}: there already, and complete")
+    missing = _missing_files(tree, archive)
+    if not missing:
+        console.print(f"{tree}: exists and is complete")
         return tree
     if tree.exists():
-        console.print(f"{tree}: incomplete ({lacks}), so it is unpacked again")
-    for left in root.glob(f".{archive.file}.*"):  # by one that was killed
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    there = _is_there(file, archive)
-    needed = archive.unpacked + (0 if there else archive.size)
+        console.print(f"{tree}: incomplete ({missing}), unpacking again")
+    for leftover in root.glob(f".{archive.file}.*"):  # of a killed process
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    downloaded = _is_downloaded(file, archive)
+    needed = archive.unpacked + (0 if downloaded else archive.size)
     parts = f"{decimal(archive.unpacked)} to unpack"
-    if not there:
+    if not downloaded:
         parts = f"{decimal(archive.size)} to download, {parts}"
     console.print(f"{archive.title} needs {decimal(needed)} in {root}: {parts}")
     require_space(root, needed, archive.title)
-    if not there:
-        _download(archive, file)
+    if not downloaded:
+        console.print(f"downloading {archive.url}")
+        by_hand = (
+            f"Run this again, or download {archive.url} by hand to {file} and then run this again."
+        )
+        download_file(archive.url, file, lambda path: _difference(path, archive.md5), by_hand)
     _unpack(archive, file, tree)
-    console.print(f"{archive.title} is in {tree}. {file} is not needed any more.")
+    console.print(f"{archive.title} is in {tree}. {file} is no longer needed.")
     return tree
 
 
-def _lacks(tree: Path, archive: Archive) -> str:
-    """What of an archive is not in its tree, in words."""
-    found = {pattern: sum(1 for _ in tree.glob(pattern)) for pattern in archive.holds}
+def _missing_files(tree: Path, archive: Archive) -> str:
+    """Describes the files of an archive that a tree lacks; empty if it is complete."""
+    counts = {pattern: sum(1 for _ in tree.glob(pattern)) for pattern in archive.minimum_files}
     return ", ".join(
-        f"{found[pattern]} of {n} {pattern}"
-        for pattern, n in archive.holds.items()
-        if found[pattern] < n
+        f"{counts[pattern]} of {n} {pattern}"
+        for pattern, n in archive.minimum_files.items()
+        if counts[pattern] < n
     )
 
 
-def _is_there(file: Path, archive: Archive) -> bool:
+def _is_downloaded(file: Path, archive: Archive) -> bool:
     if not file.exists():
         return False
-    console.print(f"{file}: there already, checking its MD5")
-    found = calculate_md5(file)
-    if found == archive.md5:
-        return True
-    console.print(
-        f"{file}: damaged (its MD5 is {found}, expected {archive.md5}), so it is fetched again"
-    )
-    return False
+    console.print(f"{file}: exists, checking its MD5")
+    difference = _difference(file, archive.md5)
+    if difference:
+        console.print(f"{file}: damaged ({difference}), downloading again")
+    return not difference
 
 
-def _download(archive: Archive, file: Path) -> None:
-    by_hand = (
-        f"Run this again, or download {archive.url} by hand to {file} and then run this again."
-    )
-    with atomic_write(file) as temporary, _timeout(TIMEOUT):
-        try:
-            console.print(f"fetching {archive.url}")
-            download_url(archive.url, temporary.parent, temporary.name, archive.md5)
-        except (OSError, http.client.HTTPException, RecursionError) as error:
-            # HTTP and URL errors are OSErrors; RecursionError: one redirect after the other
-            raise UserError(
-                f"{archive.url}: could not be fetched ({type(error).__name__}: {error}). "
-                f"Check the network and the free space. {by_hand}"
-            ) from error
-        except RuntimeError as error:  # the MD5 is wrong, and torchvision doesn't tell more
-            found, size = calculate_md5(temporary), temporary.stat().st_size
-            raise UserError(
-                f"{archive.url}: gave {size:,} bytes of MD5 {found}, expected {archive.md5}; not "
-                "kept. Did the connection end early, or does a proxy answer in its place? "
-                f"{by_hand}"
-            ) from error
-
-
-@contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
-    """For all connections, because torchvision sets none and would wait forever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+def _difference(path: Path, md5: str) -> str | None:
+    """Describes a file whose MD5 is not `md5`."""
+    found = calculate_md5(path)
+    if found == md5:
+        return None
+    return f"{path.stat().st_size:,} bytes of MD5 {found}, expected {md5}"
 
 
 def _unpack(archive: Archive, file: Path, tree: Path) -> None:
-    if not hasattr(tarfile, "data_filter"):  # torchvision would unpack whatever is in it
+    if not hasattr(tarfile, "data_filter"):  # without it torchvision unpacks unsafe paths
         raise UserError(
-            f"{file}: this Python can't refuse an archive that writes outside of its folder; "
-            "expected 3.10.12, 3.11.4 or newer. Update it, or unpack the archive by hand: "
+            f"{file}: this Python can't refuse archives that write outside their folder; "
+            "expected 3.10.12, 3.11.4 or newer. Update Python, or unpack the archive by hand: "
             f"tar -xf {file} -C {file.parent}"
         )
     with TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-        console.print(f"unpacking {file}, which takes minutes on a slow disk")
+        console.print(f"unpacking {file} (minutes on a slow disk)")
         try:
             extract_archive(file, folder)
-            os.sync()  # the files before their name
+            os.sync()  # the files before their final name
         except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
             raise UserError(
-                f"{file}: could not be unpacked ({type(error).__name__}: {error}); nothing of it "
+                f"{file}: could not be unpacked ({type(error).__name__}: {error}); nothing "
                 "was kept. Check the free space; if the archive is damaged, delete it and run this "
                 "again."
             ) from error
         unpacked = Path(folder) / archive.tree
-        lacks = _lacks(unpacked, archive)
-        if lacks:
+        if missing := _missing_files(unpacked, archive):
             raise UserError(
-                f"{file}: its {archive.tree} has {lacks}; nothing of it was kept. Expected the "
-                "archive that the owner publishes: delete this one and run this again."
+                f"{file}: its {archive.tree} has {missing}; nothing was kept. Expected the archive "
+                "that the owner publishes: delete this one and run this again."
             )
         _move(unpacked, tree)
 
 
 def _move(source: Path, target: Path) -> None:
-    """Renames a tree; into one that is there, file by file, so that what else is in it stays."""
+    """Rename a tree; merge it into an existing one file by file, which keeps other files there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
+    if target.exists():
+        shutil.copytree(source, target, copy_function=os.replace, dirs_exist_ok=True)
+    else:
         source.replace(target)
-        return
-    for file in (p for p in source.rglob("*") if p.is_file()):
-        place = target / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(place)

@@ -73,7 +73,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         temporary.chmod(0o755)
         yield temporary
-        for file in temporary.iterdir():
+        for file in filter(Path.is_file, temporary.iterdir()):
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         temporary.replace(path)

@@ -1,4 +1,4 @@
-"""The sample dataset: exact trees and masks, the same bytes every time, and not too easy."""
+"""The sample dataset: exact trees and masks, reproducible bytes, not too easy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough scenes that they are drawn in two processes where there are two cores."""
+    """Enough scenes to use two processes on two cores."""
     out = tmp_path_factory.mktemp("sample") / "voc"
     write_sample(out, "voc", train=36, val=16, seed=3, **SIZE)
     return out
@@ -51,13 +51,13 @@ def scenes(voc: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return arrays
 
 
-def test_class_order_is_that_of_the_drawing() -> None:
+def test_ids_of_the_drawing_are_the_class_indices() -> None:
     names = ("ROAD", "SIDEWALK", "BUILDING", "VEGETATION", "SKY", "PERSON", "CAR", "SIGN")
     assert [getattr(canvas, name) for name in names] == list(range(len(CLASSES)))
     assert [name.split()[-1].upper() for name, _, _ in CLASSES] == list(names)
 
 
-def test_voc_tree(voc: Path) -> None:
+def test_files_of_the_voc_layout(voc: Path) -> None:
     train = [f"2026_{i:06d}" for i in range(1, 37)]
     val = [f"2026_{i:06d}" for i in range(500_001, 500_017)]
     expected = {f"{VOC.as_posix()}/JPEGImages/{stem}.jpg" for stem in train + val}
@@ -70,18 +70,18 @@ def test_voc_tree(voc: Path) -> None:
         assert found[f"{lists}/{name}.txt"] == "".join(f"{s}\n" for s in stems).encode()
 
 
-def test_cityscapes_tree(cityscapes: Path) -> None:
+def test_files_of_the_cityscapes_layout(cityscapes: Path) -> None:
     stems = [("train", "brickford", 0), ("train", "glasshaven", 0), ("train", "brickford", 1)]
     stems += [("val", "elmbridge", i) for i in range(2)]
-    labelled = {f"{split}/{city}/{city}_{i:06d}_000019" for split, city, i in stems}
+    labeled = {f"{split}/{city}/{city}_{i:06d}_000019" for split, city, i in stems}
     (city,) = CITIES["test"]
     test = {f"test/{city}/{city}_{i:06d}_000019" for i in range(TEST_IMAGES)}
-    expected = {f"leftImg8bit/{stem}_leftImg8bit.png" for stem in labelled | test}
-    expected |= {f"gtFine/{stem}_gtFine_labelIds.png" for stem in labelled}
+    expected = {f"leftImg8bit/{stem}_leftImg8bit.png" for stem in labeled | test}
+    expected |= {f"gtFine/{stem}_gtFine_labelIds.png" for stem in labeled}
     assert set(files(cityscapes)) == expected
 
 
-def test_layouts_draw_the_same_scenes(voc: Path, cityscapes: Path) -> None:
+def test_both_layouts_have_the_same_scenes(voc: Path, cityscapes: Path) -> None:
     image, ids = draw_scene(3, "val", 1, **SIZE)
     stem = "elmbridge/elmbridge_000001_000019"
     png = Image.open(cityscapes / f"leftImg8bit/val/{stem}_leftImg8bit.png")
@@ -99,7 +99,7 @@ def test_layouts_draw_the_same_scenes(voc: Path, cityscapes: Path) -> None:
     assert np.abs(jpeg - image).mean() < 4
 
 
-def test_bytes_depend_on_neither_processes_nor_count(voc: Path, tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_processes_or_number_of_scenes(voc: Path, tmp_path: Path) -> None:
     write_sample(tmp_path / "few", "voc", train=3, val=1, seed=3, **SIZE)
     many = files(voc)
     for name, content in files(tmp_path / "few").items():
@@ -107,7 +107,7 @@ def test_bytes_depend_on_neither_processes_nor_count(voc: Path, tmp_path: Path) 
             assert content == many[name], name
 
 
-def test_same_arguments_same_bytes(tmp_path: Path) -> None:
+def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         write_sample(tmp_path / name, "voc", train=1, val=1, seed=seed, **SIZE)
     a, b, c = (files(tmp_path / name) for name in "abc")
@@ -115,7 +115,7 @@ def test_same_arguments_same_bytes(tmp_path: Path) -> None:
     assert a.keys() == c.keys() and a != c
 
 
-def test_no_image_occurs_twice(voc: Path, cityscapes: Path) -> None:
+def test_all_images_differ(voc: Path, cityscapes: Path) -> None:
     for root, suffix in ((voc, ".jpg"), (cityscapes, "_leftImg8bit.png")):
         images = [content for name, content in files(root).items() if name.endswith(suffix)]
         assert len({hashlib.sha256(content).digest() for content in images}) == len(images)
@@ -124,22 +124,22 @@ def test_no_image_occurs_twice(voc: Path, cityscapes: Path) -> None:
 def test_every_class_is_common(scenes: dict) -> None:
     masks = np.concatenate([masks for _, masks in scenes.values()])
     for index, (name, _, _) in enumerate(CLASSES):
-        share = (masks == index).mean(axis=(1, 2))
-        assert share.mean() > 0.015, name
-        assert (share > 0).mean() > 0.6, name
+        fraction = (masks == index).mean(axis=(1, 2))
+        assert fraction.mean() > 0.015, name
+        assert (fraction > 0).mean() > 0.6, name
 
 
-def test_palette(voc: Path) -> None:
+def test_masks_have_the_palette_of_the_classes(voc: Path) -> None:
     mask = Image.open(voc / VOC / "SegmentationClass/2026_000001.png")
     assert mask.mode == "P"
-    ids, colours = np.array(mask), np.array(mask.convert("RGB"))
+    ids, colors = np.array(mask), np.array(mask.convert("RGB"))
     assert set(np.unique(ids)) <= {*range(len(CLASSES)), 255}
-    for index, (_, colour, _) in enumerate(CLASSES):
-        assert (colours[ids == index] == colour).all()
-    assert (colours[ids == 255] == (224, 224, 192)).all()
+    for index, (_, color, _) in enumerate(CLASSES):
+        assert (colors[ids == index] == color).all()
+    assert (colors[ids == 255] == (224, 224, 192)).all()
 
 
-def test_void_lies_between_classes(scenes: dict) -> None:
+def test_void_separates_classes(scenes: dict) -> None:
     masks = np.concatenate([masks for _, masks in scenes.values()]).astype(int)
     for a, b in ((masks[:, 1:], masks[:, :-1]), (masks[:, :, 1:], masks[:, :, :-1])):
         assert ((a == b) | (a == 255) | (b == 255)).all()
@@ -156,14 +156,14 @@ def test_width_of_the_void_border(width: int, band: int) -> None:
     assert mask[0, 0] == 255
 
 
-def test_masks_fit_the_images() -> None:
-    """The picture's edges are strongest where the masks' are, not a pixel beside them."""
+def test_masks_are_aligned_with_the_images() -> None:
+    """Image gradients are strongest at the edges of the masks, not a pixel beside them."""
     strength = dict.fromkeys((-2, -1, 0, 1, 2), 0.0)
     for index in range(4):
         image, ids = draw_scene(0, "train", index)
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(float)
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(float)
         for axis in (0, 1):
-            edges = np.abs(np.diff(grey, axis=axis))
+            edges = np.abs(np.diff(gray, axis=axis))
             border = np.diff(ids.astype(int), axis=axis) != 0
             for shift in strength:
                 strength[shift] += np.roll(edges, shift, axis)[border].mean()
@@ -171,15 +171,15 @@ def test_masks_fit_the_images() -> None:
     assert strength[0] > 1.3 * max(strength[-1], strength[1])
 
 
-def test_colour_alone_does_not_tell_the_classes(scenes: dict) -> None:
-    """The best guess from a pixel's colour, by a histogram of 16^3 bins, is a bad one."""
+def test_color_alone_does_not_predict_the_classes(scenes: dict) -> None:
+    """A classifier of pixel colors, a histogram of 16^3 bins, has a low mIoU."""
     bins = {
         split: (images.astype(int) >> 4) @ [256, 16, 1] for split, (images, _) in scenes.items()
     }
     counts = np.zeros((4096, len(CLASSES)))
     counted = scenes["train"][1] < len(CLASSES)
     np.add.at(counts, (bins["train"][counted], scenes["train"][1][counted]), 1)
-    for votes in (counts, counts / counts.sum(0)):  # as frequent as they are; equally frequent
+    for votes in (counts, counts / counts.sum(0)):  # class priors of the data; uniform priors
         counted = scenes["val"][1] < len(CLASSES)
         truth, guess = scenes["val"][1][counted], votes.argmax(1)[bins["val"][counted]]
         confusion = np.zeros((len(CLASSES),) * 2)
@@ -189,7 +189,7 @@ def test_colour_alone_does_not_tell_the_classes(scenes: dict) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 96), (96 * 4, 128), (160, 224), (640, 480)])
-def test_any_size(width: int, height: int) -> None:
+def test_images_of_any_size(width: int, height: int) -> None:
     image, ids = draw_scene(1, "test", 0, width, height)
     assert image.shape == (height, width, 3) and image.dtype == np.uint8
     assert ids.shape == (height, width) and ids.dtype == np.uint8
@@ -208,22 +208,22 @@ def test_any_size(width: int, height: int) -> None:
         ({"height": 64}, "expected 96"),
     ],
 )
-def test_bad_arguments(change: dict, message: str, tmp_path: Path) -> None:
+def test_arguments_out_of_range_are_refused(change: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         write_sample(**{"out": tmp_path / "x", "layout": "voc", "train": 1, "val": 1} | change)
     assert not list(tmp_path.iterdir())
 
 
-def test_folder_in_use_is_refused(tmp_path: Path) -> None:
+def test_an_existing_file_or_folder_with_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"not empty, it holds 'notes.txt'.*another folder"):
+    with pytest.raises(UserError, match=r"exists and is not empty; name another folder"):
         write_sample(tmp_path, "voc", train=1, val=1, **SIZE)
-    with pytest.raises(UserError, match="could not be written"):
+    with pytest.raises(UserError, match="exists and is not empty"):
         write_sample(tmp_path / "notes.txt", "voc", train=1, val=1, **SIZE)
     assert files(tmp_path) == {"notes.txt": b"mine"}
 
 
-def test_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     write_sample(tmp_path / "out", "cityscapes", train=1, val=1, **SIZE)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"leftImg8bit", "gtFine"}
@@ -231,7 +231,7 @@ def test_empty_folder_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_nothing_is_left_when_interrupted(
+def test_an_interruption_or_error_leaves_nothing(
     error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(scene: sample._Scene) -> None:

@@ -1,4 +1,4 @@
-"""data/trainaug.py: which masks win, which images are in, and what is told of a wrong tree."""
+"""The trainaug split: which masks win, which images it has, errors for wrong trees and files."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ COUNTS = {which: len(names) for which, names in LISTS.items()} | {"trainaug": le
 
 
 def ids_of(owner: str, stem: str) -> np.ndarray:
-    """Ids that tell whose mask it is; void is VOC's alone."""
-    everybody = sorted({n for names in LISTS.values() for n in names})
-    ids = np.full(SIZE, everybody.index(stem) + (10 if owner == "SBD" else 1), np.uint8)
+    """Ids that identify the owner and the image; only VOC has void."""
+    stems = sorted({n for names in LISTS.values() for n in names})
+    ids = np.full(SIZE, stems.index(stem) + (10 if owner == "SBD" else 1), np.uint8)
     ids[0] = 0
     if owner == "VOC":
         ids[:, 4] = 255
@@ -45,7 +45,7 @@ def ids_of(owner: str, stem: str) -> np.ndarray:
 
 
 def write_mat(path: Path, ids: object) -> None:
-    """A file of SBD's cls folder: sparse boundaries of 20 classes in a cell array, ids, classes."""
+    """Write a file as in SBD's cls folder: sparse boundaries of 20 classes, ids, class list."""
     boundaries = np.empty((20, 1), dtype=object)
     for k in range(20):
         boundaries[k, 0] = csc_matrix(np.asarray(ids) == k + 1)
@@ -102,18 +102,20 @@ def mat_file(sbd: Path, stem: str) -> Path:
     return sbd / "benchmark_RELEASE" / "dataset" / "cls" / f"{stem}.mat"
 
 
-def test_the_published_numbers_are_asked_for(voc, sbd) -> None:
+def test_lists_must_have_the_published_lengths(voc, sbd) -> None:
     assert list(PUBLISHED.values()) == [1464, 1449, 8498, 2857, 10582]
     found = (
         r"found 2 in VOC train \(of 1464\), 3 in VOC val \(of 1449\), 3 in SBD train \(of 8498\)"
     )
-    rest = r", 2 in SBD val \(of 2857\), 4 in trainaug \(of 10582\)\. Fetch those that differ anew"
+    rest = (
+        r", 2 in SBD val \(of 2857\), 4 in trainaug \(of 10582\)\. Download those that differ again"
+    )
     with pytest.raises(UserError, match=found + rest):
         make_trainaug(voc, sbd)
     assert not list_file(voc).exists()
 
 
-def test_whose_masks_and_which_images(voc, sbd, capsys) -> None:
+def test_voc_masks_win_and_val_images_are_excluded(voc, sbd, capsys) -> None:
     assert make_trainaug(voc, sbd, COUNTS) == list_file(voc)
     assert list_file(voc).read_text().split() == OUT  # nothing of val
     made = masks(voc)
@@ -127,7 +129,7 @@ def test_whose_masks_and_which_images(voc, sbd, capsys) -> None:
     assert "4 images, none of them in val" in out
 
 
-def test_the_masks_look_like_vocs_own(voc, sbd) -> None:
+def test_masks_have_the_palette_of_voc(voc, sbd) -> None:
     make_trainaug(voc, sbd, COUNTS)
     base = voc / "VOCdevkit" / "VOC2012"
     with (
@@ -138,7 +140,7 @@ def test_the_masks_look_like_vocs_own(voc, sbd) -> None:
         assert ours.getpalette() == theirs.getpalette()
 
 
-def test_the_split_loads_and_shares_nothing_with_val(voc, sbd) -> None:
+def test_the_split_loads_without_overlap_with_val(voc, sbd) -> None:
     make_trainaug(voc, sbd, COUNTS)
     data = DataConfig(layout="voc", root=str(voc))
     split, val = find_split(data, "trainaug"), find_split(data, "val")
@@ -150,7 +152,7 @@ def test_the_split_loads_and_shares_nothing_with_val(voc, sbd) -> None:
 
 @pytest.mark.parametrize("voc_below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
 @pytest.mark.parametrize("sbd_below", ["", "benchmark_RELEASE", "benchmark_RELEASE/dataset"])
-def test_any_folder_of_the_trees_will_do(voc, sbd, voc_below: str, sbd_below: str) -> None:
+def test_any_folder_of_the_trees_is_accepted(voc, sbd, voc_below: str, sbd_below: str) -> None:
     make_trainaug(voc / voc_below, sbd / sbd_below, COUNTS)
     assert list(masks(voc)) == OUT
 
@@ -159,10 +161,10 @@ def test_a_second_run_writes_no_mask(voc, sbd, monkeypatch, capsys) -> None:
     make_trainaug(voc, sbd, COUNTS)
     monkeypatch.setattr(trainaug, "write_mask", None)
     make_trainaug(voc, sbd, COUNTS)
-    assert "4 there already" in capsys.readouterr().out
+    assert "4 already written" in capsys.readouterr().out
 
 
-def test_after_an_interruption_the_rest_is_made(voc, sbd, monkeypatch, capsys) -> None:
+def test_an_interrupted_run_continues(voc, sbd, monkeypatch, capsys) -> None:
     def interrupted(path: Path, *args: object, **kwargs: object) -> None:
         if path.stem == "voc_and_sbd":
             raise KeyboardInterrupt
@@ -174,9 +176,9 @@ def test_after_an_interruption_the_rest_is_made(voc, sbd, monkeypatch, capsys) -
     assert "voc_and_sbd" not in masks(voc)
     assert not list_file(voc).exists()
     monkeypatch.undo()
-    there = len(masks(voc))
+    existing = len(masks(voc))
     make_trainaug(voc, sbd, COUNTS)
-    assert f"{there} there already, {4 - there} written" in capsys.readouterr().out
+    assert f"{existing} already written, {4 - existing} written" in capsys.readouterr().out
     assert list(masks(voc)) == OUT
 
 
@@ -188,7 +190,7 @@ def test_damaged_and_different_masks_are_replaced(voc, sbd, capsys) -> None:
     cut.write_bytes(cut.read_bytes()[:-40])
     write_mask(folder / "voc_only.png", np.zeros(SIZE, np.uint8), VOC, palette=True)
     make_trainaug(voc, sbd, COUNTS)
-    assert "2 replaced, for they differed, 2 there already" in capsys.readouterr().out
+    assert "2 already written, 2 different and replaced" in capsys.readouterr().out
     assert all((good[stem] == values).all() for stem, values in masks(voc).items())
 
 
@@ -203,10 +205,10 @@ def scribbled_mat(path: Path) -> None:
 
 
 STRANGE_MATS = {
-    "cut": (cut_mat, r"damaged, or not of SBD's cls folder"),
-    "scribbled": (scribbled_mat, r"damaged, or not of SBD's cls folder"),
-    "empty": (lambda p: p.write_bytes(b""), r"damaged, or not of SBD's cls folder"),
-    "html": (lambda p: p.write_text("<html>" * 99), r"damaged, or not of SBD's cls folder"),
+    "cut": (cut_mat, r"damaged, or not from SBD's cls folder"),
+    "scribbled": (scribbled_mat, r"damaged, or not from SBD's cls folder"),
+    "empty": (lambda p: p.write_bytes(b""), r"damaged, or not from SBD's cls folder"),
+    "html": (lambda p: p.write_text("<html>" * 99), r"damaged, or not from SBD's cls folder"),
     "inst": (
         lambda p: savemat(p, {"GTinst": {"Segmentation": np.ones(SIZE, np.uint8)}}),
         r"KeyError: 'GTcls'.*expected a struct GTcls with a field Segmentation",
@@ -241,15 +243,14 @@ def test_a_strange_mat_is_named_and_there_is_no_list(voc, sbd, spoil, message, r
     with pytest.raises(UserError, match=message) as caught:
         make_trainaug(voc, sbd, COUNTS)
     assert f"{path}: " in str(caught.value)
-    assert "1 of 4 masks can't be made, so that there is no list of them (3 written)" in str(
-        caught.value
-    )
+    message = "1 of 4 masks can't be made, so trainaug.txt was not written (3 written)"
+    assert message in str(caught.value)
     assert not list_file(voc).exists()
     assert "sbd_val" not in masks(voc)
     assert not recwarn.list
 
 
-def test_what_is_read_is_what_scipy_and_torchvision_read(sbd) -> None:
+def test_ids_equal_those_that_scipy_reads(sbd) -> None:
     path = mat_file(sbd, "sbd_val")
     struct = loadmat(path)["GTcls"]
     assert set(struct.dtype.names) == {"Boundaries", "Segmentation", "CategoriesPresent"}
@@ -257,7 +258,7 @@ def test_what_is_read_is_what_scipy_and_torchvision_read(sbd) -> None:
     assert (struct[0]["Segmentation"][0] == read_sbd(path)).all()
 
 
-def test_vocs_own_masks_are_checked_too(voc, sbd) -> None:
+def test_voc_masks_are_checked(voc, sbd) -> None:
     path = voc / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "voc_only.png"
     Image.fromarray(np.full(SIZE, 77, np.uint8)).save(path)
     with pytest.raises(UserError, match=r"voc_only\.png: mask values 77"):
@@ -287,7 +288,7 @@ def test_missing_mats_are_named(voc, sbd) -> None:
         make_trainaug(voc, sbd, COUNTS)
 
 
-def test_wrong_trees_are_told(voc, sbd, tmp_path) -> None:
+def test_wrong_trees_are_reported(voc, sbd, tmp_path) -> None:
     with pytest.raises(
         UserError, match=r"--sbd .*/none lacks cls.* \(no such folder\)\. Expected a"
     ):
@@ -307,7 +308,7 @@ def test_a_name_that_leaves_the_folder_is_refused(voc, sbd) -> None:
         make_trainaug(voc, sbd, COUNTS)
 
 
-def test_a_full_disk_is_told_before_anything_is_written(voc, sbd, monkeypatch) -> None:
+def test_a_disk_that_is_too_small_is_refused_before_writing(voc, sbd, monkeypatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
     with pytest.raises(
@@ -318,7 +319,7 @@ def test_a_full_disk_is_told_before_anything_is_written(voc, sbd, monkeypatch) -
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_tree_that_cant_be_written_is_told(voc, sbd) -> None:
+def test_a_read_only_tree_is_reported(voc, sbd) -> None:
     base = voc / "VOCdevkit" / "VOC2012"
     base.chmod(0o555)
     with pytest.raises(UserError, match=r"could not be written \(Permission denied\)"):
@@ -326,7 +327,7 @@ def test_a_tree_that_cant_be_written_is_told(voc, sbd) -> None:
     base.chmod(0o755)
 
 
-def test_the_command(voc, sbd, capsys) -> None:
+def test_the_command_checks_the_published_lengths_and_its_options(voc, sbd, capsys) -> None:
     assert main(["data", "trainaug", f"--voc={voc}", f"--sbd={sbd}"]) == 1
     assert "4 in trainaug (of 10582)" in capsys.readouterr().err
     assert main(["data", "trainaug", f"--voc={voc}"]) == 1

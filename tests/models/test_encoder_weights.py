@@ -24,7 +24,6 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 import segcoord
-from segcoord.models.encoders import weights
 from segcoord.models.encoders.published import PUBLISHED, Published, fetch, git_blob_id
 from segcoord.models.encoders.weights import (
     authors_names,
@@ -557,7 +556,7 @@ FAILURES: dict[str, tuple[Answer, str]] = {
 def test_a_failed_fetch_leaves_nothing_and_the_next_may_succeed(
     server, published, cache, monkeypatch, answer: Answer, message: str
 ) -> None:
-    monkeypatch.setattr(weights, "TIMEOUT", 0.3)
+    monkeypatch.setattr("segcoord.utils.download.TIMEOUT", 0.3)
     server.answers = [answer, give(GOOD)]
     with pytest.raises(UserError, match=message) as caught:
         fetch(published)

@@ -1,1 +1,1 @@
-"""A split decoded once into a few mapped files: `writer` makes them, `reader` serves pixels."""
+"""Packs: a split decoded once into memory-mapped files, written by `writer`, read by `reader`."""

@@ -1,1 +1,1 @@
-"""The sample dataset: street scenes drawn by `scenes`, written in a layout by `dataset`."""
+"""The sample dataset: `scenes` draws labeled street scenes, `dataset` writes them to files."""

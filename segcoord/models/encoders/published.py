@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import shutil
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-import rich.progress
 import torch
 
-from segcoord.models.state_dict import (
-    describe_wrong_file,
-    first_sentence,
-    read_bytes,
-)
+from segcoord.models.state_dict import describe_wrong_file, read_bytes
+from segcoord.utils.console import console
+from segcoord.utils.download import download_file
 from segcoord.utils.errors import UserError
-from segcoord.utils.files import atomic_write
 
-TIMEOUT = 30.0  # seconds without a byte from the server
 GIVE_BY_HAND = "give a file of your own by --model.encoder_weights FILE"
 
 
@@ -78,33 +70,15 @@ def fetch(published: Published, *, offline: bool = False) -> Path:
         state = f"damaged (its git blob id is {found}, expected {published.blob})"
     if offline:
         raise UserError(f"{path}: {state}, and --offline forbids to fetch it. {by_hand}")
-    with atomic_write(path) as temporary:
-        try:
-            _download(published.url, temporary, f"{path}: {state}; fetching {published.url}")
-        except (OSError, http.client.HTTPException) as error:  # HTTP and URL errors are OSErrors
-            raise UserError(
-                f"{published.url}: could not be fetched ({first_sentence(error)}). "
-                f"Check the network and the free space. {by_hand}"
-            ) from error
-        found = git_blob_id(temporary)
-        if found != published.blob:
-            what = describe_wrong_file(temporary) or f"a file of {temporary.stat().st_size:,} bytes"
-            raise UserError(
-                f"{published.url}: gave {what} with git blob id {found}, expected "
-                f"{published.blob}; not kept. Is a proxy answering in its place? {by_hand}"
-            )
+    console.print(f"{path}: {state}; fetching {published.url}")
+    download_file(published.url, path, lambda file: _difference(file, published.blob), by_hand)
     return path
 
 
-def _download(url: str, path: Path, why: str) -> None:
-    from segcoord.utils.console import console  # slow to import, and a cached file goes without
-
-    console.print(why)
-    request = urllib.request.Request(url, headers={"User-Agent": "segcoord"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response, path.open("wb") as file:
-        size = response.length or 0  # 0: the server doesn't tell
-        bar = {"description": "fetch", "console": console, "transient": True}
-        with rich.progress.wrap_file(response, size, **bar) as reader:
-            shutil.copyfileobj(reader, file)
-        if size and file.tell() != size:
-            raise OSError(f"the connection ended after {file.tell():,} of {size:,} bytes")
+def _difference(path: Path, blob: str) -> str | None:
+    """Describes a file whose git blob id is not `blob`."""
+    found = git_blob_id(path)
+    if found == blob:
+        return None
+    content = describe_wrong_file(path) or f"a file of {path.stat().st_size:,} bytes"
+    return f"{content} with git blob id {found}, expected {blob}"

@@ -1,12 +1,13 @@
-"""Labelled street scenes, drawn: the pictures of the sample dataset.
+"""Draw labeled street scenes for the sample dataset.
 
-A scene is a street with a camera in it. `compose` decides what stands where; the rest paints it:
+A scene is a street seen by a camera. `layout` places the objects, the other modules paint them:
 
-    canvas      camera, light, the supersampled picture with its id map
-    textures    grey tiles of materials
-    sky         the sky, the far end of the street
-    street      the ground: road, pavements, markings
-    buildings, cars, people, greens, signs      one kind of thing each
+    canvas      camera, light, the supersampled image with its id map
+    textures    gray tiles of materials
+    layout      weather, camera, street, positions of all objects
+    sky         the sky and the far end of the street
+    street      the ground: road, sidewalks, markings
+    facades, buildings, cars, people, vegetation, signs     one kind of object each
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ SPLITS = ("train", "val", "test")
 def render(
     seed: int, split: str, index: int, width: int = 256, height: int = 192
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws scene `index` of a split; like `draw_scene`, but the bonnet keeps an id of its own.
+    """Draw scene `index` of a split, as `draw_scene` does, but with a separate id for the hood.
 
     Returns:
         image (H, W, 3) uint8 RGB, and ids (H, W) uint8: 0..7, STATIC (254) or EGO (253).
     """
     rng = np.random.default_rng(np.random.SeedSequence((seed, SPLITS.index(split), index)))
-    # Small pictures need finer edges; large ones have no need and would take long.
+    # Supersampling smooths the edges of small images; large ones don't need it and would be slow.
     factor = 3 if width < 200 else 2 if width <= 1024 else 1
     light = weather(rng)
     camera, street, items, leaves = compose(rng, width * factor, height * factor, light)
@@ -45,7 +46,7 @@ def render(
     for item in sorted(items, key=lambda item: -item.depth):
         item.paint(canvas)
     if rng.random() < 0.3:
-        _bonnet(canvas, rng)
+        _hood(canvas, rng)
     image = cv2.resize(canvas.rgb, (width, height), interpolation=cv2.INTER_AREA)
     middle = factor // 2
     ids = np.ascontiguousarray(canvas.ids[middle::factor, middle::factor])
@@ -55,56 +56,56 @@ def render(
 def draw_scene(
     seed: int, split: str, index: int, width: int = 256, height: int = 192
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one labelled street scene; the same arguments always give the same arrays.
+    """Draw one labeled street scene; the same arguments always give the same arrays.
 
     Args:
         seed: of the dataset, >= 0.
-        split: "train", "val" or "test"; no scene of one occurs in another.
+        split: "train", "val" or "test"; splits share no scenes.
         index: of the scene in its split, >= 0.
-        width: of the picture in pixels, 128 or more; the street is seen relative to it.
-        height: of the picture in pixels, 96 or more.
+        width: of the image in pixels, 128 or more; the field of view is relative to it.
+        height: of the image in pixels, 96 or more.
 
     Returns:
         image (H, W, 3) uint8 RGB, and ids (H, W) uint8: the class 0..7 in the order of
-        `segcoord.data.sample.CLASSES`, or 254 for what belongs to no class (poles, bins, the bonnet
-        of the camera's own car).
+        `segcoord.data.synthetic.dataset.CLASSES`, or 254 for objects of no class (poles, bins, the
+        hood of the camera's car).
     """
     image, ids = render(seed, split, index, width, height)
     ids[ids == EGO] = STATIC
     return image, ids
 
 
-def _bonnet(canvas: Canvas, rng: np.random.Generator) -> None:
-    """The front of the car that carries the camera, at the lower edge."""
+def _hood(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Paint the hood of the car that carries the camera, at the lower edge."""
     width, height = canvas.camera.width, canvas.camera.height
     rise = rng.uniform(0.05, 0.1) * height
     x = np.linspace(-0.05, 1.05, 40)
-    colour = np.float32(rng.choice([(40, 42, 46), (196, 198, 200), (120, 34, 32), (50, 66, 98)]))
+    color = np.float32(rng.choice([(40, 42, 46), (196, 198, 200), (120, 34, 32), (50, 66, 98)]))
     gain, sky = canvas.light.gain((0, 1, 0)), canvas.light.sky_low
-    for share in np.linspace(0, 0.9, 7):
-        arch = rise * (1 - np.abs(2 * x - 1) ** 3.2) * (1 - share) + 0.004 * height
+    for shrink in np.linspace(0, 0.9, 7):
+        arch = rise * (1 - np.abs(2 * x - 1) ** 3.2) * (1 - shrink) + 0.004 * height
         outline = np.stack([x * width, height - arch], 1)
         outline = np.concatenate([outline, [(1.1 * width, height + 9), (-0.1 * width, height + 9)]])
-        gloss = 0.45 * (1 - share) ** 2
-        canvas.polygon(outline, (colour * gain * (1 - gloss) + sky * gloss).tolist(), EGO)
+        gloss = 0.45 * (1 - shrink) ** 2
+        canvas.polygon(outline, (color * gain * (1 - gloss) + sky * gloss).tolist(), EGO)
 
 
 def _develop(image: np.ndarray, rng: np.random.Generator, light: Light) -> np.ndarray:
-    """What lens and sensor do: exposure, contrast, vignette, a little blur and noise."""
+    """Simulate lens and sensor: exposure, contrast, vignetting, slight blur and noise."""
     height, width = image.shape[:2]
     picture = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.2, 0.5)).astype(np.float32) / 255
     glare = cv2.GaussianBlur(picture, (0, 0), width / 24)
     picture += np.maximum(glare - 0.55, 0) * (0.18 + 0.25 * light.lamps)
-    # White balance: most of the way to a picture that is grey on the whole.
+    # White balance: 60 % of the way to a gray mean.
     balance = picture.mean() / picture.mean((0, 1))
     picture *= 1 + (balance - 1) * 0.6
-    # The camera exposes for the lower two thirds, and leaves an evening somewhat dark.
+    # Exposure by the lower two thirds of the image; evenings stay somewhat dark.
     mean = float(picture[height // 3 :].mean())
     picture *= np.clip((0.42 / mean) ** 0.7, 0.85, 1.6) * rng.uniform(0.88, 1.12)
     curve = picture * picture * (3 - 2 * np.clip(picture, 0, 1))
     picture += (curve - picture) * rng.uniform(0.1, 0.4)
-    grey = picture.mean(2, keepdims=True)
-    picture = grey + (picture - grey) * rng.uniform(0.85, 1.2)
+    gray = picture.mean(2, keepdims=True)
+    picture = gray + (picture - gray) * rng.uniform(0.85, 1.2)
     picture *= rng.normal(1, 0.02, 3).astype(np.float32)
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None]

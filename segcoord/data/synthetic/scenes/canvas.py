@@ -1,10 +1,10 @@
-"""The camera, the light and the picture that every object of a scene is painted on.
+"""Camera, light and the canvas that all objects of a scene are painted on.
 
-Coordinates of the street, in metres: s to the right of the road's middle, y up from the road,
-t along the street away from the camera. The road bends as a parabola, so a point (s, y, t) lies at
-(s + bend / 2 * t^2, y, t) in the straight world that the camera looks into.
+Street coordinates in meters: s to the right of the road's center line, y up from the road, t along
+the street away from the camera. The road bends as a parabola: the point (s, y, t) is at
+(s + bend / 2 * t^2, y, t) in the camera's Cartesian coordinates.
 
-Colours are RGB, 0..255, of the material in white light (albedo); `Light` says how they are seen.
+Colors are RGB albedos, 0..255; `Light` turns them into visible colors.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import numpy as np
 
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY, PERSON, CAR, SIGN = range(8)
 STATIC = 254
-"""A thing of no class: poles, bins, bollards."""
+"""Objects of no class: poles, bins, bollards."""
 
 EGO = 253
-"""The bonnet of the car that carries the camera."""
+"""The hood of the car that carries the camera."""
 
 NEAR = 0.7
-"""Nothing nearer to the camera than this is drawn, metres."""
+"""Distance of the near clipping plane, meters."""
 
-Colour = Sequence[float]
+Color = Sequence[float]
 
 
-# Cars, clothes, facades, doors, awnings and boards all draw from this one list, so that a colour
-# says little about the class it belongs to.
+# Cars, clothes, facades, doors, awnings and boards share these colors, so that color alone doesn't
+# separate the classes.
 PAINTS = np.float32(
     [
         (232, 230, 224), (205, 206, 206), (158, 162, 166), (112, 116, 120), (72, 75, 80),
@@ -44,52 +44,52 @@ PAINTS = np.float32(
 
 @dataclass(frozen=True)
 class Light:
-    """What lights a scene, and the air it is seen through."""
+    """Sun, ambient light, haze and sky of a scene."""
 
     sun: np.ndarray
-    """(3,) unit vector towards the sun in (s, y, t)."""
-    sun_colour: np.ndarray
+    """(3,) unit vector toward the sun in (s, y, t)."""
+    sun_color: np.ndarray
     ambient: np.ndarray
     haze: np.ndarray
-    """Colour of far air, 0..255."""
+    """Color of the haze, 0..255."""
     haze_length: float
-    """Metres after which 63 % of what is seen is air."""
+    """Distance in meters at which haze contributes 63 % of the color."""
     sky_top: np.ndarray
     sky_low: np.ndarray
     clouds: float
-    """Share of the sky that is clouded, 0..1."""
+    """Fraction of the sky covered by clouds, 0..1."""
     lamps: bool
-    """Lamps and windows are lit."""
+    """Whether lamps and windows are lit."""
 
     @property
     def hard(self) -> float:
-        """How hard shadows are: 0 under clouds, 1 in a clear sun."""
-        return float(min(1.0, self.sun_colour.mean() * 1.8))
+        """Hardness of shadows: 0 under clouds, 1 in bright sun."""
+        return float(min(1.0, self.sun_color.mean() * 1.8))
 
     @property
     def shadow(self) -> np.ndarray:
-        """(2,) the shift (s, t) of a shadow on the ground, metres per metre of height."""
+        """(2,) offset (s, t) of a shadow on the ground, meters per meter of height."""
         return -self.sun[[0, 2]] / max(self.sun[1], 0.3)
 
     def gain(self, normal: Sequence[float] | None = None, sunlit: float = 1.0) -> np.ndarray:
-        """(3,) factor from albedo to what is seen on a surface with this unit normal.
+        """(3,) factor from albedo to visible color for a surface with this unit normal.
 
-        Without a normal: an upright thing that shows the camera its lit and its dark side. What
-        faces the ground gets less of the sky's light.
+        Without a normal: an average over the lit and the dark side of an upright object. Surfaces
+        that face the ground receive less ambient light.
         """
         if normal is None:
-            return self.ambient * 0.95 + self.sun_colour * 0.55 * sunlit
+            return self.ambient * 0.95 + self.sun_color * 0.55 * sunlit
         facing = max(0.0, float(np.dot(normal, self.sun)))
-        return self.ambient * (0.86 + 0.14 * normal[1]) + self.sun_colour * facing * sunlit
+        return self.ambient * (0.86 + 0.14 * normal[1]) + self.sun_color * facing * sunlit
 
     def air(self, z: float | np.ndarray) -> float | np.ndarray:
-        """Share of haze in what is seen at a distance of z metres."""
+        """Fraction of haze in the color of an object at z meters."""
         return 1.0 - np.exp(-np.maximum(z - 4.0, 0.0) / self.haze_length)
 
-    def seen(self, colour: Colour, gain: np.ndarray, z: float) -> tuple[float, float, float]:
-        """The colour (0..255) of a material under a gain, seen from z metres."""
+    def seen(self, color: Color, gain: np.ndarray, z: float) -> tuple[float, float, float]:
+        """The visible color (0..255) of an albedo under a gain, from z meters away."""
         air = self.air(z)
-        lit = np.minimum(np.asarray(colour, np.float32) * gain, 255.0)
+        lit = np.minimum(np.asarray(color, np.float32) * gain, 255.0)
         return tuple((lit * (1 - air) + self.haze * air).tolist())
 
     def develop(self, texture: np.ndarray, gain: np.ndarray, z: float) -> np.ndarray:
@@ -102,24 +102,24 @@ class Light:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera above the street that looks level; sizes in pixels of the canvas."""
+    """A level pinhole camera above the street; sizes in canvas pixels."""
 
     width: int
     height: int
     focal: float
-    centre: float
+    center: float
     horizon: float
     eye: float
-    """Height above the road, metres."""
+    """Height above the road, meters."""
     offset: float
-    """Place across the street: metres right of the road's middle."""
+    """Position across the street: meters to the right of the road's center line."""
     yaw: float
-    """Turn to the right, radians."""
+    """Rotation to the right, radians."""
     bend: float
-    """Curvature of the street, 1 / metre."""
+    """Curvature of the street, 1 / meter."""
 
     def view(self, s: np.ndarray | float, t: np.ndarray | float) -> tuple:
-        """Where a place of the ground plan lies from the camera: metres right, metres ahead."""
+        """Position (s, t) relative to the camera: meters to the right, meters ahead."""
         x = s + 0.5 * self.bend * t * t - self.offset
         cos, sin = math.cos(self.yaw), math.sin(self.yaw)
         return x * cos - t * sin, x * sin + t * cos
@@ -129,32 +129,32 @@ class Camera:
         points = np.asarray(points, np.float64)
         x, z = self.view(points[..., 0], points[..., 2])
         scale = self.focal / np.maximum(z, NEAR * 0.5)
-        column = self.centre + x * scale
+        column = self.center + x * scale
         return np.stack([column, self.horizon + (self.eye - points[..., 1]) * scale], axis=-1)
 
     def scale(self, s: float, t: float) -> float:
-        """Pixels per metre at a place of the ground plan."""
+        """Pixels per meter at (s, t)."""
         return self.focal / max(float(self.view(s, t)[1]), NEAR)
 
     def column(self, s: float, t: float) -> float:
-        """Where a place of the ground plan lies across the picture: 0 left edge, 1 right edge."""
+        """Horizontal image position of (s, t): 0 left edge, 1 right edge."""
         x, z = self.view(s, t)
-        return (self.centre + self.focal * x / max(z, NEAR)) / self.width
+        return (self.center + self.focal * x / max(z, NEAR)) / self.width
 
     def heading(self, t: float) -> float:
         """Direction of the street at t: radians to the right of its direction at the camera."""
         return float(np.arctan(self.bend * t))
 
     def ground(self) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-        """What ground each pixel below the horizon shows.
+        """Ground coordinates of every pixel below the horizon.
 
         Returns:
-            (first row, s, t, z): the last three (rows, width) float32, z of shape (rows, 1).
+            (first row, s, t, z): s and t (rows, width) float32, distance z (rows, 1) float32.
         """
         first = max(0, int(self.horizon) + 2)
         rows = np.arange(first, self.height, dtype=np.float32)[:, None]
         z = np.float32(self.focal * self.eye) / (rows + 0.5 - np.float32(self.horizon))
-        columns = np.arange(self.width, dtype=np.float32)[None] + 0.5 - np.float32(self.centre)
+        columns = np.arange(self.width, dtype=np.float32)[None] + 0.5 - np.float32(self.center)
         x = columns * (z / np.float32(self.focal))
         cos, sin = np.float32(np.cos(self.yaw)), np.float32(np.sin(self.yaw))
         t = z * cos - x * sin
@@ -162,7 +162,7 @@ class Camera:
         return first, s, t, z
 
     def in_front(self, points: np.ndarray) -> np.ndarray:
-        """Cuts a polygon (N, 3) at the near plane; the part before the camera, perhaps empty."""
+        """Clip a polygon (N, 3) at the near plane; the result may be empty."""
         ahead = self.view(points[:, 0], points[:, 2])[1] - NEAR
         if (ahead > 0).all():
             return points
@@ -177,35 +177,35 @@ class Camera:
 
 
 class Canvas:
-    """The supersampled picture and its id map.
+    """The supersampled image and its id map.
 
-    Colour and id are always drawn from the same polygon without antialiasing; reducing the canvas
-    smooths the colours, and takes the id in the middle of each block, so their edges agree.
+    Color and id are drawn from the same polygons without antialiasing. Downsampling averages the
+    colors and takes the id at the center of each block, so their edges agree.
     """
 
     def __init__(self, camera: Camera, light: Light, factor: int) -> None:
         self.camera, self.light, self.factor = camera, light, factor
         self.rgb = np.zeros((camera.height, camera.width, 3), np.uint8)
         self.ids = np.full((camera.height, camera.width), SKY, np.uint8)
-        # Shadows on the ground, at the size of the finished picture: 0 none .. 255 full.
+        # Shadows on the ground at the size of the final image: 0 none .. 255 full.
         self.shade = np.zeros((camera.height // factor, camera.width // factor), np.uint8)
 
-    def polygon(self, pixels: np.ndarray, colour: Colour, label: int | None) -> None:
-        """Fills a polygon (N, 2) of canvas pixels; without a label the ids stay."""
+    def polygon(self, pixels: np.ndarray, color: Color, label: int | None) -> None:
+        """Fill a polygon (N, 2) of canvas pixels; without a label the ids are unchanged."""
         if len(pixels) < 3:
             return
         points = [fixed(pixels)]
-        cv2.fillPoly(self.rgb, points, colour, cv2.LINE_8, 4)
+        cv2.fillPoly(self.rgb, points, color, cv2.LINE_8, 4)
         if label is not None:
             cv2.fillPoly(self.ids, points, label, cv2.LINE_8, 4)
 
-    def face(self, points: np.ndarray, colour: Colour, label: int | None) -> None:
-        """Fills a polygon (N, 3) of street points with a colour that is already lit."""
+    def face(self, points: np.ndarray, color: Color, label: int | None) -> None:
+        """Fill a polygon (N, 3) of street points with a visible color."""
         points = self.camera.in_front(np.asarray(points, np.float64))
-        self.polygon(self.camera.project(points), colour, label)
+        self.polygon(self.camera.project(points), color, label)
 
     def shadow(self, strength: float, *outlines: np.ndarray) -> None:
-        """Darkens the ground inside outlines (N, 2) of (s, t), to at least this strength (0..1)."""
+        """Shade the ground inside outlines (N, 2) of (s, t) with at least this strength (0..1)."""
         mask = np.zeros_like(self.shade)
         for outline in outlines:
             points = np.zeros((len(outline), 3))
@@ -217,7 +217,7 @@ class Canvas:
         np.maximum(self.shade, mask, out=self.shade)
 
     def sunlit(self, s: float, t: float) -> float:
-        """How much sun reaches a thing that stands at (s, t): 1 all, 0 none."""
+        """Fraction of sunlight that reaches an object at (s, t)."""
         column, row = (self.camera.project([s, 0.0, t]) / self.factor).astype(int)
         height, width = self.shade.shape
         value = self.shade[np.clip(row + 1, 0, height - 1), np.clip(column, 0, width - 1)]
@@ -226,7 +226,7 @@ class Canvas:
     def sprite(
         self, rgb: np.ndarray, mask: np.ndarray, left: float, top: float, label: int
     ) -> None:
-        """Pastes a picture (h, w, 3) where its mask (h, w) is above 127; it may reach outside."""
+        """Paste an image (h, w, 3) where its mask (h, w) is above 127, clipped to the canvas."""
         x, y = round(left), round(top)
         height, width = mask.shape
         x0, y0 = max(x, 0), max(y, 0)
@@ -246,14 +246,14 @@ class Canvas:
         label: int | Sequence[int],
         alpha: np.ndarray | None = None,
     ) -> None:
-        """Warps a texture (h, w, 3), already lit, onto a flat face of the scene.
+        """Warp a texture (h, w, 3) of visible colors onto a flat face of the scene.
 
         Args:
-            texture: uint8; where `alpha` (h, w) is below 128 nothing is drawn.
-            corners: (4, 3) street points of its top left, top right, bottom right, bottom left. A
-                face seen from behind is not drawn.
-            label: the class of the face.
-            alpha: uint8, or None for a texture without holes.
+            texture: uint8; nothing is drawn where `alpha` (h, w) is below 128.
+            corners: (4, 3) street points of its top left, top right, bottom right and bottom left
+                corner. Back faces are not drawn.
+            label: class id of the face.
+            alpha: uint8, or None for an opaque texture.
         """
         pixels = self.camera.project(corners)
         ahead = self.camera.view(corners[:, 0], corners[:, 2])[1]
@@ -262,8 +262,8 @@ class Canvas:
         high = np.minimum(np.ceil(pixels.max(0)), self.rgb.shape[1::-1]).astype(int)
         if area <= 2 or ahead.min() < NEAR or (high - low).min() < 1:
             return
-        # A facade seen at a grazing angle is many times wider than what shows of it: reduce it
-        # first by area, since the warp alone would pick single texels.
+        # At a grazing angle a facade has many more texels than pixels: downsample it by area first,
+        # since the warp alone would alias.
         sides = np.linalg.norm(np.roll(pixels, -1, 0) - pixels, axis=1)
         size = np.array([max(sides[0], sides[2]), max(sides[1], sides[3])])
         height, width = texture.shape[:2]
@@ -286,7 +286,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Item:
-    """One thing of a scene: painted far to near, after everything has cast its shadow."""
+    """An object of a scene; all cast their shadows, then they are painted from far to near."""
 
     depth: float
     paint: Callable[[Canvas], None]
@@ -294,18 +294,18 @@ class Item:
 
 
 def fixed(pixels: np.ndarray) -> np.ndarray:
-    """Pixel positions (N, 2) as OpenCV's fixed point numbers with 4 fractional bits."""
-    # OpenCV counts from pixel centres, the camera from pixel corners.
+    """Pixel positions (N, 2) as OpenCV's fixed-point numbers with 4 fractional bits."""
+    # OpenCV counts from pixel centers, the camera from pixel corners.
     return np.round((np.clip(pixels, -20000, 20000) - 0.5) * 16).astype(np.int32)
 
 
-def mix(a: Colour, b: Colour, share: float) -> np.ndarray:
-    """Colour a with a share (0..1) of colour b."""
-    return np.asarray(a, np.float32) * (1 - share) + np.asarray(b, np.float32) * share
+def mix(a: Color, b: Color, weight: float) -> np.ndarray:
+    """Interpolate between two colors; `weight` (0..1) is that of b."""
+    return np.asarray(a, np.float32) * (1 - weight) + np.asarray(b, np.float32) * weight
 
 
-def pick(rng: np.random.Generator, colours: np.ndarray = PAINTS, spread: float = 10) -> np.ndarray:
-    """One of the colours (K, 3), a little off."""
-    # Mostly lighter or darker: a hue that is far off its list looks artificial.
+def pick(rng: np.random.Generator, colors: np.ndarray = PAINTS, spread: float = 10) -> np.ndarray:
+    """A random one of the colors (K, 3) with a random shift."""
+    # Mostly in brightness: hues far from the list look artificial.
     shift = rng.normal(0, spread) + rng.normal(0, spread * 0.3, 3)
-    return np.clip(colours[rng.integers(len(colours))] + shift, 12, 245).astype(np.float32)
+    return np.clip(colors[rng.integers(len(colors))] + shift, 12, 245).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Cars: a silhouette drawn out across the car's width, so they are solid from every side."""
+"""Cars: a silhouette extruded across the car's width, solid from every side."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from segcoord.data.synthetic.scenes.canvas import CAR, PAINTS, Canvas, Item, mix, pick
 
-# A silhouette from the rear bumper over the roof to the front bumper: (metres from the middle,
-# metres up, what the strip that *starts* here is). Wheel arches are painted on.
+# Silhouettes from the rear bumper over the roof to the front bumper: (meters from the center,
+# meters up, kind of the strip that starts here). Wheel arches are painted over them.
 _BODIES: dict[str, list[tuple[float, float, str]]] = {
-    "saloon": [
+    "sedan": [
         (-2.2, 0.32, "rear"), (-2.27, 0.72, "rear"), (-2.18, 1.0, "paint"), (-1.62, 1.05, "glass"),
         (-0.95, 1.42, "roof"), (0.2, 1.45, "glass"), (0.95, 1.0, "paint"), (2.0, 0.84, "front"),
         (2.24, 0.6, "front"), (2.22, 0.32, ""),
@@ -22,12 +22,12 @@ _BODIES: dict[str, list[tuple[float, float, str]]] = {
         (0.15, 1.5, "glass"), (0.95, 1.02, "paint"), (1.75, 0.86, "front"), (1.95, 0.6, "front"),
         (1.92, 0.32, ""),
     ],
-    "estate": [
+    "station wagon": [
         (-2.3, 0.32, "rear"), (-2.36, 0.75, "rear"), (-2.28, 1.02, "glass"), (-1.98, 1.46, "roof"),
         (0.2, 1.48, "glass"), (0.98, 1.0, "paint"), (2.0, 0.84, "front"), (2.25, 0.6, "front"),
         (2.22, 0.32, ""),
     ],
-    "off-roader": [
+    "SUV": [
         (-2.2, 0.42, "rear"), (-2.28, 0.85, "rear"), (-2.2, 1.16, "glass"), (-1.95, 1.7, "roof"),
         (0.3, 1.74, "glass"), (0.9, 1.18, "paint"), (2.0, 1.06, "front"), (2.2, 0.8, "front"),
         (2.2, 0.42, ""),
@@ -48,7 +48,7 @@ _RIM = np.linspace(0, 2 * np.pi, 21)[:-1]
 
 @dataclass(frozen=True)
 class _Shape:
-    """A body turned and put in its place: local (along, up, across) -> street (s, y, t)."""
+    """A car body with its pose: transforms local (along, up, across) to street (s, y, t)."""
 
     body: str
     half: float
@@ -64,60 +64,60 @@ class _Shape:
         )
 
     def turn(self, normal: np.ndarray) -> np.ndarray:
-        """A local direction in street coordinates."""
+        """Rotate a local direction to street coordinates."""
         return self.place(normal) - [self.s, 0.0, self.t]
 
     def width_at(self, up: np.ndarray) -> np.ndarray:
-        """Half the width at a height: the cabin leans inwards above the waist."""
-        waist = 1.02 if self.body not in ("off-roader", "van") else 1.18
+        """Half the width at a height: the cabin narrows above the waist."""
+        waist = 1.02 if self.body not in ("SUV", "van") else 1.18
         lean = 0.27 if self.body != "van" else 0.1
         return self.half - np.clip(np.asarray(up) - waist, 0, None) * lean
 
 
 class _Painter:
-    """Collects the faces of one car, then lights, projects and fills them in one go."""
+    """Collects the faces of one car, then lights, projects and fills them in one pass."""
 
     def __init__(self, canvas: Canvas, shape: _Shape, sunlit: float) -> None:
         self.canvas, self.shape, self.sunlit = canvas, shape, sunlit
         camera = canvas.camera
         self.z = max(1.0, float(camera.view(shape.s, shape.t)[1]))
-        # The camera's place in street coordinates, for telling front faces from back faces.
+        # The camera's position in street coordinates, to cull back faces.
         bend = 0.5 * camera.bend * shape.t**2
         self.eye = np.array([camera.offset - bend, camera.eye, 0.0])
         self.detailed = camera.focal / self.z / canvas.factor > 9
-        """Whether handles and spokes would be seen: more than 9 pixels per metre."""
+        """Whether to draw handles and spokes: more than 9 pixels per meter."""
         self.faces: list[np.ndarray] = []
-        self.colours: list[np.ndarray] = []
+        self.colors: list[np.ndarray] = []
 
-    def visible(self, centre: np.ndarray, normal: np.ndarray) -> bool:
-        return bool(np.dot(normal, self.eye - centre) > 0)
+    def visible(self, center: np.ndarray, normal: np.ndarray) -> bool:
+        return bool(np.dot(normal, self.eye - center) > 0)
 
     def gain(self, normal: np.ndarray) -> np.ndarray:
         return self.canvas.light.gain(normal, self.sunlit)
 
-    def face(self, local: np.ndarray, colour, gain: np.ndarray | float = 1.0) -> None:
-        """A face given in local coordinates; lamps and glass have no gain of their own."""
+    def face(self, local: np.ndarray, color, gain: np.ndarray | float = 1.0) -> None:
+        """Add a face in local coordinates; lamps and glass use a gain of 1."""
         self.faces.append(local)
-        self.colours.append(np.asarray(colour) * gain)
+        self.colors.append(np.asarray(color) * gain)
 
-    def hull(self, local: np.ndarray, colour) -> None:
-        """The outline of a solid, filled at once, below everything collected so far."""
+    def hull(self, local: np.ndarray, color) -> None:
+        """Fill the convex hull of a solid immediately, below all collected faces."""
         pixels = self.canvas.camera.project(self.shape.place(local)).astype(np.float32)
-        colour = self.canvas.light.seen(colour, np.ones(3), self.z)
-        self.canvas.polygon(cv2.convexHull(pixels)[:, 0], colour, CAR)
+        color = self.canvas.light.seen(color, np.ones(3), self.z)
+        self.canvas.polygon(cv2.convexHull(pixels)[:, 0], color, CAR)
 
     def flush(self) -> None:
-        """Fills the faces in the order in which they came."""
+        """Fill the collected faces in their order."""
         pixels = self.canvas.camera.project(self.shape.place(np.concatenate(self.faces)))
         air = self.canvas.light.air(self.z)
-        colours = np.minimum(self.colours, 255) * (1 - air) + self.canvas.light.haze * air
+        colors = np.minimum(self.colors, 255) * (1 - air) + self.canvas.light.haze * air
         ends = np.cumsum([len(face) for face in self.faces])[:-1]
-        for points, colour in zip(np.split(pixels, ends), colours.tolist()):
-            self.canvas.polygon(points, colour, CAR)
+        for points, color in zip(np.split(pixels, ends), colors.tolist()):
+            self.canvas.polygon(points, color, CAR)
 
 
 def _between(quad: np.ndarray, u0: float, v0: float, u1: float, v1: float) -> np.ndarray:
-    """A rectangle of a four-cornered face, given in its own coordinates 0..1 (u right, v down)."""
+    """A rectangle within a quadrilateral, in its coordinates 0..1 (u right, v down)."""
     a, b, c, d = quad
     return np.array(
         [
@@ -128,7 +128,7 @@ def _between(quad: np.ndarray, u0: float, v0: float, u1: float, v1: float) -> np
 
 
 def _wheels(painter: _Painter, axles: tuple[float, float], radius: float) -> None:
-    """All four tyres as solids; the body will hide most of them."""
+    """Paint all four tires as solids; the body then hides most of them."""
     half = painter.shape.half - 0.02
     for axle in axles:
         for side in (-1, 1):
@@ -140,11 +140,11 @@ def _wheels(painter: _Painter, axles: tuple[float, float], radius: float) -> Non
 def _hubs(
     painter: _Painter, side: int, axles: tuple[float, float], radius: float, rim: np.ndarray
 ) -> None:
-    """Arches, tyres and rims on the side that is seen."""
+    """Paint wheel arches, tires and rims on the visible side."""
     shape = painter.shape
     gain = painter.gain(shape.turn(np.array([0.0, 0.0, side])))
     for axle in axles:
-        for size, lift, colour, out in (
+        for size, lift, color, out in (
             (radius + 0.09, 0.02, (18, 18, 20), 0.0),
             (radius, 0.0, (36, 36, 38), 0.01),
             (0.66 * radius, 0.0, rim, 0.015),
@@ -153,7 +153,7 @@ def _hubs(
             along, up = axle + size * np.cos(_RIM), radius + lift + size * np.sin(_RIM)
             up = np.maximum(up, 0.0 if size <= radius else 0.3)
             across = np.full_like(_RIM, side * (shape.half + out))
-            painter.face(np.stack([along, up, across], -1), colour, gain)
+            painter.face(np.stack([along, up, across], -1), color, gain)
         if not painter.detailed:
             continue
         for angle in np.arange(5) * 2 * np.pi / 5 + axle:
@@ -164,9 +164,9 @@ def _hubs(
             painter.face(spoke, np.float32((40, 40, 42)), gain)
 
 
-def _flank(painter: _Painter, side: int, outline: np.ndarray, look: dict) -> None:
-    """One side: panel, mouldings, doors, windows."""
-    shape, paint = painter.shape, look["paint"]
+def _flank(painter: _Painter, side: int, outline: np.ndarray, style: dict) -> None:
+    """Paint one side: panel, moldings, doors, windows."""
+    shape, paint = painter.shape, style["paint"]
     normal = shape.turn(np.array([0.0, 0.1, side])) / np.hypot(1, 0.1)
     gain = painter.gain(normal)
     across = side * shape.width_at(outline[:, 1])
@@ -176,15 +176,15 @@ def _flank(painter: _Painter, side: int, outline: np.ndarray, look: dict) -> Non
     rear, front = outline[:, 0].min() + 0.03, outline[:, 0].max() - 0.05
     edge = side * (shape.half + 0.004)
 
-    def bar(a: float, b: float, y0: float, y1: float, colour) -> None:
+    def bar(a: float, b: float, y0: float, y1: float, color) -> None:
         corners = [(a, y1, edge), (b, y1, edge), (b, y0, edge), (a, y0, edge)]
-        painter.face(np.array(corners), colour, gain)
+        painter.face(np.array(corners), color, gain)
 
     bar(rear + 0.05, front - 0.05, low, low + 0.14, paint * 0.5)
     bar(rear, front - 0.1, low + 0.42, low + 0.46, np.minimum(paint * 1.25 + 14, 250))
     bar(rear, front - 0.05, low + 0.2, low + 0.36, paint * 0.86)
-    # The cabin is the part of the silhouette above its glass' lower ends.
-    glass = [i for i, kind in enumerate(look["kinds"]) if kind == "glass"]
+    # The cabin is the part of the silhouette above the lower ends of the glass.
+    glass = [i for i, kind in enumerate(style["kinds"]) if kind == "glass"]
     a, d = outline[glass[0]], outline[glass[-1] + 1]
     b, c = outline[glass[0] + 1], outline[glass[-1]]
     if shape.body == "van":
@@ -209,16 +209,16 @@ def _flank(painter: _Painter, side: int, outline: np.ndarray, look: dict) -> Non
     mirror = window[2] + [-0.12, 0.02, side * 0.02]
     box = [(0, 0, 0), (0.16, 0, side * 0.18), (0.16, 0.16, side * 0.18), (0, 0.16, 0)]
     painter.face(mirror + box, paint * 0.75, gain)
-    if look["livery"] is not None:
-        bar(rear + 0.35, front - 0.4, low + 0.5, low + 0.62, look["livery"])
+    if style["livery"] is not None:
+        bar(rear + 0.35, front - 0.4, low + 0.5, low + 0.62, style["livery"])
 
 
-def _end(painter: _Painter, quad: np.ndarray, kind: str, upper: bool, look: dict) -> None:
-    """Lamps, grille, plate and bumper on a strip of the front or the rear; they are not shaded."""
+def _end(painter: _Painter, quad: np.ndarray, kind: str, upper: bool, style: dict) -> None:
+    """Paint lamps, grille, plate and bumper on a strip of the front or the rear, unshaded."""
     lamps = painter.canvas.light.lamps
     if upper and kind == "rear":
         for u in (0.03, 0.77):
-            lamp = (255, 60, 40) if lamps or look["brake"] else (150, 24, 22)
+            lamp = (255, 60, 40) if lamps or style["brake"] else (150, 24, 22)
             painter.face(_between(quad, u, 0.12, u + 0.2, 0.75), lamp)
         painter.face(_between(quad, 0.34, 0.45, 0.66, 0.95), (222, 222, 210))
         painter.face(_between(quad, 0.37, 0.55, 0.63, 0.85), (70, 70, 80))
@@ -230,19 +230,19 @@ def _end(painter: _Painter, quad: np.ndarray, kind: str, upper: bool, look: dict
         painter.face(_between(quad, 0.3, 0.25, 0.7, 0.9), (30, 31, 34))
         painter.face(_between(quad, 0.32, 0.42, 0.68, 0.5), (130, 132, 136))
     else:
-        painter.face(_between(quad, 0.0, 0.45, 1.0, 1.0), look["bumper"])
+        painter.face(_between(quad, 0.0, 0.45, 1.0, 1.0), style["bumper"])
         if kind == "front":
             painter.face(_between(quad, 0.3, 0.1, 0.7, 0.42), (222, 222, 210))
             painter.face(_between(quad, 0.33, 0.18, 0.67, 0.36), (70, 70, 80))
 
 
-def _paint(painter: _Painter, look: dict) -> None:
+def _paint(painter: _Painter, style: dict) -> None:
     shape, canvas = painter.shape, painter.canvas
     profile = _BODIES[shape.body]
     outline = np.array([(x, y) for x, y, _ in profile])
     kinds = [kind for _, _, kind in profile[:-1]]
-    look = {**look, "kinds": kinds}
-    radius = {"off-roader": 0.38, "van": 0.34, "microcar": 0.28}.get(shape.body, 0.32)
+    style = {**style, "kinds": kinds}
+    radius = {"SUV": 0.38, "van": 0.34, "microcar": 0.28}.get(shape.body, 0.32)
     length = outline[:, 0].max()
     axles = (-0.62 * length, 0.64 * length)
     x0, x1, w = outline[:, 0].min() + 0.15, outline[:, 0].max() - 0.15, shape.half - 0.08
@@ -255,7 +255,7 @@ def _paint(painter: _Painter, look: dict) -> None:
     for i, kind in enumerate(kinds):
         p, q = outline[i], outline[i + 1]
         wp, wq = shape.width_at(p[1]), shape.width_at(q[1])
-        # Seen from outside: top edge first. On the rear half the top is q, on the front half p.
+        # Corners as seen from outside, top edge first: q in the rear half, p in the front half.
         rear = q[1] > p[1]
         high, low, wh, wl = (q, p, wq, wp) if rear else (p, q, wp, wq)
         flip = -1 if rear else 1
@@ -272,46 +272,46 @@ def _paint(painter: _Painter, look: dict) -> None:
         quad, kind, normal, upper = faces[i]
         gain = painter.gain(normal)
         if kind == "glass":
-            painter.face(quad, look["paint"] * 0.8, gain)
+            painter.face(quad, style["paint"] * 0.8, gain)
             pane = _between(quad, 0.06, 0.08, 0.94, 0.95)
             painter.face(pane, (34, 38, 44))
             for u in (0.14, 0.6):  # seats
                 painter.face(_between(pane, u, 0.5, u + 0.26, 1), (22, 23, 26))
             sheen = mix((34, 38, 44), sky, 0.25 + 0.35 * max(0.0, float(normal[1])))
             painter.face(_between(pane, 0, 0, 1, 0.38), sheen)
-            streak = np.array([_between(pane, 0, 0, u, v)[2] for u, v in look["streak"]])
+            streak = np.array([_between(pane, 0, 0, u, v)[2] for u, v in style["streak"]])
             painter.face(streak, mix(sheen, (255, 255, 255), 0.25))
         else:
-            colour = look["roof"] if kind == "roof" else look["paint"]
-            shiny = mix(colour, sky, 0.22 * max(0.0, float(normal[1])))
+            color = style["roof"] if kind == "roof" else style["paint"]
+            shiny = mix(color, sky, 0.22 * max(0.0, float(normal[1])))
             painter.face(quad, shiny, gain)
             if kind in ("rear", "front"):
-                _end(painter, quad, kind, upper, look)
+                _end(painter, quad, kind, upper, style)
     for side in sides:
-        _flank(painter, side, outline, look)
-        _hubs(painter, side, axles, radius, look["rim"])
+        _flank(painter, side, outline, style)
+        _hubs(painter, side, axles, radius, style["rim"])
     painter.flush()
 
 
 def _side_seen(painter: _Painter, side: int) -> bool:
-    centre = painter.shape.place(np.array([0.0, 0.7, side * painter.shape.half]))
-    return painter.visible(centre, painter.shape.turn(np.array([0.0, 0.0, side])))
+    center = painter.shape.place(np.array([0.0, 0.7, side * painter.shape.half]))
+    return painter.visible(center, painter.shape.turn(np.array([0.0, 0.0, side])))
 
 
 def car(rng: np.random.Generator, s: float, t: float, heading: float) -> Item:
-    """A car of random make on the ground at (s, t).
+    """A random car on the ground at (s, t).
 
     Args:
-        heading: radians from the street's direction at the camera, to the right.
+        heading: radians to the right of the street's direction at the camera.
     """
     names = list(_BODIES)
     body = str(rng.choice(names, p=[0.24, 0.24, 0.16, 0.16, 0.12, 0.08]))
     shape = _Shape(body, float(rng.uniform(0.84, 0.94)), s, t, heading)
-    colour = pick(rng, PAINTS, 8)
-    look = {
-        "paint": colour,
-        "roof": pick(rng) if rng.random() < 0.12 else colour,
-        "bumper": np.float32((52, 53, 56)) if rng.random() < 0.6 else colour * 0.7,
+    color = pick(rng, PAINTS, 8)
+    style = {
+        "paint": color,
+        "roof": pick(rng) if rng.random() < 0.12 else color,
+        "bumper": np.float32((52, 53, 56)) if rng.random() < 0.6 else color * 0.7,
         "rim": np.float32((168, 170, 174)) * rng.uniform(0.5, 1.1),
         "livery": pick(rng) if rng.random() < 0.15 else None,
         "brake": bool(rng.random() < 0.25),
@@ -319,7 +319,7 @@ def car(rng: np.random.Generator, s: float, t: float, heading: float) -> Item:
     }
 
     def paint(canvas: Canvas) -> None:
-        _paint(_Painter(canvas, shape, canvas.sunlit(s, t)), look)
+        _paint(_Painter(canvas, shape, canvas.sunlit(s, t)), style)
 
     def cast(canvas: Canvas) -> None:
         x, w = _BODIES[body][-1][0], shape.half

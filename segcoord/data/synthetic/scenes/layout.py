@@ -1,4 +1,4 @@
-"""What stands where in a scene: the weather, the street, the camera, everything on the street."""
+"""The composition of a scene: weather, street, camera, and positions of all objects."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from segcoord.data.synthetic.scenes.buildings import house_row
 from segcoord.data.synthetic.scenes.canvas import Camera, Item, Light
 from segcoord.data.synthetic.scenes.cars import car
-from segcoord.data.synthetic.scenes.greens import SHAPES, bush, hedge, leaf_colour, tree
 from segcoord.data.synthetic.scenes.people import group
 from segcoord.data.synthetic.scenes.signs import bollard, lamp_post, sign
 from segcoord.data.synthetic.scenes.street import FAR, Street
+from segcoord.data.synthetic.scenes.vegetation import SHAPES, bush, hedge, leaf_color, tree
 
-# (share, sky above, sky at the horizon, sun, ambient, sun's height in degrees, haze metres, clouds,
-# lamps are lit)
+# (probability, sky at the top, sky at the horizon, sun, ambient, elevation of the sun in degrees,
+# haze length in meters, cloud cover, lamps are lit)
 _WEATHER = [
     (0.32, (74, 130, 206), (188, 214, 236), (0.62, 0.60, 0.54), (0.50, 0.54, 0.61), (38, 62), 190,
      (0.1, 0.55), False),  # noon
@@ -35,7 +35,7 @@ _STYLES = {
         "floors": (2, 4), "materials": ["brick", "plaster", "stone", "plaster", "dark joints"],
         "roofs": 0.5, "shops": 0.5, "gaps": 0.08, "garden": 0.0,
     },
-    "centre": {
+    "center": {
         "floors": (3, 6), "materials": ["concrete", "glass", "stone", "brick", "plaster"],
         "roofs": 0.0, "shops": 0.55, "gaps": 0.12, "garden": 0.0,
     },
@@ -51,9 +51,9 @@ _STYLES = {
 
 
 def weather(rng: np.random.Generator) -> Light:
-    """A time of day and a weather."""
-    shares = np.array([row[0] for row in _WEATHER])
-    row = _WEATHER[rng.choice(len(_WEATHER), p=shares / shares.sum())]
+    """Light of a random time of day and weather."""
+    probabilities = np.array([row[0] for row in _WEATHER])
+    row = _WEATHER[rng.choice(len(_WEATHER), p=probabilities / probabilities.sum())]
     _, top, low, sun, ambient, (lowest, highest), haze, clouds, lamps = row
     elevation = np.radians(rng.uniform(lowest, highest))
     azimuth = rng.uniform(-np.pi, np.pi)
@@ -61,7 +61,7 @@ def weather(rng: np.random.Generator) -> Light:
     tint = rng.normal(1, 0.03, 3)
     return Light(
         sun=np.array([level * np.sin(azimuth), np.sin(elevation), level * np.cos(azimuth)]),
-        sun_colour=np.array(sun) * rng.uniform(0.75, 1.0),
+        sun_color=np.array(sun) * rng.uniform(0.75, 1.0),
         ambient=np.array(ambient) * rng.uniform(1.0, 1.12),
         haze=np.float32(low) * 0.94,
         haze_length=haze * rng.uniform(0.8, 1.3),
@@ -87,12 +87,12 @@ def _street(rng: np.random.Generator) -> Street:
         crossing=crossing,
         zebra=zebra,
         road="cobbles" if rng.random() < 0.06 else "asphalt",
-        pavement=str(rng.choice(["slabs", "flags", "slabs", "herringbone"])),
+        sidewalk=str(rng.choice(["slabs", "flags", "slabs", "herringbone"])),
     )
 
 
 def _camera(rng: np.random.Generator, width: int, height: int, street: Street) -> Camera:
-    """In a lane, over the kerb or on the pavement; looking roughly along the street."""
+    """A camera in a lane, at the curb or on the sidewalk, looking roughly along the street."""
     side = -street.parking or int(rng.choice([-1, 1], p=[0.3, 0.7]))
     if rng.random() < 0.15:
         side = -side
@@ -102,13 +102,13 @@ def _camera(rng: np.random.Generator, width: int, height: int, street: Street) -
         side * (street.half + rng.uniform(-0.4, 0.6)),
         side * (street.half + rng.uniform(0.2, 0.55) * street.walk),
     )[place]
-    # Standing at one side, the other side is what there is to see.
+    # A camera at one side of the street turns to the other side.
     yaw = rng.normal(0, 0.06) - 0.13 * offset / street.half
     return Camera(
         width=width,
         height=height,
         focal=rng.uniform(0.95, 1.3) * width,
-        centre=width * rng.uniform(0.47, 0.53),
+        center=width * rng.uniform(0.47, 0.53),
         horizon=height * rng.uniform(0.4, 0.52),
         eye=rng.uniform(1.5, 2.3),
         offset=offset,
@@ -119,29 +119,29 @@ def _camera(rng: np.random.Generator, width: int, height: int, street: Street) -
 
 @dataclass
 class _Plan:
-    """The scene while it is put together."""
+    """A scene under composition."""
 
     rng: np.random.Generator
     camera: Camera
     street: Street
     autumn: bool
     taken: list[float] = field(default_factory=list)
-    """The columns of signs and people in the foreground."""
+    """Horizontal positions of signs and people in the foreground."""
 
     def seen(self, s: float, t: float, margin: float = 0.06) -> bool:
         return self.camera.view(s, t)[1] > 2 and margin < self.camera.column(s, t) < 1 - margin
 
     def free(self, s: float, t: float, margin: float, gap: float) -> bool:
-        """Whether a place is seen, and no sign or person of the foreground is before it."""
+        """Whether (s, t) is visible and not behind a sign or person in the foreground."""
         column = self.camera.column(s, t)
         return self.seen(s, t, margin) and all(abs(column - c) > gap for c in self.taken)
 
     def size(self, s: float, t: float) -> float:
-        """Pictures' heights per metre at a place, for rules that speak of sizes in the picture."""
+        """Image heights per meter at (s, t)."""
         return self.camera.scale(s, t) / self.camera.height
 
     def search(self, places, accept) -> tuple[float, float] | None:
-        """The first of 90 random places that is accepted."""
+        """The first accepted position of 90 random ones, or None."""
         for _ in range(90):
             s, t = places()
             if accept(s, t):
@@ -150,7 +150,7 @@ class _Plan:
 
 
 def _signs(plan: _Plan) -> list[Item]:
-    """One or two signs at the kerbs, near enough to be read."""
+    """One or two signs at the curbs, near enough to be legible."""
     rng, street = plan.rng, plan.street
     items: list[Item] = []
     for i in range(1 + (rng.random() < 0.3)):
@@ -176,7 +176,7 @@ def _signs(plan: _Plan) -> list[Item]:
 
 
 def _people(plan: _Plan) -> list[Item]:
-    """Groups on pavements and crossings, at least half as high as the picture."""
+    """Groups on sidewalks and crossings, at least half as high as the image."""
     rng, street = plan.rng, plan.street
     items: list[Item] = []
 
@@ -205,7 +205,7 @@ def _people(plan: _Plan) -> list[Item]:
 
 
 def _cars(plan: _Plan) -> list[Item]:
-    """Parked at the kerbs, driving either way, crossing."""
+    """Cars parked at the curbs, driving in either direction, crossing."""
     rng, street, camera = plan.rng, plan.street, plan.camera
     items = []
 
@@ -224,19 +224,19 @@ def _cars(plan: _Plan) -> list[Item]:
             t += rng.uniform(5.3, 6.6)
     clear = street.zebra + 4.5 if street.zebra is not None else 0.0
     for side, first in ((1, rng.uniform(5.5, 9)), (-1, rng.uniform(5.5, 9))):
-        # The camera's own lane needs room before it.
+        # The camera's own lane needs space in front of it.
         place = street.middle + side * street.lane
         own = abs(camera.offset - place) < 1.8
         t = max(first, clear) + (3.0 if own else 0.0)
         if rng.random() < 0.7 and not street.crossed(t, 2.0):
             add(place + rng.normal(0, 0.1), t, forward=side > 0)
     if street.crossing is not None and rng.random() < 0.7:
-        way = rng.choice([-1, 1])
+        direction = rng.choice([-1, 1])
         s = rng.uniform(-1, 1) * street.half
-        t = street.crossing[0] - way * 1.5
-        items.append(car(rng, s, t, way * np.pi / 2))
+        t = street.crossing[0] - direction * 1.5
+        items.append(car(rng, s, t, direction * np.pi / 2))
     if len(items) < 2:
-        # A car that turns or leaves a parking place, so that there is one to see.
+        # Ensure a visible car: one that turns or leaves a parking space.
         def place() -> tuple[float, float]:
             s = rng.uniform(-1, 1) * (street.half - 1.0)
             return s, max(7, clear) + rng.uniform(0, 8)
@@ -247,7 +247,7 @@ def _cars(plan: _Plan) -> list[Item]:
     return items
 
 
-def _greens(plan: _Plan, side: int, park: bool, avenue: bool, garden: float) -> list[Item]:
+def _vegetation(plan: _Plan, side: int, park: bool, avenue: bool, garden: float) -> list[Item]:
     rng, street, camera = plan.rng, plan.street, plan.camera
     items = []
 
@@ -274,7 +274,7 @@ def _greens(plan: _Plan, side: int, park: bool, avenue: bool, garden: float) -> 
             if rng.random() < 0.25 and visible(s, t, 5) and not street.crossed(t, street.walk + 1):
                 items.append(tree(rng, s, t, plan.autumn, rng.uniform(5, 7.5)))
     if avenue:
-        # An avenue: one kind of tree, so close that the crowns meet.
+        # An avenue: trees of one kind, so close that their crowns touch.
         tall, shape = rng.uniform(6, 9), str(rng.choice(SHAPES))
         for t in np.arange(rng.uniform(6, 9), 45, tall * 0.62):
             s = side * (street.half + 0.75)
@@ -306,22 +306,28 @@ def _furniture(plan: _Plan) -> list[Item]:
 def compose(
     rng: np.random.Generator, width: int, height: int, light: Light
 ) -> tuple[Camera, Street, list[Item], np.ndarray]:
-    """Plans a scene for a canvas of width x height pixels; also says what colour its woods have."""
+    """Compose a scene for a canvas of width x height pixels.
+
+    Returns:
+        camera, street, objects, and the leaf color (3,) of the woods in the background.
+    """
     street = _street(rng)
     camera = _camera(rng, width, height, street)
     plan = _Plan(rng, camera, street, autumn=bool(rng.random() < 0.16))
     style = _STYLES[str(rng.choice(list(_STYLES), p=[0.37, 0.29, 0.2, 0.14]))]
     park = int(rng.choice([-1, 0, 1], p=[0.26, 0.48, 0.26]))
-    # Trees stand along one side at most: the facades of the other are to be seen.
+    # Trees line at most one side, so that the facades of the other are visible.
     avenue = int(rng.choice([-1, 0, 1], p=[0.38, 0.24, 0.38])) if not park else 0
     items: list[Item] = []
     for side in (-1, 1):
         if side != park:
             front = side * (street.front + style["garden"])
-            # The row begins where its first facade leaves the picture.
+            # The row begins where its first facade leaves the image.
             x = front - camera.offset
             start = max(0.5, (1.0 - x * np.sin(camera.yaw)) / np.cos(camera.yaw))
             items += house_row(rng, street, side, float(start), style, FAR)
-        items += _greens(plan, side, side == park, side == avenue, style["garden"] * (side != park))
+        items += _vegetation(
+            plan, side, side == park, side == avenue, style["garden"] * (side != park)
+        )
     items += _cars(plan) + _signs(plan) + _people(plan) + _furniture(plan)
-    return camera, street, items, leaf_colour(rng, plan.autumn)
+    return camera, street, items, leaf_color(rng, plan.autumn)

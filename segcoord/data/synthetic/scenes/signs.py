@@ -1,4 +1,4 @@
-"""Traffic signs on poles, and what else stands on a pavement without a class."""
+"""Traffic signs on poles, and sidewalk objects of no class: lamps, bollards, bins."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ class _Plate:
         self.rgb = np.full((_PX, _PX, 3), 128, np.uint8)
         self.alpha = np.zeros((_PX, _PX), np.uint8)
 
-    def fill(self, points, colour, outline: bool = False) -> None:
+    def fill(self, points, color, outline: bool = False) -> None:
         pixels = [np.round(np.asarray(points) * _PX * 16).astype(np.int32)]
-        cv2.fillPoly(self.rgb, pixels, colour, cv2.LINE_AA, 4)
+        cv2.fillPoly(self.rgb, pixels, color, cv2.LINE_AA, 4)
         if outline:
             cv2.fillPoly(self.alpha, pixels, 255, cv2.LINE_AA, 4)
 
-    def disc(self, radius: float, colour, outline: bool = False, at=(0.5, 0.5)) -> None:
+    def disc(self, radius: float, color, outline: bool = False, at=(0.5, 0.5)) -> None:
         angles = np.linspace(0, 2 * np.pi, 40)
         ring = np.stack([np.cos(angles), np.sin(angles)], 1) * radius + at
-        self.fill(ring, colour, outline)
+        self.fill(ring, color, outline)
 
     def nested(self, points, *layers) -> None:
-        """The same outline shrunk about its middle: (share, colour) each."""
+        """Fill an outline repeatedly, shrunk about its center: (scale, color) per layer."""
         points = np.asarray(points, np.float64)
         middle = (points.min(0) + points.max(0)) / 2 if len(points) != 3 else points.mean(0)
-        for i, (share, colour) in enumerate(layers):
-            self.fill(middle + (points - middle) * share, colour, outline=i == 0)
+        for i, (scale, color) in enumerate(layers):
+            self.fill(middle + (points - middle) * scale, color, outline=i == 0)
 
-    def write(self, text: str, colour, size: float, at=(0.5, 0.5)) -> None:
+    def write(self, text: str, color, size: float, at=(0.5, 0.5)) -> None:
         font, thick = cv2.FONT_HERSHEY_DUPLEX, max(2, round(size * 9))
         (w, h), _ = cv2.getTextSize(text, font, size * 4, thick)
         place = (round(at[0] * _PX - w / 2), round(at[1] * _PX + h / 2))
-        cv2.putText(self.rgb, text, place, font, size * 4, colour, thick, cv2.LINE_AA)
+        cv2.putText(self.rgb, text, place, font, size * 4, color, thick, cv2.LINE_AA)
 
 
 def _square(x0: float = 0.02, y0: float = 0.02, x1: float = 0.98, y1: float = 0.98) -> np.ndarray:
@@ -149,7 +149,7 @@ def _parking(rng: np.random.Generator) -> _Plate:
 
 
 def _board(rng: np.random.Generator) -> _Plate:
-    """A direction board; its ground may have the colour of a car or a door."""
+    """A direction board; its background may have the color of a car or a door."""
     grounds = [BLUE, GREEN, WHITE, YELLOW, tuple(PAINTS[rng.integers(len(PAINTS))].tolist())]
     ground = grounds[rng.integers(len(grounds))]
     ink = BLACK if np.mean(ground) > 130 else WHITE
@@ -176,7 +176,7 @@ def _chevrons(rng: np.random.Generator) -> _Plate:
     return plate
 
 
-# Each with its width over its height and its usual width, metres.
+# (plate, width / height, usual width in meters)
 _KINDS = [
     (_limit, 1.0, 0.85), (_limit, 1.0, 0.85), (_no_entry, 1.0, 0.85), (_no_parking, 1.0, 0.8),
     (_command, 1.0, 0.85), (_warning, 1.1, 1.0), (_warning, 1.1, 1.0), (_give_way, 1.1, 1.0),
@@ -185,19 +185,19 @@ _KINDS = [
 ]  # fmt: skip
 
 
-def _post(canvas: Canvas, s: float, t: float, top: float, radius: float, colour) -> None:
-    """A round post: three strips of light."""
+def _post(canvas: Canvas, s: float, t: float, top: float, radius: float, color) -> None:
+    """Paint a round post: three strips of different brightness."""
     scale, z = canvas.camera.scale(s, t), float(canvas.camera.view(s, t)[1])
     foot = canvas.camera.project([s, 0.0, t])
     gain = canvas.light.gain(None, canvas.sunlit(s, t))
     for a, b, dark in ((-1, 1, 0.55), (-0.5, 0.5, 1.0), (-0.3, 0.1, 1.25)):
         corners = [(a * radius, 0), (a * radius, top), (b * radius, top), (b * radius, 0)]
         pixels = np.array(corners) * [scale, -scale] + foot
-        canvas.polygon(pixels, canvas.light.seen(np.asarray(colour) * dark, gain, z), STATIC)
+        canvas.polygon(pixels, canvas.light.seen(np.asarray(color) * dark, gain, z), STATIC)
 
 
 def sign(rng: np.random.Generator, s: float, t: float, large: bool = False) -> Item:
-    """A traffic sign that faces the camera, on a pole at (s, t), perhaps a second one below it."""
+    """A traffic sign facing the camera, on a pole at (s, t), possibly with a second one below."""
     kinds = _KINDS[-3:] if large else _KINDS
     plates, top = [], float(rng.uniform(2.5, 2.95))
     height = top
@@ -252,15 +252,15 @@ def _post_shadow(canvas: Canvas, s: float, t: float, top: float, radius: float) 
 
 
 def lamp_post(rng: np.random.Generator, s: float, t: float) -> Item:
-    """A street lamp with an arm over the road; it has no class."""
+    """A street lamp with an arm over the road; has no class."""
     top, arm = float(rng.uniform(4.6, 6.5)), -np.sign(s) * rng.uniform(0.7, 1.3)
-    colour = pick(rng, np.float32([(62, 66, 70), (112, 114, 116), (40, 60, 54)]), 4)
+    color = pick(rng, np.float32([(62, 66, 70), (112, 114, 116), (40, 60, 54)]), 4)
 
     def paint(canvas: Canvas) -> None:
-        _post(canvas, s, t, top, 0.06, colour)
+        _post(canvas, s, t, top, 0.06, color)
         scale, z = canvas.camera.scale(s, t), float(canvas.camera.view(s, t)[1])
         head = canvas.camera.project([s, top, t])
-        tone = canvas.light.seen(colour * 0.8, canvas.light.gain(), z)
+        tone = canvas.light.seen(color * 0.8, canvas.light.gain(), z)
         bar = np.array([(0, 0), (arm, 0.18), (arm, 0.1), (0, -0.1)]) * [scale, -scale]
         canvas.polygon(bar + head, tone, STATIC)
         glow = (255, 236, 190) if canvas.light.lamps else tone
@@ -271,13 +271,13 @@ def lamp_post(rng: np.random.Generator, s: float, t: float) -> Item:
 
 
 def bollard(rng: np.random.Generator, s: float, t: float) -> Item:
-    """A bollard or a litter bin; neither has a class."""
+    """A bollard or a trash can; has no class."""
     bin_ = rng.random() < 0.3
     top, radius = (0.95, 0.24) if bin_ else (0.85, 0.08)
-    colour = pick(rng)
+    color = pick(rng)
 
     def paint(canvas: Canvas) -> None:
-        _post(canvas, s, t, top, radius, colour)
+        _post(canvas, s, t, top, radius, color)
         scale, z = canvas.camera.scale(s, t), float(canvas.camera.view(s, t)[1])
         foot = canvas.camera.project([s, 0.0, t])
         band = (40, 40, 42) if bin_ else (226, 224, 218)

@@ -1,4 +1,4 @@
-"""The ground: the plan of the street, the road, the pavements, what is painted on them."""
+"""The ground: plan of the street, road, sidewalks and road markings."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from segcoord.data.synthetic.scenes.canvas import ROAD, SIDEWALK, Canvas, mix, p
 from segcoord.data.synthetic.scenes.textures import noise, sample, tile
 
 FAR = 55.0
-"""Where the street ends, metres."""
+"""Distance of the end of the street in meters."""
 
 
 @dataclass(frozen=True)
 class Street:
-    """The ground plan; lengths in metres."""
+    """The ground plan; lengths in meters."""
 
     half: float
-    """Half the width of the road, a parking lane included."""
+    """Half the width of the road, including a parking lane."""
     parking: int
-    """The side along which cars are parked: -1, +1, or 0 for none."""
+    """Side of the parking lane: -1, +1, or 0 for none."""
     walk: float
-    """Width of each pavement."""
+    """Width of each sidewalk."""
     crossing: tuple[float, float] | None
-    """Middle (along t) and half width of a road that crosses this one."""
+    """Center (along t) and half width of a crossing road."""
     zebra: float | None
-    """Where a pedestrian crossing begins; it is 3 m deep."""
+    """Start (along t) of a pedestrian crossing, which is 3 m deep."""
     road: str
-    """Materials: names of tiles."""
-    pavement: str
+    """Material: name of a tile."""
+    sidewalk: str
 
     @property
     def front(self) -> float:
-        """Distance of the facades from the road's middle."""
+        """Distance of the facades from the road's center line."""
         return self.half + self.walk
 
     @property
     def middle(self) -> float:
-        """Where the two driving lanes meet: a parking lane, 2 m wide, pushes them aside."""
+        """Position (along s) between the two driving lanes; a parking lane 2 m wide shifts them."""
         return -1.0 * self.parking
 
     @property
     def lane(self) -> float:
-        """Distance of each driving lane's middle from where they meet."""
+        """Distance of the center of each driving lane from `middle`."""
         return (self.half - abs(self.parking)) / 2
 
     def crossed(self, t: float, margin: float = 0.0) -> bool:
-        """Whether t lies on the crossing road."""
+        """Whether t is on the crossing road."""
         return self.crossing is not None and abs(t - self.crossing[0]) < self.crossing[1] + margin
 
 
 def strip(s0: float, s1: float, t0: float, t1: float) -> np.ndarray:
-    """A band (N, 3) along the street, with enough corners to follow its bend."""
+    """Polygon (N, 3) of a band along the street, with enough corners to follow its bend."""
     t = np.linspace(t0, t1, max(2, int((t1 - t0) / 3) + 1))
     left = np.stack([np.full_like(t, s0), 0 * t, t], 1)
     right = np.stack([np.full_like(t, s1), 0 * t, t], 1)
@@ -61,7 +61,7 @@ def strip(s0: float, s1: float, t0: float, t1: float) -> np.ndarray:
 
 
 class _Masks:
-    """What is painted on the road (light) and worn into it (dark), at the size of the canvas."""
+    """Masks (H, W) uint8 of road markings (light) and wear (dark), at the size of the canvas."""
 
     def __init__(self, canvas: Canvas) -> None:
         self.camera = canvas.camera
@@ -76,18 +76,18 @@ class _Masks:
 
 
 def _wear(masks: _Masks, rng: np.random.Generator, street: Street) -> None:
-    """Patches of newer asphalt, cracks, manhole covers."""
+    """Paint patches of newer asphalt, cracks and manhole covers."""
     for _ in range(rng.integers(2, 7)):
         s, t = rng.uniform(-street.half, street.half - 1), rng.uniform(4, 30)
         band = strip(s, s + rng.uniform(0.5, 2.4), t, t + rng.uniform(0.8, 6))
         masks.fill(masks.dark, band, rng.uniform(25, 80))
     for _ in range(rng.integers(2, 6)):
         point = np.array([rng.uniform(-street.half, street.half), rng.uniform(4, 18)])
-        way = rng.uniform(0, np.pi)
+        direction = rng.uniform(0, np.pi)
         path = [point]
         for _ in range(rng.integers(6, 16)):
-            way += rng.normal(0, 0.5)
-            path.append(path[-1] + 0.35 * np.array([np.cos(way), np.sin(way)]))
+            direction += rng.normal(0, 0.5)
+            path.append(path[-1] + 0.35 * np.array([np.cos(direction), np.sin(direction)]))
         path = np.insert(np.array(path), 1, 0.0, axis=1)
         breadth = rng.uniform(0.012, 0.03, (len(path), 1)) * [1, 0, 1]
         masks.fill(masks.dark, np.concatenate([path, (path + breadth)[::-1]]), 150)
@@ -106,7 +106,7 @@ def _arrow(masks: _Masks, s: float, t: float) -> None:
 
 
 def _markings(masks: _Masks, rng: np.random.Generator, street: Street) -> None:
-    """Lines along the road, interrupted at crossings, then stop lines and zebra stripes."""
+    """Paint lines along the road, interrupted at crossings, stop lines and zebra stripes."""
     half = street.half
     lines = []
     style = rng.integers(4)
@@ -121,7 +121,7 @@ def _markings(masks: _Masks, rng: np.random.Generator, street: Street) -> None:
         t = rng.uniform(-3, 1)
         while t < FAR:
             end = min(t + dash, FAR)
-            # Long lines are laid in short pieces, each left out where it would cross something.
+            # Long lines consist of short pieces, which are left out at crossings.
             for a in np.arange(t, end, 3.0):
                 b = min(a + 3.0, end)
                 on_zebra = street.zebra is not None and a < street.zebra + 3.2 > b - 3.2 > -9
@@ -139,13 +139,13 @@ def _markings(masks: _Masks, rng: np.random.Generator, street: Street) -> None:
 
 
 def _shadows(canvas: Canvas, first: int, width: int) -> np.ndarray:
-    """The shade of every ground pixel, float32 from 0 to 0.85, from the small map."""
+    """Shade of every ground pixel, float32 0..0.85, upsampled from the canvas' shadow map."""
     shade = cv2.resize(cv2.blur(canvas.shade, (3, 3)), (width, canvas.camera.height))
     return shade[first:].astype(np.float32) * np.float32(0.85 / 255)
 
 
 def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> None:
-    """Everything below the horizon, seen by casting a ray through every pixel."""
+    """Paint everything below the horizon by casting a ray through every pixel."""
     camera, light = canvas.camera, canvas.light
     first, s, t, z = camera.ground()
     outside = np.abs(s) - np.float32(street.half)
@@ -153,19 +153,19 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> No
         middle, half = street.crossing
         other = np.abs(t - np.float32(middle)) - np.float32(half)
         corner = np.float32(2.2)
-        # The union of two strips with rounded inner corners, as a distance.
+        # Signed distance to the union of two strips with rounded inner corners.
         a, b = np.maximum(corner - outside, 0), np.maximum(corner - other, 0)
         outside = np.minimum(np.minimum(outside, other), corner - np.sqrt(a * a + b * b))
     is_road = outside < 0
     canvas.ids[first:] = np.where(is_road, ROAD, SIDEWALK)
 
-    # Texture fades with distance, where it would be finer than a pixel.
+    # Texture fades with distance, where it is finer than a pixel.
     sharp = np.clip(camera.focal / canvas.factor / z / 13, 0.12, 1).astype(np.float32)
     far_t = np.minimum(t, 400)
     x, y = s * 64, far_t * 64
     shift = rng.uniform(0, 512, 6).astype(np.float32)
     road = sample(tile(street.road), x + shift[0], y + shift[1]).astype(np.float32)
-    pave = sample(tile(street.pavement), x + shift[2], y + shift[3]).astype(np.float32)
+    pave = sample(tile(street.sidewalk), x + shift[2], y + shift[3]).astype(np.float32)
     stains = sample(noise(31, 1.5), x / 11 + shift[4], y / 11 + shift[5])
     tone = np.where(is_road, road, pave)
     tone = (
@@ -173,7 +173,7 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> No
         + (tone - 200) * np.where(is_road, sharp * 0.8, np.sqrt(sharp))
         + stains * np.where(is_road, 6.0, 9.0).astype(np.float32)
     )
-    # Wheels darken two tracks of each lane, water the gutter, dirt the foot of the walls.
+    # Dark wheel tracks in each lane, gutters and foot of the walls.
     track = np.abs(np.abs(np.abs(s - street.middle) - street.lane) - 0.75)
     tone -= np.where(is_road, 9 * np.clip(1 - track * 3, 0, 1), 0)
     tone -= 26 * np.clip(1 - np.abs(outside + 0.12) * 7, 0, 1)
@@ -187,25 +187,25 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> No
         _wear(masks, rng, street)
     tone *= 1 - masks.dark[first:] * np.float32(0.45 / 255)
 
-    road_colour = mix((96, 97, 101), pick(rng), 0.06) * rng.uniform(0.8, 1.1)
+    road_color = mix((96, 97, 101), pick(rng), 0.06) * rng.uniform(0.8, 1.1)
     tints = np.float32(
         [(196, 186, 170), (178, 170, 158), (120, 119, 118), (184, 112, 86), (202, 176, 136)]
     )
-    pave_colour = pick(rng, tints, 8) * rng.uniform(0.85, 1.15)
+    pave_color = pick(rng, tints, 8) * rng.uniform(0.85, 1.15)
     if street.road == "cobbles":
-        road_colour = mix(road_colour, pave_colour, 0.35)
-    albedo = np.where(is_road[..., None], np.float32(road_colour), np.float32(pave_colour))
+        road_color = mix(road_color, pave_color, 0.35)
+    albedo = np.where(is_road[..., None], np.float32(road_color), np.float32(pave_color))
     worn = np.clip(0.75 + stains * 0.12 + (road - 200) * 0.006, 0.15, 0.95)
     paint = (masks.light[first:] * worn * is_road / 255)[..., None].astype(np.float32)
-    paint_colour = np.float32((228, 196, 92) if rng.random() < 0.15 else (226, 226, 220))
-    albedo = albedo * (1 - paint) + paint_colour * paint
+    paint_color = np.float32((228, 196, 92) if rng.random() < 0.15 else (226, 226, 220))
+    albedo = albedo * (1 - paint) + paint_color * paint
     albedo *= (tone / 200)[..., None]
 
     up = (0.0, 1.0, 0.0)
     bright, dark = light.gain(up), light.gain(up, sunlit=0)
     shade = _shadows(canvas, first, camera.width)[..., None]
     lit = albedo * (bright + (dark - bright) * shade).astype(np.float32)
-    # Under overhangs even the sky's light is cut off.
+    # Shaded ground also receives less ambient light.
     lit *= 1 - 0.25 * shade * (1 - light.hard * 0.5)
     air = light.air(z).astype(np.float32)[..., None]
     lit = lit * (1 - air) + light.haze.astype(np.float32) * air
