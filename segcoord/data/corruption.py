@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from segcoord.utils.errors import UserError
 
 _PNG_START = 8  # bytes before the first chunk
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a damaged file."""
 
 

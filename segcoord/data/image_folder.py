@@ -17,7 +17,7 @@ from segcoord.data.checks.findings import SHOWN
 from segcoord.data.checks.split import check_image
 from segcoord.data.image_io import read_image
 from segcoord.data.layouts import IMAGE_SUFFIXES
-from segcoord.data.split import byte_strings
+from segcoord.data.split import bytes_array
 from segcoord.data.transforms import ClassTransform
 from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
@@ -27,7 +27,7 @@ class ImageList(Sequence[tuple[str, int]]):
     """(path, class index) of each image; as segcoord.data.samples, shared by those who load."""
 
     def __init__(self, images: Sequence[tuple[str, int]]) -> None:
-        self._paths = byte_strings(path for path, _ in images)
+        self._paths = bytes_array(path for path, _ in images)
         self._classes = np.array([index for _, index in images], np.int64)
 
     def __len__(self) -> int:

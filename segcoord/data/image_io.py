@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from segcoord.data.corruption import (
-    UNREADABLE,
+    DECODE_ERRORS,
     check_jpeg,
     check_png,
     damaged_error,
@@ -94,7 +94,7 @@ def read_header(path: Path) -> Header:
                 return Header(size, exif_orientation(header), is_complete(end, kind))
     except FileNotFoundError:
         raise missing_error(path) from None
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise not_an_image_error(path, start, error) from error
 
 
@@ -127,8 +127,8 @@ def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None
 
 
 def _read_values(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """As `read_mask_palette`; UserError where the size is another."""
-    values, palette = read_mask_palette(path)
+    """As `_read_values_and_palette`; UserError where the size is another."""
+    values, palette = _read_values_and_palette(path)
     if size is not None and values.shape != tuple(size):
         raise size_mismatch_error(path, values.shape, size)
     return values, palette
@@ -156,10 +156,10 @@ def _check_values(
 
 def read_mask_values(path: Path) -> np.ndarray:
     """(H, W) uint8: the values as the file holds them, palette indices not colours."""
-    return read_mask_palette(path)[0]
+    return _read_values_and_palette(path)[0]
 
 
-def read_mask_palette(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_values_and_palette(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """As `read_mask_values`, and the palette: (N, 3) uint8 RGB, None for a grey mask."""
     raw, header = _open(path)
     _refuse_lossy(path, header, "ids")
@@ -285,7 +285,7 @@ def _open(path: Path) -> tuple[bytes, Image.Image]:
         return raw, _opened(io.BytesIO(raw))
     except FileNotFoundError:
         raise missing_error(path) from None
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise not_an_image_error(path, raw[:_START], error) from error
 
 
@@ -300,7 +300,7 @@ def _decode(path: Path, raw: bytes, header: Image.Image) -> Image.Image:
         check_png(path, raw)
     try:
         header.load()
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise damaged_error(path, error) from error
     return header
 

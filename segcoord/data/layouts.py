@@ -86,7 +86,7 @@ def find_split(data: DataConfig, name: str, tell: OnError = raise_error) -> Spli
     return Split(name, SampleList(samples), labels)
 
 
-def folders_read(data: DataConfig, split: Split) -> set[Path]:
+def split_folders(data: DataConfig, split: Split) -> set[Path]:
     """The folders where a split's images and masks lie, or would lie, with no link left in them.
 
     A file that is written there would replace one of the dataset, or be taken for one: predictions

@@ -11,7 +11,7 @@ from segcoord.data.labels import LabelSet, voc_colors
 from segcoord.utils.files import atomic_write
 
 
-def mask_picture(indices: np.ndarray, labels: LabelSet, palette: bool) -> Image.Image:
+def mask_image(indices: np.ndarray, labels: LabelSet, palette: bool) -> Image.Image:
     """Class indices as the mask values of their dataset.
 
     Args:
@@ -33,10 +33,10 @@ def write_mask(path: Path, indices: np.ndarray, labels: LabelSet, palette: bool)
 
     Args:
         path: the PNG to write.
-        indices, labels, palette: as of `mask_picture`.
+        indices, labels, palette: as of `mask_image`.
     """
     with atomic_write(path) as temporary:
-        mask_picture(indices, labels, palette).save(temporary, format="PNG")
+        mask_image(indices, labels, palette).save(temporary, format="PNG")
 
 
 def write_probabilities(path: Path, probabilities: np.ndarray, labels: LabelSet) -> None:

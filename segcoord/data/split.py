@@ -35,7 +35,7 @@ class Sample:
     labels: LabelSet
 
 
-def byte_strings(texts: Iterable[str | Path]) -> np.ndarray:
+def bytes_array(texts: Iterable[str | Path]) -> np.ndarray:
     """(N,) array of names or paths, as the file system spells them."""
     return np.array([os.fsencode(text) for text in texts], np.bytes_)
 
@@ -45,9 +45,9 @@ class SampleList(Sequence[Sample]):
 
     def __init__(self, samples: Iterable[Sample]) -> None:
         samples = list(samples)
-        self._stems = byte_strings(s.stem for s in samples)
-        self._images = byte_strings(s.image for s in samples)
-        self._masks = byte_strings(s.mask or "" for s in samples)
+        self._stems = bytes_array(s.stem for s in samples)
+        self._images = bytes_array(s.image for s in samples)
+        self._masks = bytes_array(s.mask or "" for s in samples)
         by_identity = {id(s.labels): s.labels for s in samples}  # at most the layout's few
         numbers = {key: number for number, key in enumerate(by_identity)}
         self._labels = list(by_identity.values())
