@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -42,6 +43,12 @@ def atomic_write(path: str | Path, suffix: str = ".part") -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write JSON with `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
