@@ -366,17 +366,15 @@ def test_image_without_mask_is_an_error(tmp_path: Path) -> None:
     roots = tmp_path / "voc", tmp_path / "cityscapes", tmp_path / "folder"
     voc_tree(roots[0])
     (roots[0] / "SegmentationClass" / "b.png").unlink()
-    with pytest.raises(
-        UserError, match=r"b\.jpg: has no mask; .* 1 of 3 images in split 'train' have no mask"
-    ):
+    with pytest.raises(UserError, match=r"b\.jpg: has no mask; 1 of 3 images in split 'train' "):
         find_split(voc(roots[0]), "train")
     cityscapes_tree(roots[1], {"a_0_0": "a", "b_0_0": "b"})
     (roots[1] / "gtFine" / "val" / "b" / "b_0_0_gtFine_labelIds.png").unlink()
-    with pytest.raises(UserError, match=r"b_0_0_leftImg8bit\.png: has no mask; .* 1 of 2"):
+    with pytest.raises(UserError, match=r"b_0_0_leftImg8bit\.png: has no mask; 1 of 2"):
         find_split(cityscapes(roots[1]), "val")
     folder_tree(roots[2])
     put_image(roots[2] / "images" / "train" / "c.png")
-    with pytest.raises(UserError, match=r"images/train/c\.png: has no mask; .* 1 of 3"):
+    with pytest.raises(UserError, match=r"images/train/c\.png: has no mask; 1 of 3"):
         find_split(folder(roots[2]), "train")
 
 
