@@ -111,18 +111,15 @@ def distance(image: np.ndarray, expected: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rgb_files_are_read_as_rgb(tmp_path: Path, kind: str) -> None:
-    image = read_image(write(tmp_path, "image", encode(picture(), **KINDS[kind])))
+def test_images_are_decoded_to_rgb_like_pillow_does(tmp_path: Path, kind: str) -> None:
+    source = picture(37, 53)
+    path = write(tmp_path, "image", encode(source, **KINDS[kind]))
+    image = read_image(path)
     assert image.dtype == np.uint8
     # JPEG loses up to 3 here; swapped channels or a wrong color space differ by 100.
-    assert distance(image, picture()) <= (6 if "jpeg" in kind else 0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_images_are_decoded_like_pillow_does(tmp_path: Path, kind: str) -> None:
-    path = write(tmp_path, "image", encode(picture(37, 53), **KINDS[kind]))
+    assert distance(image, source) <= (6 if "jpeg" in kind else 0)
     # The two JPEG libraries may round differently.
-    assert distance(read_image(path), np.array(Image.open(path).convert("RGB"))) <= 2
+    assert distance(image, np.array(Image.open(path).convert("RGB"))) <= 2
 
 
 @pytest.mark.parametrize(
@@ -195,11 +192,11 @@ def test_trailing_junk_is_ignored(tmp_path: Path, kind: str, length: int) -> Non
 # -- rejected images
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_16_bit_png_is_rejected(tmp_path: Path, channels: int) -> None:
-    path = tmp_path / "deep.png"
+@pytest.mark.parametrize(("name", "channels"), [("a.png", 1), ("a.png", 3), ("a.tif", 3)])
+def test_16_bit_png_and_tiff_are_rejected(tmp_path: Path, name: str, channels: int) -> None:
+    path = tmp_path / name
     cv2.imwrite(str(path), picture()[..., :channels].astype(np.uint16) * 257)
-    with pytest.raises(UserError, match=r"deep\.png: .*more than 8 bits per channel"):
+    with pytest.raises(UserError, match=rf"{name}: .*more than 8 bits per channel"):
         read_image(path)
 
 
@@ -210,26 +207,13 @@ def test_gray_tiff_of_more_than_8_bits_is_rejected(tmp_path: Path, mode: str) ->
         read_image(write(tmp_path, "deep.tif", encode(image, format="TIFF")))
 
 
-def test_16_bit_rgb_tiff_is_rejected(tmp_path: Path) -> None:
-    path = tmp_path / "deep.tif"
-    cv2.imwrite(str(path), picture().astype(np.uint16) * 257)
-    with pytest.raises(UserError, match="more than 8 bits per channel"):
-        read_image(path)
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_image_truncated_to_60_percent_is_rejected(tmp_path: Path, kind: str) -> None:
+def test_truncated_image_is_rejected(tmp_path: Path, kind: str) -> None:
     raw = encode(picture(), **KINDS[kind])
-    with pytest.raises(UserError, match=r"cut\.img: "):
-        read_image(write(tmp_path, "cut.img", raw[: len(raw) * 6 // 10]))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_image_without_its_last_10_bytes_of_pixels_is_rejected(tmp_path: Path, kind: str) -> None:
-    raw = encode(picture(), **KINDS[kind])
-    lost = 10 + (PNG_END if kind == "png" else 0)
-    with pytest.raises(UserError, match=r"cut\.img: "):
-        read_image(write(tmp_path, "cut.img", raw[:-lost]))
+    last_pixels = 10 + (PNG_END if kind == "png" else 0)
+    for length in (len(raw) * 6 // 10, len(raw) - last_pixels):
+        with pytest.raises(UserError, match=r"cut\.img: "):
+            read_image(write(tmp_path, "cut.img", raw[:length]))
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "png"])
@@ -530,22 +514,14 @@ def test_16_bit_mask_is_rejected(tmp_path: Path) -> None:
         read_mask(path, VOC)
 
 
-@pytest.mark.parametrize("fraction", [0.3, 0.9])
-def test_truncated_mask_is_rejected(tmp_path: Path, fraction: float) -> None:
-    values = np.random.default_rng(0).integers(0, 21, (30, 40))
-    raw = encode(palette_mask(values), format="PNG")
-    path = write(tmp_path, "mask.png", raw[: int(len(raw) * fraction)])
-    with pytest.raises(UserError, match=r"mask\.png: "):
-        read_mask(path, VOC)
-
-
 def test_truncated_mask_is_rejected_or_complete(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 21, (12, 9))
     raw = encode(palette_mask(values), format="PNG")
     for cut in cuts(raw):
         try:
             mask = read_mask(write(tmp_path, "mask.png", cut), VOC)
-        except UserError:
+        except UserError as error:
+            assert "mask.png: " in str(error)
             continue
         np.testing.assert_array_equal(mask, values)
         assert len(cut) >= len(raw) - PNG_END - 2

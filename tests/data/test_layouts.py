@@ -493,7 +493,7 @@ def test_check_split_lists_all_unusable_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.6, 0.9])
+@pytest.mark.parametrize("fraction", [0.0, 0.6, 0.9])
 def test_check_split_finds_truncated_images(tmp_path: Path, suffix: str, fraction: float) -> None:
     root = folder_tree(tmp_path, ("a", "b"))
     (root / "images" / "train" / "b.png").unlink()
