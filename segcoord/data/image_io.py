@@ -272,7 +272,7 @@ def size_mismatch_error(path: Path, mask: tuple[int, ...], image: tuple[int, int
         remedy = "Width and height are swapped: was the image rotated by its EXIF tag?"
     return UserError(
         f"the mask is {mask[1]}x{mask[0]} (width x height), its image {image[1]}x{image[0]}; "
-        "they must be equal.",
+        "they must agree.",
         path=path,
         remedy=remedy,
         kind="masks that don't match the image size",

@@ -530,7 +530,7 @@ def test_truncated_mask_is_rejected_or_complete(tmp_path: Path) -> None:
 def test_mask_of_another_size_than_its_image_is_rejected(tmp_path: Path) -> None:
     path = write_mask(tmp_path, np.zeros((3, 5)))
     np.testing.assert_array_equal(read_mask(path, VOC, (3, 5)), np.zeros((3, 5)))
-    with pytest.raises(UserError, match=r"mask\.png: .*5x3 .*its image 6x3; they must be equal\.$"):
+    with pytest.raises(UserError, match=r"mask\.png: .*5x3 .*its image 6x3; they must agree\.$"):
         read_mask(path, VOC, (3, 6))
 
 
