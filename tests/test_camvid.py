@@ -23,7 +23,7 @@ def test_check_reports_the_published_counts(capsys) -> None:
     printed = capsys.readouterr().out
     assert "train: 367 images" in printed
     assert "val: 101 images" in printed
-    assert "No mistake found" in printed
+    assert "No errors" in printed
 
 
 def test_written_masks_have_the_reported_miou(tmp_path: Path) -> None:

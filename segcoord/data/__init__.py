@@ -1,4 +1,4 @@
-"""From files on disk to batches: layouts, decoding, the pack, augmentation, checks, downloads.
+"""Datasets: file layouts, decoding, packs, augmentation, data loading, checks and downloads.
 
-Also the synthetic sample dataset. Nothing here knows of a network, a loss or a score.
+Also generates the synthetic sample dataset. Knows nothing of models, losses or metrics.
 """

@@ -1,8 +1,8 @@
-"""How it shows that an image file is not whole, and what is said of it.
+"""Detect truncated, damaged and missing image files, and describe them in errors.
 
-That depends on its format. A PNG has checksums, which OpenCV looks at and Pillow does not for the
-pixels, so that is done here. A JPEG has none: libjpeg notices some damage, which it tells on stderr
-and fills with something; only simplejpeg hands that on.
+A PNG has checksums, which OpenCV verifies and Pillow skips for the pixel data, so `check_png` does.
+A JPEG has none: libjpeg fills parts that it can't decode and only warns on stderr; simplejpeg turns
+these warnings into errors.
 """
 
 from __future__ import annotations
@@ -15,58 +15,63 @@ from PIL import Image, UnidentifiedImageError
 
 from segcoord.utils.errors import UserError
 
-_PNG_START = 8  # bytes before the first chunk
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_PNG_SIGNATURE = 8  # bytes before the first chunk
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a damaged file."""
 
 
-def is_complete(raw: bytes, kind: str | None) -> bool:
-    """False if the file's end marker is missing, which is how a truncated file shows cheaply."""
-    if kind == "JPEG":
+def is_complete(raw: bytes, image_format: str | None) -> bool:
+    """Whether a JPEG or PNG ends with its end marker, a cheap test for truncation.
+
+    Args:
+        raw: the file, or at least its last 64 bytes.
+        image_format: Pillow's name; False for other formats, which must be decoded to find out.
+    """
+    if image_format == "JPEG":
         return b"\xff\xd9" in raw[-64:]
-    if kind == "PNG":
+    if image_format == "PNG":
         return b"IEND" in raw[-64:]
-    return False  # other formats take Pillow's way, which checks for itself
+    return False
 
 
 def not_an_image_error(path: Path, start: bytes, error: Exception) -> UserError:
-    """What to say of a file that Pillow can't even open.
+    """The error for a file that Pillow can't open.
 
     Args:
-        path: of the file.
-        start: its first bytes; none if it can't be read at all.
-        error: of Pillow or the system.
+        path: the file.
+        start: its first bytes; empty if it can't be read.
+        error: raised by Pillow or the operating system.
     """
     found = str(error)
     if isinstance(error, UnidentifiedImageError):
-        found = "it is of no known format" if start else "the file is empty"
+        found = "it has no known format" if start else "the file is empty"
         if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
-            found = "it is a web page, or other text in <...>"
+            found = "it is a web page or other markup"
     elif isinstance(error, OSError) and error.strerror:
         found = error.strerror
     return UserError(
         f"can't be read as an image: {found}.",
         path=path,
-        remedy="Fetch it anew, or take it out of the split.",
-        kind="files that are no images",
+        remedy="Download it again, or remove it from the split.",
+        kind="files that are not images",
     )
 
 
 def missing_error(path: Path) -> UserError:
-    """What to say where there is no file."""
-    link = path.is_symlink()
+    """The error for a file that does not exist, or a broken link."""
+    broken_link = path.is_symlink()
     return UserError(
-        "a link to a file that is not there." if link else "no such file.",
+        "a link to a file that does not exist." if broken_link else "no such file.",
         path=path,
-        remedy=f"{'Mend the link' if link else 'Fetch it'}, or take it out of the split.",
+        remedy=f"{'Fix the link' if broken_link else 'Add it'}, or remove it from the split.",
         kind="missing files",
     )
 
 
-def damaged_error(path: Path, found: object, remedy: str = "Fetch it anew.") -> UserError:
-    """What to say of a file that begins as an image and doesn't go on so."""
+def damaged_error(path: Path, cause: object, remedy: str = "Download it again.") -> UserError:
+    """The error for an image file that is truncated or damaged."""
     return UserError(
-        f"truncated or damaged ({found}).",
+        f"truncated or damaged ({cause}).",
         path=path,
         remedy=remedy,
         kind="damaged files",
@@ -74,42 +79,42 @@ def damaged_error(path: Path, found: object, remedy: str = "Fetch it anew.") -> 
 
 
 def check_png(path: Path, raw: bytes) -> None:
-    """Raises UserError unless each chunk has its checksum and the last one is there.
+    """Verify the checksum of each chunk and the presence of the last one; raise UserError.
 
-    Source: the PNG specification, section 5.3: length, kind, data, CRC-32 of kind and data.
+    Source: PNG specification, section 5.3: length, type, data, CRC-32 of type and data.
     """
-    place, view = _PNG_START, memoryview(raw)
-    while place + 8 <= len(raw):
-        end = place + 8 + int.from_bytes(raw[place : place + 4], "big")
-        kind, checksum = raw[place + 4 : place + 8], raw[end : end + 4]
+    start, view = _PNG_SIGNATURE, memoryview(raw)
+    while start + 8 <= len(raw):
+        end = start + 8 + int.from_bytes(raw[start : start + 4], "big")
+        chunk, checksum = raw[start + 4 : start + 8], raw[end : end + 4]
         if len(checksum) < 4:
             break
-        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(checksum, "big"):
-            raise damaged_error(
-                path, f"the checksum of its chunk {kind.decode('latin-1')!r} is wrong"
-            )
-        if kind == b"IEND":
+        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(checksum, "big"):
+            raise damaged_error(path, f"wrong checksum in chunk {chunk.decode('latin-1')!r}")
+        if chunk == b"IEND":
             return
-        place = end + 4
+        start = end + 4
     raise damaged_error(path, "its end is missing")
 
 
 def check_jpeg(path: Path, raw: bytes, mode: str) -> None:
-    """Raises UserError where libjpeg warns: of a part that it can't make sense of and guesses.
+    """Raise UserError if libjpeg warns about data that it can't decode and fills by guessing.
 
     Args:
-        path: for the message.
+        path: named in the error.
         raw: the file.
-        mode: Pillow's, for the image.
+        mode: the image's Pillow mode.
     """
     try:
         simplejpeg.decode_jpeg_header(raw)
-    except ValueError:  # of a kind that its library doesn't take: rare subsampling, which is fine
+    except ValueError:  # valid, but with a rare subsampling that simplejpeg does not support
         return
     try:
-        # All of the file is read at an eighth of the size too, with less work for pixels.
+        # Scaling to 1/8 still decodes the whole file, but computes fewer pixels.
         color = "CMYK" if mode == "CMYK" else "RGB"
         simplejpeg.decode_jpeg(raw, color, min_height=1, min_width=1, strict=True)
     except ValueError as error:
-        remedy = "Fetch it anew; if its owner's copy is so too, save it anew as a program shows it."
+        remedy = (
+            "Download it again; if the original is damaged too, save it again in an image viewer."
+        )
         raise damaged_error(path, error, remedy) from error

@@ -1,4 +1,4 @@
-"""Images in one folder per class, as ImageNet's are: ROOT/SPLIT/CLASS/IMAGE."""
+"""Classification datasets with one folder per class, like ImageNet: ROOT/SPLIT/CLASS/IMAGE."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import find_classes, make_dataset
 
 from segcoord.config.schema import ImageFolderConfig
-from segcoord.data.checks.findings import SHOWN
-from segcoord.data.checks.split import check_image
+from segcoord.data.checks.findings import MAX_LISTED
+from segcoord.data.checks.sample import inspect_image
 from segcoord.data.image_io import read_image
 from segcoord.data.layouts import IMAGE_SUFFIXES
-from segcoord.data.split import byte_strings
+from segcoord.data.split import bytes_array
 from segcoord.data.transforms import ClassTransform
 from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import first_lines, join_first
 
 
 class ImageList(Sequence[tuple[str, int]]):
-    """(path, class index) of each image; as segcoord.data.samples, shared by those who load."""
+    """(path, class index) of each image, in arrays that workers share; see `data.split`."""
 
     def __init__(self, images: Sequence[tuple[str, int]]) -> None:
-        self._paths = byte_strings(path for path, _ in images)
+        self._paths = bytes_array(path for path, _ in images)
         self._classes = np.array([index for _, index in images], np.int64)
 
     def __len__(self) -> int:
@@ -39,7 +40,7 @@ class ImageList(Sequence[tuple[str, int]]):
 
 @dataclass(frozen=True)
 class ImageFolders:
-    """One split: its classes in the order of their names, and its images."""
+    """A split: its class names, sorted, and its images."""
 
     name: str
     classes: list[str]
@@ -47,64 +48,64 @@ class ImageFolders:
 
 
 def find_folders(data: ImageFolderConfig) -> tuple[ImageFolders, ImageFolders]:
-    """Lists the training and the validation images.
+    """List the training and the validation images.
 
     Raises:
-        UserError: a missing folder, a class without images, classes that differ between the two.
+        UserError: a missing folder, a class without images, fewer than two classes, or classes
+            that differ between the splits.
     """
     train, val = (_find(Path(data.root), name) for name in (data.train_split, data.val_split))
     if train.classes != val.classes:
-        only = sorted({*train.classes} ^ {*val.classes})
+        unmatched = sorted({*train.classes} ^ {*val.classes})
         raise UserError(
             f"{data.root}: {data.train_split} has {len(train.classes)} classes, {data.val_split} "
-            f"{len(val.classes)}; in one alone: {', '.join(only[:4])}"
+            f"{len(val.classes)}; only in one of them: {join_first(unmatched, 4)}. Both need the "
+            "same class folders."
         )
     if len(train.classes) < 2:
-        raise UserError(f"{data.root}: {len(train.classes)} class, expected at least 2")
+        raise UserError(f"{data.root}: found {len(train.classes)} class, expected at least 2")
     return train, val
 
 
 def _find(root: Path, name: str) -> ImageFolders:
     folder = root / name
     if not folder.is_dir():
-        there = ", ".join(sorted(p.name for p in root.glob("*/"))) or "nothing"
+        found = ", ".join(sorted(p.name for p in root.glob("*/"))) or "nothing"
         raise UserError(
-            f"{folder}: no such folder; there is {there}. Expected {root}/{name}/CLASS/*.JPEG, as "
-            "ImageNet is once its validation images are sorted into their classes' folders."
+            f"{folder}: no such folder; found {found}. Expected {root}/{name}/CLASS/*.JPEG, like "
+            "ImageNet after sorting its validation images into class folders."
         )
     try:
-        classes, index = find_classes(folder)
-        samples = make_dataset(folder, index, IMAGE_SUFFIXES)
+        classes, class_to_index = find_classes(folder)
+        samples = make_dataset(folder, class_to_index, IMAGE_SUFFIXES)
     except FileNotFoundError as error:
         raise UserError(f"{folder}: {error}") from error
     return ImageFolders(name, classes, ImageList(samples))
 
 
 def check_folders(folders: tuple[ImageFolders, ...], advance: Callable[[], None]) -> None:
-    """Reads the header and the end of every image.
+    """Check the header and the end of every image.
+
+    Args:
+        folders: the splits.
+        advance: called once per image, for a progress bar.
 
     Raises:
-        UserError: names the first files that can't be used, and how many there are.
+        UserError: lists the first unusable files and their number.
     """
-
-    def problem(sample: tuple[str, int]) -> str | None:
-        advance()
-        try:
-            check_image(Path(sample[0]))
-        except UserError as error:
-            return str(error)
-        return None
-
+    paths = [Path(path) for split in folders for path, _ in split.samples]
+    errors: list[UserError] = []
     with ThreadPoolExecutor(available_cores()) as pool:
-        samples = [sample for split in folders for sample in split.samples]
-        problems = [told for told in pool.map(problem, samples) if told]
-    if problems:
-        shown = "\n".join(problems[:SHOWN])
-        raise UserError(f"{len(problems)} of {len(samples)} images can't be used, first\n{shown}")
+        for check in pool.map(inspect_image, paths):
+            advance()
+            errors += check.errors
+    if errors:
+        listed = first_lines(errors, MAX_LISTED)
+        raise UserError(f"{len(errors)} of {len(paths)} images can't be used\n{listed}")
 
 
 class ClassTrainDataset(Dataset):
-    """Augmented {"image": (h, w, 3) uint8, "label": int} by (epoch, index)."""
+    """Augmented {"image": (h, w, 3) uint8, "label": int}, indexed by (epoch, index)."""
 
     def __init__(self, folders: ImageFolders, transform: ClassTransform, seed: int) -> None:
         self.folders, self.transform, self.seed = folders, transform, seed
@@ -113,7 +114,7 @@ class ClassTrainDataset(Dataset):
         return len(self.folders.samples)
 
     def path(self, index: int) -> Path:
-        """The file of an image."""
+        """The image file of a sample."""
         return Path(self.folders.samples[index][0])
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, object]:
@@ -124,7 +125,7 @@ class ClassTrainDataset(Dataset):
 
 
 class ClassValDataset(Dataset):
-    """{"image": (h, w, 3) uint8, "label": int} by index, always the same."""
+    """{"image": (h, w, 3) uint8, "label": int} by index, without randomness."""
 
     def __init__(
         self, folders: ImageFolders, transform: Callable[[np.ndarray], np.ndarray]

@@ -1,8 +1,8 @@
-"""Images and masks as arrays, refusing whatever would silently train something wrong.
+"""Read images and masks as arrays, and reject files that would silently train something wrong.
 
-Images are decoded by OpenCV, which is fast, after looking for what it hands out silently in some
-version: a truncated file, a CMYK or a 16-bit one. Masks are decoded by Pillow, because OpenCV turns
-palette indices into colours. Nothing here rotates by EXIF: masks are drawn on the pixels as stored.
+OpenCV decodes images, for speed, after checks for files that some of its versions decode wrongly:
+truncated, CMYK or 16-bit ones. Pillow decodes masks, because OpenCV turns palette indices into
+colors. EXIF rotation is never applied: masks are drawn on the stored pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from segcoord.data.corruption import (
-    UNREADABLE,
+    DECODE_ERRORS,
     check_jpeg,
     check_png,
     damaged_error,
@@ -36,21 +36,21 @@ from segcoord.data.mask_diagnosis import (
 from segcoord.utils.errors import UserError
 
 _IMAGE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
-_DIRECT_MODES = {"L", "RGB"}  # what OpenCV decodes as Pillow does
+_OPENCV_MODES = {"L", "RGB"}  # decoded by OpenCV exactly as by Pillow
 _LOSSY = {"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"}
-_PNG_DEPTH, _PNG_COLOR = 24, 25  # where IHDR has the bits per sample and the kind of colour
-_START, _END = 32, 64  # bytes of a file that tell what it is, and whether it is all there
-_ORIENTATION = 0x0112  # of EXIF; 1 is upright
+_PNG_DEPTH, _PNG_COLOR = 24, 25  # offsets of the bit depth and the color type in IHDR
+_START, _END = 32, 64  # bytes that identify the format, and that hold the end marker
+_ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 class Header(NamedTuple):
-    """What an image file tells without being decoded.
+    """Properties of an image file that are known without decoding it.
 
     Args:
         size: (H, W).
-        orientation: EXIF's, by which viewers turn it; 1 where there is none.
-        complete: False where the file's end may be missing, which decoding then tells.
+        orientation: EXIF orientation, which image viewers apply; 1 if absent.
+        complete: False if the file may be truncated; decoding it finds out.
     """
 
     size: tuple[int, int]
@@ -59,11 +59,11 @@ class Header(NamedTuple):
 
 
 def read_image(path: Path, strict: bool = False) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Grey, palette and CMYK images are converted, alpha is dropped.
+    """Read an image as (H, W, 3) uint8 RGB; converts gray, palette and CMYK, drops alpha.
 
     Args:
-        path: of the file.
-        strict: also refuse a JPEG of which libjpeg has to guess a part; takes half as long again.
+        path: the image file.
+        strict: also reject a JPEG with parts that libjpeg fills by guessing; 1.5 times as slow.
 
     Raises:
         UserError: unreadable, truncated, or more than 8 bits per channel.
@@ -72,7 +72,7 @@ def read_image(path: Path, strict: bool = False) -> np.ndarray:
     check_image_depth(path, header, raw)
     if strict and header.format in ("JPEG", "MPO"):
         check_jpeg(path, raw, header.mode)
-    if header.mode in _DIRECT_MODES and is_complete(raw, header.format):
+    if header.mode in _OPENCV_MODES and is_complete(raw, header.format):
         image = cv2.imdecode(np.frombuffer(raw, np.uint8), _DECODE)
         if image is not None:
             return image
@@ -80,7 +80,11 @@ def read_image(path: Path, strict: bool = False) -> np.ndarray:
 
 
 def read_header(path: Path) -> Header:
-    """Of an image; UserError for one that can't be opened, or of more than 8 bits per channel."""
+    """Read an image's header without decoding its pixels.
+
+    Raises:
+        UserError: unreadable, or more than 8 bits per channel.
+    """
     start = b""
     try:
         with path.open("rb") as file:
@@ -90,26 +94,26 @@ def read_header(path: Path) -> Header:
             file.seek(0)
             with _opened(file) as header:
                 check_image_depth(path, header, start)
-                size, kind = header.size[::-1], header.format
-                return Header(size, exif_orientation(header), is_complete(end, kind))
+                complete = is_complete(end, header.format)
+                return Header(header.size[::-1], exif_orientation(header), complete)
     except FileNotFoundError:
         raise missing_error(path) from None
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise not_an_image_error(path, start, error) from error
 
 
 def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
-    """(H, W) uint8 class indices, 255 where void.
+    """Read a mask as (H, W) uint8 class indices, 255 for void.
 
     Args:
-        path: an 8-bit palette or grey file.
-        labels: which mask value stands for which class.
-        size: (H, W) of the image that the mask belongs to.
+        path: an 8-bit palette or gray file.
+        labels: map mask values to class indices.
+        size: expected (H, W), that of the image; None accepts any.
 
     Raises:
-        UserError: unreadable, not a map of ids, of another size, or with values of no class.
+        UserError: unreadable, not a map of class ids, of another size, or with unknown values.
     """
-    values, palette = _read_values(path, size)
+    values, palette = _read_values_and_palette(path, size)
     indices = cv2.LUT(values, labels.to_index)
     if (indices == UNKNOWN).any() or (palette is not None and not palette_matches(palette, labels)):
         _check_values(path, histogram(values), palette, labels)
@@ -117,25 +121,17 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
 
 
 def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
-    """(256,) int64 pixels by class index, 255 for void; otherwise as `read_mask`."""
-    values, palette = _read_values(path, size)
-    found = histogram(values)
-    _check_values(path, found, palette, labels)
+    """Count a mask's pixels by class index, as (256,) int64. Args and errors as in `read_mask`."""
+    values, palette = _read_values_and_palette(path, size)
+    value_counts = histogram(values)
+    _check_values(path, value_counts, palette, labels)
     counts = np.zeros(256, np.int64)
-    np.add.at(counts, labels.to_index, found)
+    np.add.at(counts, labels.to_index, value_counts)
     return counts
 
 
-def _read_values(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """As `read_mask_palette`; UserError where the size is another."""
-    values, palette = read_mask_palette(path)
-    if size is not None and values.shape != tuple(size):
-        raise size_mismatch_error(path, values.shape, size)
-    return values, palette
-
-
 def histogram(values: np.ndarray) -> np.ndarray:
-    """(256,) int64: how often each value occurs."""
+    """Count each value of a uint8 array, as (256,) int64."""
     # OpenCV counts in float32, which is exact up to 2**24.
     parts = np.array_split(values.ravel(), values.size // 2**24 + 1)
     counts = (cv2.calcHist([p], [0], None, [256], [0, 256]).astype(np.int64) for p in parts)
@@ -145,7 +141,7 @@ def histogram(values: np.ndarray) -> np.ndarray:
 def _check_values(
     path: Path, histogram: np.ndarray, palette: np.ndarray | None, labels: LabelSet
 ) -> None:
-    """Raises UserError where a mask's values are not the ids of classes, or not meant as such."""
+    """Raise UserError for unknown values, or palette colors that contradict the class ids."""
     if palette is not None:
         error = palette_error(path, histogram, palette, labels)
         if error is not None:
@@ -155,126 +151,131 @@ def _check_values(
 
 
 def read_mask_values(path: Path) -> np.ndarray:
-    """(H, W) uint8: the values as the file holds them, palette indices not colours."""
-    return read_mask_palette(path)[0]
+    """Read a mask's stored values as (H, W) uint8; palette indices, not colors."""
+    return _read_values_and_palette(path)[0]
 
 
-def read_mask_palette(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """As `read_mask_values`, and the palette: (N, 3) uint8 RGB, None for a grey mask."""
+def _read_values_and_palette(
+    path: Path, size: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A mask's values (H, W) uint8, and its palette (N, 3) uint8 RGB or None for a gray mask."""
     raw, header = _open(path)
-    _refuse_lossy(path, header, "ids")
+    _reject_lossy(path, header, "ids")
     check_mask_mode(path, header.mode)
     if header.format == "PNG" and raw[_PNG_COLOR] == 0 and raw[_PNG_DEPTH] in (2, 4):
         raise UserError(
-            f"a grey mask of {raw[_PNG_DEPTH]} bits, whose ids would be read as shades; "
+            f"a {raw[_PNG_DEPTH]}-bit gray mask, whose ids would be scaled to gray levels; "
             "expected 8 bits.",
             path=path,
-            remedy="Save it as an 8-bit grey or a palette PNG.",
-            kind="masks that are not 8 bits deep",
+            remedy="Save it as an 8-bit gray or a palette PNG.",
+            kind="masks that are not 8-bit",
         )
     values = np.array(_decode(path, raw, header)).astype(np.uint8, copy=False)
+    if size is not None and values.shape != tuple(size):
+        raise size_mismatch_error(path, values.shape, size)
     if header.mode != "P":
         return values, None
     return values, np.array(header.getpalette("RGB"), np.uint8).reshape(-1, 3)
 
 
 def read_colors(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a mask whose colours stand for classes, exact to the bit.
+    """Read a color mask as (H, W, 3) uint8 RGB with the exact colors.
 
     Raises:
-        UserError: unreadable; without colours; of a kind whose colours are not exact; transparent.
+        UserError: unreadable, not a color image, lossily compressed, or transparent.
     """
     raw, header = _open(path)
     check_image_depth(path, header, raw)
-    _refuse_lossy(path, header, "colours")
-    mistake = {"path": path, "kind": "masks without exact colours"}
+    _reject_lossy(path, header, "colors")
+    kind = "masks without exact colors"
     if header.mode not in {"P", "RGB", "RGBA"}:
         raise UserError(
-            f"a mask of mode {header.mode}, expected colours (RGB, RGBA or a palette).",
-            remedy="If its values are ids already, it needs no conversion; segcoord data check "
-            "tells. If its colours were made grey, take the masks as they were before.",
-            **mistake,
+            f"a mask of mode {header.mode}, expected colors (RGB, RGBA or a palette).",
+            path=path,
+            remedy="If its values are class ids, it needs no conversion: run segcoord data check. "
+            "If it was converted to gray, use the original color mask.",
+            kind=kind,
         )
     colors = np.array(_decode(path, raw, header).convert("RGBA"))
-    through = int((colors[..., 3] != 255).sum())
-    if through:
+    transparent = int((colors[..., 3] != 255).sum())
+    if transparent:
         raise UserError(
-            f"{through} pixels are transparent; expected a colour everywhere.",
-            remedy="Flatten it onto the colour that such pixels stand for.",
-            **mistake,
+            f"{transparent} pixels are transparent; expected opaque colors.",
+            path=path,
+            remedy="Fill them with the color of their class, or of void.",
+            kind=kind,
         )
     return colors[..., :3]
 
 
 def check_image_depth(path: Path, header: Image.Image, start: bytes) -> None:
-    """Raises UserError for an image of more than 8 bits per channel.
+    """Raise UserError for an image of more than 8 bits per channel.
 
     Args:
-        path: for the message.
-        header: of the file, opened.
-        start: its first bytes, 32 or more.
+        path: named in the error.
+        header: the opened file.
+        start: its first 32 bytes or more.
     """
     depth = 8
     if header.format == "PNG":
-        depth = start[_PNG_DEPTH]  # Pillow calls 16 bits of red, green and blue just RGB
+        depth = start[_PNG_DEPTH]  # Pillow's mode of a 16-bit color PNG is RGB too
     elif header.format == "TIFF":
         depth = max(header.tag_v2.get(258, (8,)))  # BitsPerSample
     if depth > 8 or header.mode not in _IMAGE_MODES:
         raise UserError(
             f"an image of mode {header.mode} with more than 8 bits per channel, expected 8.",
             path=path,
-            remedy="Convert it once, choosing how its range maps to 0..255.",
-            kind="more than 8 bits per channel",
+            remedy="Convert it to 8 bits, choosing how its range maps to 0..255.",
+            kind="images with more than 8 bits per channel",
         )
 
 
 def check_mask_mode(path: Path, mode: str) -> None:
-    """Raises UserError unless a mask of this Pillow mode can be a map of ids."""
+    """Raise UserError unless a mask of this Pillow mode can hold class ids."""
     if mode in {"P", "L", "1"}:
         return
-    told, kind, remedy = "not 8 bits deep", "masks that are not 8 bits deep", "Save it with 8 bits."
+    found, kind, remedy = "not 8-bit", "masks that are not 8-bit", "Save it with 8 bits per pixel."
     if mode in {"LA", "La", "PA"}:
-        told = "ids or greys, with transparency"
-        kind = "masks with transparency"
-        remedy = "If its values are ids, save it without its alpha channel."
+        found, kind = "with transparency", "masks with transparency"
+        remedy = "If its values are class ids, save it without the alpha channel."
     elif mode.startswith(("RGB", "CMYK")):
-        told, kind = "a colour picture", "masks in colours"
-        remedy = f"Write the class ids instead of their colours: {CONVERT}"
+        found, kind = "a color image", "color masks"
+        remedy = f"Replace the colors with class ids: {CONVERT}"
     raise UserError(
-        f"a mask of mode {mode} ({told}), expected one 8-bit class id per pixel "
-        "(a palette or grey PNG).",
+        f"a mask of mode {mode} ({found}), expected one 8-bit class id per pixel "
+        "(a palette or gray PNG).",
         path=path,
         remedy=remedy,
         kind=kind,
     )
 
 
-def _refuse_lossy(path: Path, header: Image.Image, what: str) -> None:
-    """Raises UserError for a mask whose values are only nearly those that were saved."""
-    kind = header.format
-    if kind == "TIFF" and header.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
-        kind = "JPEG-compressed TIFF"
-    elif kind not in _LOSSY:
+def _reject_lossy(path: Path, header: Image.Image, what: str) -> None:
+    """Raise UserError for a mask in a format whose compression changes its values."""
+    name = header.format
+    if name == "TIFF" and header.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
+        name = "JPEG-compressed TIFF"
+    elif name not in _LOSSY:
         return
     raise UserError(
-        f"a {kind} file, whose compression changes {what}; expected a PNG.",
+        f"a {name} file, whose lossy compression changes {what}; expected a PNG.",
         path=path,
-        remedy="Take the masks as they were before.",
-        kind="masks that were compressed with loss",
+        remedy="Use the original masks.",
+        kind="masks with lossy compression",
     )
 
 
 def size_mismatch_error(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> UserError:
-    """What to say of a mask whose (H, W) isn't its image's."""
+    """The error for a mask whose (H, W) differs from its image's."""
     remedy = ""
     if tuple(mask) == tuple(image)[::-1]:
-        remedy = "They are each other's transpose: was the image rotated by its EXIF tag?"
+        remedy = "Width and height are swapped: was the image rotated by its EXIF tag?"
     return UserError(
         f"the mask is {mask[1]}x{mask[0]} (width x height), its image {image[1]}x{image[0]}; "
         "they must agree.",
         path=path,
         remedy=remedy,
-        kind="a mask of another size than its image",
+        kind="masks that don't match the image size",
     )
 
 
@@ -285,7 +286,7 @@ def _open(path: Path) -> tuple[bytes, Image.Image]:
         return raw, _opened(io.BytesIO(raw))
     except FileNotFoundError:
         raise missing_error(path) from None
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise not_an_image_error(path, raw[:_START], error) from error
 
 
@@ -300,16 +301,16 @@ def _decode(path: Path, raw: bytes, header: Image.Image) -> Image.Image:
         check_png(path, raw)
     try:
         header.load()
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise damaged_error(path, error) from error
     return header
 
 
 def exif_orientation(header: Image.Image) -> int:
-    """EXIF's; a PNG that has it behind its pixels, which would have to be read first, has none."""
+    """The EXIF orientation, 1 if absent; ignores a PNG's EXIF chunk after the pixel data."""
     if header.format not in ("JPEG", "MPO", "WEBP") and "exif" not in header.info:
         return 1
     try:
         return int(header.getexif().get(_ORIENTATION, 1) or 1)
-    except Exception:  # malformed in any way, so that no viewer turns it either
+    except Exception:  # malformed EXIF, which image viewers ignore too
         return 1

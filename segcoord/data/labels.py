@@ -1,9 +1,8 @@
-"""Class names, colours and the tables between mask values and class indices. Imports no torch.
+"""Class names, colors, and the mapping between mask values and class indices. Imports no torch.
 
-Three numberings meet here:
-    mask value  what a mask file holds (VOC: the class index; Cityscapes: its label id)
-    class index 0..K-1, what the network predicts and the score counts
-    void        255 in every map of class indices: counted nowhere: not in the loss, not in a score
+mask value   the pixel value in a mask file (VOC: the class index; Cityscapes: the label id)
+class index  0..K-1, as predicted by the network and counted by the metrics
+void         class index 255, ignored by the loss and the metrics
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import numpy as np
 from segcoord.utils.errors import UserError
 
 VOID = 255
-UNKNOWN = 254  # in LabelSet.to_index: a mask value that no class and no void id claims
+UNKNOWN = 254  # in LabelSet.to_index: a mask value that is neither a class nor void
 
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One class: its name, its display colour (RGB, 0..255) and its value in mask files."""
+    """One class: its name, display color (RGB, 0..255) and value in mask files."""
 
     name: str
     color: tuple[int, int, int]
@@ -29,27 +28,31 @@ class LabelClass:
 
 
 class LabelSet:
-    """The classes of a dataset, in the order of their class indices.
+    """The classes of a dataset, ordered by class index.
 
     Args:
-        classes: at most 254; a mask value may belong to one class only.
-        void_ids: further mask values that count for nothing. 255 always does.
+        classes: 1 to 254 classes with distinct names and mask values.
+        void_ids: mask values to ignore, in addition to 255.
+
+    Attributes:
+        to_index: (256,) uint8, class index of each mask value, or VOID or UNKNOWN.
+        to_value: (256,) uint8, mask value of each class index, VOID elsewhere.
 
     Raises:
-        UserError: no class, a name or mask value used twice, a value or colour outside 0..255.
+        UserError: no class or too many, a duplicate name or mask value, a mask value or color
+            outside its range.
     """
 
     def __init__(self, classes: Sequence[LabelClass], void_ids: Sequence[int] = ()) -> None:
         self.classes = tuple(classes)
         self.void_ids = tuple(sorted({*void_ids} - {VOID}))
         self._check()
-        to_index = np.full(256, UNKNOWN, np.uint8)
-        to_index[[VOID, *self.void_ids]] = VOID
-        to_index[[c.id for c in self.classes]] = np.arange(len(self.classes))
-        to_value = np.full(256, VOID, np.uint8)
-        to_value[: len(self.classes)] = [c.id for c in self.classes]
-        self.to_index, self.to_value = to_index, to_value
-        """(256,) uint8 tables: mask value -> class index, VOID or UNKNOWN; and back."""
+        ids = [c.id for c in self.classes]
+        self.to_index = np.full(256, UNKNOWN, np.uint8)
+        self.to_index[[VOID, *self.void_ids]] = VOID
+        self.to_index[ids] = np.arange(len(ids))
+        self.to_value = np.full(256, VOID, np.uint8)
+        self.to_value[: len(ids)] = ids
 
     def _check(self) -> None:
         if not 1 <= len(self.classes) <= UNKNOWN:
@@ -58,17 +61,21 @@ class LabelSet:
             ("name", [c.name for c in self.classes]),
             ("mask value (id)", [c.id for c in self.classes] + list(self.void_ids)),
         ):
-            twice = sorted({str(v) for v in values if values.count(v) > 1})
-            if twice:
-                raise UserError(f"classes: the {what} {', '.join(twice)} is given more than once")
+            duplicates = sorted({str(v) for v in values if values.count(v) > 1})
+            if duplicates:
+                raise UserError(
+                    f"classes: duplicate {what}: {', '.join(duplicates)}; each must be unique"
+                )
         outside = [v for v in self.void_ids if not 0 <= v < VOID]
         if outside:
-            raise UserError(f"void_ids: found {outside}, expected values of 0 to 255")
+            raise UserError(f"void_ids: found {outside}, expected mask values from 0 to 255")
         for c in self.classes:
             if not 0 <= c.id < VOID:
                 raise UserError(f"class {c.name!r}: id {c.id}, expected 0 to 254 (255 is void)")
             if len(c.color) != 3 or not all(0 <= v <= 255 for v in c.color):
-                raise UserError(f"class {c.name!r}: color {c.color}, expected three of 0 to 255")
+                raise UserError(
+                    f"class {c.name!r}: color {c.color}, expected three values from 0 to 255"
+                )
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -82,24 +89,25 @@ class LabelSet:
 
     @property
     def colors(self) -> np.ndarray:
-        """(256, 3) uint8, by class index; void and unused indices are white-ish as in VOC."""
+        """(256, 3) uint8 RGB by class index; void and unused indices have VOC's void color."""
         table = np.full((256, 3), (224, 224, 192), np.uint8)
         table[: len(self)] = [c.color for c in self.classes]
         return table
 
     def to_dict(self) -> dict:
-        """Lists, strings and integers only, for a checkpoint or a YAML file."""
+        """Return plain lists, strings and integers, for checkpoints and YAML."""
         classes = [asdict(c) | {"color": list(c.color)} for c in self.classes]
         return {"classes": classes, "void_ids": list(self.void_ids)}
 
     @classmethod
-    def from_dict(cls, plain: dict) -> LabelSet:
-        classes = [LabelClass(c["name"], tuple(c["color"]), c["id"]) for c in plain["classes"]]
-        return cls(classes, plain["void_ids"])
+    def from_dict(cls, config: dict) -> LabelSet:
+        """Inverse of `to_dict`."""
+        classes = [LabelClass(c["name"], tuple(c["color"]), c["id"]) for c in config["classes"]]
+        return cls(classes, config["void_ids"])
 
 
 def voc_colors(n: int) -> list[tuple[int, int, int]]:
-    """The Pascal VOC colour map: bits of the index spread over R, G and B from the top bit down.
+    """The Pascal VOC color map: the index's bits, spread over R, G and B from the top bit down.
 
     Source: VOCcode/VOClabelcolormap.m of the VOC 2012 development kit.
     """
@@ -114,7 +122,7 @@ def voc_colors(n: int) -> list[tuple[int, int, int]]:
 
 
 def numbered_labels(num_classes: int) -> LabelSet:
-    """Labels for classes that have no names yet: class_0, class_1, ... in VOC's colours."""
+    """Placeholder labels: class_0, class_1, ... in VOC's colors."""
     colors = voc_colors(num_classes)
     return LabelSet([LabelClass(f"class_{i}", c, i) for i, c in enumerate(colors)])
 
@@ -125,14 +133,11 @@ _VOC_NAMES = (
     "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 )
-
-
 # fmt: on
 VOC = LabelSet([LabelClass(n, c, i) for i, (n, c) in enumerate(zip(_VOC_NAMES, voc_colors(21)))])
 
-
-# The 19 classes that count, of the 34 ids in cityscapesscripts/helpers/labels.py; the order is that
-# of the train ids.
+# The 19 evaluated classes of the 34 label ids, in train id order.
+# Source: cityscapesscripts/helpers/labels.py.
 CITYSCAPES = LabelSet(
     [
         LabelClass("road", (128, 64, 128), 7),
@@ -160,4 +165,4 @@ CITYSCAPES = LabelSet(
 CITYSCAPES_TRAIN_IDS = LabelSet(
     [LabelClass(c.name, c.color, i) for i, c in enumerate(CITYSCAPES.classes)]
 )
-"""The same classes where a mask holds ready train ids (`*_labelTrainIds.png`)."""
+"""The same classes in masks of train ids (`*_labelTrainIds.png`)."""

@@ -1,4 +1,4 @@
-"""What is wrong with a mask's values, and which mistake most likely made them so."""
+"""Diagnose wrong mask values: report what was found and the mistake that most likely caused it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from segcoord.data.labels import UNKNOWN, VOID, LabelSet
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
-CONVERT = "segcoord data ids does it for masks in the classes' colours."
-_RAW_CITYSCAPES = 33  # the largest of Cityscapes' label ids
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow and OpenCV make grey
+CONVERT = "segcoord data ids converts masks drawn in the class colors."
+_MAX_CITYSCAPES_ID = 33
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, used by Pillow and OpenCV
 
 
 def unknown_values_error(path: Path, histogram: np.ndarray, labels: LabelSet) -> UserError:
-    """Names the mask values that no class claims, and the likely mistake.
+    """The error for mask values that belong to no class, with the likely mistake.
 
     Args:
-        path: of the mask.
+        path: the mask.
         histogram: (256,) pixel counts by mask value.
-        labels: the classes that were expected.
+        labels: the expected classes.
     """
-    found = [int(v) for v in np.flatnonzero(histogram)]
-    unknown = [v for v in found if labels.to_index[v] == UNKNOWN]
+    values = [int(v) for v in np.flatnonzero(histogram)]
+    unknown = [v for v in values if labels.to_index[v] == UNKNOWN]
     pixels = int(histogram[unknown].sum())
     ids = sorted(c.id for c in labels.classes)
     expected = f"{ids[0]} to {ids[-1]}" if ids == list(range(len(ids))) else str(ids)
@@ -32,43 +32,42 @@ def unknown_values_error(path: Path, histogram: np.ndarray, labels: LabelSet) ->
         f"mask values {join_first(unknown, 8)} ({pixels} pixels) belong to no class; "
         f"expected {expected} and 255 for void.",
         path=path,
-        remedy=_hint(found, unknown, ids, labels),
-        kind="ids outside the classes",
+        remedy=_hint(values, unknown, ids, labels),
+        kind="mask values outside the classes",
     )
 
 
-def _hint(found: list[int], unknown: list[int], ids: list[int], labels: LabelSet) -> str:
+def _hint(values: list[int], unknown: list[int], ids: list[int], labels: LabelSet) -> str:
     k = len(labels)
-    if len(found) == 2 and found[0] == 0 and found[1] >= 127:
-        return "It looks like a 0/255 binary mask: write 0 and 1, for 255 is void."
-    if ids == list(range(19)) and unknown != [19] and max(unknown) <= _RAW_CITYSCAPES:
-        return "It looks like raw Cityscapes label ids: use layout cityscapes, which maps them."
-    if unknown == [k] and 0 not in found:
-        return f"It looks as if its ids count from 1: subtract 1, or give the classes ids 1 to {k}."
-    if _are_greys([v for v in found if v != VOID], labels):
+    if len(values) == 2 and values[0] == 0 and values[1] >= 127:
+        return "This looks like a 0/255 binary mask: write 0 and 1, because 255 means void."
+    if ids == list(range(19)) and unknown != [19] and max(unknown) <= _MAX_CITYSCAPES_ID:
+        return "These look like Cityscapes label ids: use layout cityscapes, which maps them."
+    if unknown == [k] and 0 not in values:
+        return f"The ids seem to start at 1: subtract 1, or give the classes ids 1 to {k}."
+    if _are_gray_levels([v for v in values if v != VOID], labels):
         return (
-            "They are the greys of the classes' colours: the mask was saved, or read and saved, "
-            f"as a grey picture. Make ids from the original colours: {CONVERT}"
+            "They are the gray levels of the class colors: the mask was converted to gray. "
+            f"Make ids from the original color mask: {CONVERT}"
         )
-    if len(found) > 40:
-        return "So many values look like a grey photograph, or colours that were made grey."
+    if len(values) > 40:
+        return "So many values suggest a gray photograph, or a color mask converted to gray."
     if unknown == [k]:
         return (
-            "Correct the mask; or, if its 0 means unlabelled and the classes count from 1, give "
-            f"them ids 1 to {k} in data.classes and set data.void_ids: [0]."
+            "Correct the mask; or, if 0 means unlabeled and the class ids start at 1, give the "
+            f"classes ids 1 to {k} in data.classes and set data.void_ids: [0]."
         )
-    return "Correct the mask, or name the values in data.classes (id) or data.void_ids."
+    return "Correct the mask, or add the values to data.classes (id) or data.void_ids."
 
 
-def _are_greys(values: list[int], labels: LabelSet) -> bool:
-    """True if each of two or more values is the brightness of some class's colour."""
-    colors = np.array([c.color for c in labels.classes])
-    greys = np.rint(colors @ _LUMA)
-    return len(values) > 1 and all((np.abs(greys - v) <= 1).any() for v in values)
+def _are_gray_levels(values: list[int], labels: LabelSet) -> bool:
+    """True if there are at least two values and each is the luma of a class color, within 1."""
+    luma = np.rint(np.array([c.color for c in labels.classes]) @ _LUMA)
+    return len(values) > 1 and all((np.abs(luma - v) <= 1).any() for v in values)
 
 
 def palette_matches(palette: np.ndarray, labels: LabelSet) -> bool:
-    """Whether a palette, (N, 3) uint8 RGB, has each class's colour at its id, as far as it goes."""
+    """Whether a palette, (N, 3) uint8 RGB, has each class's color at its id, for ids below N."""
     ids = labels.to_value[: len(labels)]
     inside = ids < len(palette)
     return bool((palette[ids[inside]] == labels.colors[: len(labels)][inside]).all())
@@ -77,33 +76,34 @@ def palette_matches(palette: np.ndarray, labels: LabelSet) -> bool:
 def palette_error(
     path: Path, histogram: np.ndarray, palette: np.ndarray, labels: LabelSet
 ) -> UserError | None:
-    """Tells a palette PNG whose colours are the classes' and whose indices are not.
+    """The error for a palette mask whose colors are those of the classes but whose indices differ.
 
-    A program that saves few colours numbers them as it likes, so the indices may all be valid ids
-    and yet stand for other classes.
+    Image editors number palette colors arbitrarily, so all indices may be valid ids and still mean
+    other classes. Returns None if the palette does not prove this.
 
     Args:
-        path: of the mask.
+        path: the mask.
         histogram: (256,) pixel counts by palette index.
         palette: (N, 3) uint8 RGB.
-        labels: the classes that were expected.
+        labels: the expected classes.
     """
     id_of = {c.color: c.id for c in labels.classes}
     id_of.setdefault(tuple(int(v) for v in labels.colors[VOID]), VOID)
     used = [int(v) for v in np.flatnonzero(histogram) if v < len(palette)]
     used = [v for v in used if labels.to_index[v] != VOID]
-    meant = {v: id_of.get(tuple(int(c) for c in palette[v])) for v in used}
-    wrong = [v for v in used if meant[v] != v]
-    unsure = None in meant.values() or len(set(meant.values()) - {VOID}) < 2
-    if unsure or not wrong or len(id_of) < len(labels):  # a colour of two classes tells nothing
+    color_id = {v: id_of.get(tuple(int(c) for c in palette[v])) for v in used}
+    wrong = [v for v in used if color_id[v] != v]
+    uncertain = None in color_id.values() or len(set(color_id.values()) - {VOID}) < 2
+    if uncertain or not wrong or len(id_of) < len(labels):  # a shared color proves nothing
         return None
     v = wrong[0]
-    means = "void" if meant[v] == VOID else labels.names[labels.to_index[meant[v]]]
+    is_void = color_id[v] == VOID
+    name = "void" if is_void else labels.names[labels.to_index[color_id[v]]]
     return UserError(
-        f"its palette's colours are the classes', but its indices are not their ids: {v} has the "
-        f"colour of {means}, whose id is {meant[v]}.",
+        f"its palette has the class colors, but its indices are not the class ids: index {v} has "
+        f"the color of {name}, whose id is {color_id[v]}.",
         path=path,
-        remedy=f"Write the class ids instead of colours: {CONVERT} "
-        "If the ids are right, correct the colours in data.classes.",
-        kind="palette indices that are not ids",
+        remedy=f"Replace the colors with class ids: {CONVERT} "
+        "If the ids are right, correct the colors in data.classes.",
+        kind="palette indices that are not class ids",
     )

@@ -1,4 +1,4 @@
-"""Predictions as files: masks as PNGs that the datasets' own tools read, probabilities."""
+"""Write predictions: masks as PNGs in the dataset's own format, probabilities as .npz."""
 
 from __future__ import annotations
 
@@ -11,35 +11,30 @@ from segcoord.data.labels import LabelSet, voc_colors
 from segcoord.utils.files import atomic_write
 
 
-def mask_picture(indices: np.ndarray, labels: LabelSet, palette: bool) -> Image.Image:
-    """Class indices as the mask values of their dataset.
+def mask_image(indices: np.ndarray, labels: LabelSet, palette: bool) -> Image.Image:
+    """Convert class indices to an image of the dataset's mask values.
 
     Args:
         indices: (H, W) uint8 class indices, 255 for void.
-        labels: which mask value stands for which class.
-        palette: True for a palette picture, whose pixels are the values though it looks coloured
-            (VOC); False for a grey one (Cityscapes' label ids).
+        labels: map class indices to mask values.
+        palette: True for a palette image, whose pixels are mask values displayed in the class
+            colors (VOC); False for a gray image (Cityscapes label ids).
     """
-    picture = Image.fromarray(labels.to_value[indices])
+    image = Image.fromarray(labels.to_value[indices])
     if palette:
-        colors = np.array(voc_colors(256), np.uint8)  # also of values that stand for nothing
-        colors[labels.to_value] = labels.colors  # void and unused indices all go to 255
-        picture.putpalette(colors.ravel().tolist())
-    return picture
+        colors = np.array(voc_colors(256), np.uint8)  # for values that belong to no class
+        colors[labels.to_value] = labels.colors  # void and unused indices all map to 255
+        image.putpalette(colors.ravel().tolist())
+    return image
 
 
 def write_mask(path: Path, indices: np.ndarray, labels: LabelSet, palette: bool) -> None:
-    """Writes class indices as the mask values of their dataset, without loss.
-
-    Args:
-        path: the PNG to write.
-        indices, labels, palette: as of `mask_picture`.
-    """
+    """Write class indices as a PNG of the dataset's mask values; arguments as in `mask_image`."""
     with atomic_write(path) as temporary:
-        mask_picture(indices, labels, palette).save(temporary, format="PNG")
+        mask_image(indices, labels, palette).save(temporary, format="PNG")
 
 
 def write_probabilities(path: Path, probabilities: np.ndarray, labels: LabelSet) -> None:
-    """Writes `probabilities`, (K, H, W) float16, and the classes' `names`, (K,), as a .npz."""
+    """Write a .npz with `probabilities` (K, H, W) float16 and the class `names` (K,)."""
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, probabilities=probabilities, names=np.array(labels.names))

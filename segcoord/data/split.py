@@ -1,8 +1,8 @@
-"""The files of a split, held so that processes which load share them instead of copying them.
+"""The image and mask files of a split, stored so that data loader workers share their memory.
 
-A forked process shares the memory of its parent until it writes to it, and to look at a Python
-object is to write: its reference count. A million samples as objects come to 0.8 GB in every loader
-within an epoch; the few arrays here are shared, and objects are made as they are asked for.
+Forked workers share memory with their parent until they write to it, and reading a Python object
+writes its reference count (copy-on-write). One million samples held as objects cost each worker
+0.8 GB within an epoch. `SampleList` holds a few arrays instead and creates samples on access.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, overload
+from typing import Protocol
 
 import numpy as np
 
@@ -20,14 +20,14 @@ from segcoord.data.labels import LabelSet
 
 
 class PixelSource(Protocol):
-    """Decoded images and masks by index; `pack.reader.Pack` is one."""
+    """Decoded images and masks by index, such as `pack.reader.Pack`."""
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray | None]: ...
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image, its mask (None where the split has no labels) and how the mask is to be read."""
+    """One image and its mask; `labels` maps the mask's values, `mask` is None without labels."""
 
     stem: str
     image: Path
@@ -35,34 +35,28 @@ class Sample:
     labels: LabelSet
 
 
-def byte_strings(texts: Iterable[str | Path]) -> np.ndarray:
-    """(N,) array of names or paths, as the file system spells them."""
+def bytes_array(texts: Iterable[str | Path]) -> np.ndarray:
+    """Encode names or paths as the file system does, into an (N,) array of bytes."""
     return np.array([os.fsencode(text) for text in texts], np.bytes_)
 
 
 class SampleList(Sequence[Sample]):
-    """Samples by index."""
+    """An immutable list of samples whose memory forked workers share."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
         samples = list(samples)
-        self._stems = byte_strings(s.stem for s in samples)
-        self._images = byte_strings(s.image for s in samples)
-        self._masks = byte_strings(s.mask or "" for s in samples)
-        by_identity = {id(s.labels): s.labels for s in samples}  # at most the layout's few
-        numbers = {key: number for number, key in enumerate(by_identity)}
-        self._labels = list(by_identity.values())
-        self._numbering = np.array([numbers[id(s.labels)] for s in samples], np.uint8)
+        self._stems = bytes_array(s.stem for s in samples)
+        self._images = bytes_array(s.image for s in samples)
+        self._masks = bytes_array(s.mask or "" for s in samples)
+        label_sets = {id(s.labels): s.labels for s in samples}  # a layout has one or two
+        positions = {key: position for position, key in enumerate(label_sets)}
+        self._label_sets = list(label_sets.values())
+        self._label_set_index = np.array([positions[id(s.labels)] for s in samples], np.uint8)
 
     def __len__(self) -> int:
         return len(self._stems)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         mask = self._masks[index]
@@ -70,19 +64,19 @@ class SampleList(Sequence[Sample]):
             os.fsdecode(self._stems[index]),
             Path(os.fsdecode(self._images[index])),
             Path(os.fsdecode(mask)) if mask else None,
-            self._labels[self._numbering[index]],
+            self._label_sets[self._label_set_index[index]],
         )
 
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of a split; either all have masks or none has.
+    """The samples of a split; either all of them have masks or none.
 
     Args:
-        name: as data.train_split and data.val_split have it.
-        samples: in the order of their indices.
+        name: for example the value of data.train_split.
+        samples: in index order.
         labels: the classes.
-        pack: holds the pixels, if they are not to be read from the files.
+        pack: source of the pixels; None reads the image and mask files.
     """
 
     name: str
@@ -98,12 +92,13 @@ class Split:
         return self.samples[0].mask is not None
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image (H, W, 3) uint8 RGB and mask (H, W) uint8 class indices, or None without labels.
+        """Return the image (H, W, 3) uint8 RGB and the mask (H, W) uint8 class indices.
 
-        From a pack they are views of mapped files, of which only what is used is read.
+        The mask is None without labels. A pack returns views of memory-mapped files, so only the
+        pixels that are accessed are read.
 
         Raises:
-            UserError: a file that can't be used.
+            UserError: a file can't be used.
         """
         if self.pack is not None:
             return self.pack[index]

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import Metric
 
-from segcoord.data.corruption import UNREADABLE
+from segcoord.data.corruption import DECODE_ERRORS
 from segcoord.data.labels import CITYSCAPES, VOID
 from segcoord.data.split import Sample
 from segcoord.evaluation.metrics import Scores, divide, mean, or_none
@@ -167,7 +167,7 @@ def read_instances(path: Path, size: tuple[int, int]) -> np.ndarray:
     try:
         with Image.open(path) as image:
             instances = np.array(image)
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise UserError(f"can't be read as an image: {error}.", path=path) from error
     if instances.shape != size or instances.dtype.kind not in "iu":
         raise UserError(

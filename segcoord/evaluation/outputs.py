@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from segcoord.config.schema import DataConfig
-from segcoord.data.layouts import folders_read
+from segcoord.data.layouts import split_folders
 from segcoord.data.split import Split
 from segcoord.evaluation.submission import check_server
 from segcoord.inference.load import checkpoint_path
@@ -88,7 +88,7 @@ def _check_places(args: Namespace) -> None:
 
 def _refuse_to_overwrite(args: Namespace, data: DataConfig, split: Split) -> None:
     """Raises UserError where a file would be written among those of the dataset."""
-    own = folders_read(data, split)
+    own = split_folders(data, split)
     for option in (*FILES, *FOLDERS):
         path = getattr(args, option) and Path(getattr(args, option)).resolve()
         if path and (path if option in FOLDERS else path.parent) in own:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from segcoord.data.labels import VOC
-from segcoord.data.mask_files import mask_picture
+from segcoord.data.mask_files import mask_image
 from segcoord.data.split import Sample, Split
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write
@@ -125,5 +125,5 @@ def _add_cityscapes(
 def _png(indices: np.ndarray, split: Split, palette: bool) -> bytes:
     content = io.BytesIO()
     # The split's numbering: that of a sample may be the train ids', if its mask has those.
-    mask_picture(indices, split.labels, palette).save(content, format="PNG")
+    mask_image(indices, split.labels, palette).save(content, format="PNG")
     return content.getvalue()

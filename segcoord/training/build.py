@@ -7,7 +7,7 @@ import warnings
 import torch
 
 from segcoord.config.schema import ClassificationConfig, Config
-from segcoord.data.checks.report import check_for_training
+from segcoord.data.checks.run import check_for_training
 from segcoord.data.class_weights import class_weights
 from segcoord.data.image_folder import check_folders, find_folders
 from segcoord.data.layouts import find_split, label_set

@@ -23,18 +23,18 @@ def tree(sample_voc: Path, tmp_path: Path) -> Tree:
 
 BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
     "no root": (lambda t: shutil.rmtree(t.base.parents[1]), "no such folder (data.root)"),
-    "no split": (lambda t: t.train.unlink(), "the splits there are trainval, val"),
+    "no split": (lambda t: t.train.unlink(), "available splits: trainval, val"),
     "empty split": (lambda t: t.train.write_text("\n \r\n"), "is empty"),
     "no images": (lambda t: shutil.rmtree(t.images), "no such folder"),
     "no image": (lambda t: t.image.unlink(), "no image "),
-    "no mask": (lambda t: t.mask.unlink(), "1 of 16 images have no mask"),
-    "no masks at all": (lambda t: shutil.rmtree(t.masks), "has no masks, to train on"),
+    "no mask": (lambda t: t.mask.unlink(), "1 of 16 images in split 'train' have no mask"),
+    "no masks at all": (lambda t: shutil.rmtree(t.masks), "has no masks; training"),
     "mask of another size": (lambda t: t.write_ids(t.ids()[:-1]), "the mask is 128x95"),
     "mask turned": (lambda t: t.write_ids(t.ids().T), "rotated by its EXIF tag"),
     "only void": (lambda t: t.every_mask(lambda ids: ids * 0 + 255), "has only void in its masks"),
     "RGB mask": (
         lambda t: Image.open(t.mask).convert("RGB").save(t.mask),
-        "Write the class ids instead of their colours",
+        "Replace the colors with class ids",
     ),
     "raw Cityscapes ids": (
         lambda t: t.write_ids(t.ids() * 0 + 26),
@@ -43,11 +43,11 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
     "binary 0/255": (lambda t: t.write_ids((t.ids() > 3) * 200), "0/255 binary"),
     "from 1": (
         lambda t: t.every_mask(lambda ids: np.where(ids < 8, ids + 1, ids)),
-        "count from 1",
+        "start at 1",
     ),
     "gray photograph": (
         lambda t: Image.open(t.image).convert("L").save(t.mask),
-        "look like a grey photograph",
+        "suggest a gray photograph",
     ),
     "truncated JPEG": (lambda t: truncate(t.image, 0.6), "truncated or damaged"),
     "truncated PNG": (lambda t: truncate(t.mask, 0.6), "truncated or damaged"),
@@ -69,19 +69,19 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
     ),
     "16-bit mask": (
         lambda t: cv2.imwrite(str(t.mask), t.ids().astype(np.uint16)),
-        "not 8 bits deep",
+        "not 8-bit",
     ),
     "duplicate stem in the list": (
         lambda t: t.train.write_text("\n".join([*t.stems, t.stems[2]])),
-        "stands in line 3 already",
+        "is already listed in line 3",
     ),
     "duplicate stem in the folder": (
         lambda t: Image.new("RGB", (128, 96)).save(t.image.with_suffix(".png")),
-        "have the same stem",
+        "has the same stem as",
     ),
     "a name that leaves the root": (
         lambda t: t.train.write_text("../../../etc/passwd"),
-        "might leave the dataset's folder",
+        "could leave the dataset's folder",
     ),
 }
 
@@ -141,7 +141,7 @@ def test_file_damaged_during_training_is_named(tree: Tree, capsys, monkeypatch) 
             truncate(path, 0.5)
         return result
 
-    monkeypatch.setattr("segcoord.data.checks.report.check_split", check_then_break)
+    monkeypatch.setattr("segcoord.data.checks.run.check_split", check_then_break)
     assert train_on(tree, "--data.workers=2") == 1
     error = capsys.readouterr().err
     assert "truncated or damaged" in error

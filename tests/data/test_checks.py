@@ -1,4 +1,4 @@
-"""`segcoord data check`: every mistake at once, each with its file and what to do; training too."""
+"""`segcoord data check` and the check before training: findings, files, remedies, exit codes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tree(sample_voc: Path, tmp_path: Path) -> Tree:
 
 
 def check(tree: Tree, *more: str) -> tuple[int, dict]:
-    """The exit code of the command, and its JSON."""
+    """Run the command; return its exit code and its JSON report."""
     root = tree.base.parents[1]
     report = root.parent / "report.json"
     arguments = [f"--config={SAMPLE}", f"--data.root={root}", f"--json={report}", *more]
@@ -49,7 +49,7 @@ def val_image(tree: Tree) -> Path:
 
 
 def add_to_train(tree: Tree, image: Path) -> None:
-    """Lists a new image for training, with any mask of its size."""
+    """Add an image to the training list, with any mask of its size."""
     shutil.copy(tree.mask, tree.masks / f"{image.stem}.png")
     tree.train.write_text("\n".join([*tree.stems, image.stem]))
 
@@ -63,16 +63,16 @@ def copy_of_val(tree: Tree, encode: bool) -> None:
     add_to_train(tree, target)
 
 
-def in_own_palette(tree: Tree) -> None:
-    """As a program saves colours that numbers them anew: here from the last class down."""
+def reverse_palette(tree: Tree) -> None:
+    """Renumber the colors, as image editors do."""
     ids = tree.ids() % K
-    picture = Image.fromarray((K - 1 - ids).astype(np.uint8))
-    picture.putpalette(COLORS[:K][::-1].tobytes())
-    picture.save(tree.mask)
+    mask = Image.fromarray((K - 1 - ids).astype(np.uint8))
+    mask.putpalette(COLORS[:K][::-1].tobytes())
+    mask.save(tree.mask)
 
 
 def damage_inside(tree: Tree) -> None:
-    """A PNG with one wrong byte amid its pixels and a right end."""
+    """Replace the image by a PNG with one wrong byte in its pixels and an intact end."""
     tree.image.unlink()
     path = tree.image.with_suffix(".png")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)).save(path)
@@ -81,310 +81,340 @@ def damage_inside(tree: Tree) -> None:
     path.write_bytes(raw)
 
 
-def damage_photograph(tree: Tree) -> None:
-    """A JPEG with a wrong mark amid its pixels, which decoders step over."""
+def damage_jpeg(tree: Tree) -> None:
+    """Insert a wrong marker into a JPEG's pixels, which decoders skip."""
     raw = tree.image.read_bytes()
     half = len(raw) // 2
     tree.image.write_bytes(raw[:half] + b"\xff\xd3" + raw[half + 2 :])
 
 
 def flip_bit_of_mask(tree: Tree) -> None:
-    """In the pixels; found by its checksum alone."""
+    """In the pixels, where only the checksum shows it."""
     raw = bytearray(tree.mask.read_bytes())
     raw[raw.index(b"IDAT") + 30] ^= 1
     tree.mask.write_bytes(raw)
 
 
-def turn(tree: Tree, orientation: int) -> None:
+def set_orientation(tree: Tree, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.open(tree.image).save(tree.image, exif=exif)
 
 
-def link_to_nowhere(path: Path) -> None:
+def break_link(path: Path) -> None:
     path.unlink()
     path.symlink_to("gone")
 
 
-def greys(tree: Tree) -> None:
+def convert_to_gray(tree: Tree) -> None:
     colors = COLORS[np.minimum(tree.ids(), K - 1)]
     tree.write_ids(cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY))
 
 
-def without_class(tree: Tree, index: int) -> None:
+def remove_class(tree: Tree, index: int) -> None:
     tree.every_mask(lambda ids: np.where(ids == index, 0, ids))
 
 
-# What is done to the tree: (how, level, kind, file, what is found, what to do).
+# Damage done to the tree: (function, level, kind, file, part of `found`, part of `remedy`).
 BREAK: dict[str, tuple[Callable[[Tree], object], str, str, str | None, str, str]] = {
     "no list": (
         lambda t: t.train.unlink(),
-        *("error", "a split that can't be read", None),
-        *("train.txt: no such split list; the splits there are trainval, val", ""),
+        *("error", "unreadable splits", None),
+        *("train.txt: no such split list; available splits: trainval, val", ""),
     ),
     "an empty list": (
         lambda t: t.train.write_text("\n"),
-        *("error", "a split that can't be read", None, "is empty", ""),
+        *("error", "unreadable splits", None, "is empty", ""),
     ),
-    "a listed image that is not there": (
+    "a listed image that does not exist": (
         lambda t: t.image.unlink(),
-        *("error", "images that are listed and not there", "train.txt:4"),
-        *("no image ", "Fetch the missing images"),
+        *("error", "listed images that don't exist", "train.txt:4"),
+        *("no image ", "Add the missing images"),
     ),
     "an image without a mask": (
         lambda t: t.mask.unlink(),
         *("error", "images without a mask", "{image}"),
-        *("1 of 16 images have no mask", "Add the masks"),
+        *("1 of 16 images in split 'train' have no mask", "Add the masks"),
     ),
     "a mask without an image": (
-        lambda t: shutil.copy(t.mask, t.masks / "scene_mispelt.png"),
-        *("warning", "masks without an image", "scene_mispelt.png"),
-        *("no image has this mask's name", "misspelt name"),
+        lambda t: shutil.copy(t.mask, t.masks / "scene_mispelled.png"),
+        *("warning", "masks without an image", "scene_mispelled.png"),
+        *("no image has this mask's name", "misspelled name"),
     ),
     "a name twice in a list": (
         lambda t: t.train.write_text("\n".join([*t.stems, t.stems[2]])),
-        *("error", "names that are listed twice", "train.txt:17"),
-        *("stands in line 3 already", "Remove one"),
+        *("error", "duplicate names in a split list", "train.txt:17"),
+        *("is already listed in line 3", "Remove one"),
     ),
     "a name that leaves the root": (
         lambda t: t.train.write_text("\n".join([*t.stems, "../../x"])),
-        *("error", "lines of a split list that are no names", "train.txt:17"),
-        *("might leave the dataset's folder", "one name a line"),
+        *("error", "invalid names in a split list", "train.txt:17"),
+        *("could leave the dataset's folder", "one name per line"),
     ),
-    "two images of a stem": (
+    "two images with the same stem": (
         lambda t: Image.new("RGB", (128, 96)).save(t.image.with_suffix(".png")),
-        *("error", "files of the same stem", "JPEGImages"),
-        *("have the same stem", "Remove or rename one"),
+        *("error", "duplicate stems", "{stem}.png"),
+        *("has the same stem as {image}", "Remove or rename one"),
     ),
     "a truncated image": (
         lambda t: truncate(t.image, 0.6),
-        *("error", "damaged files", "{image}", "truncated or damaged", "Fetch it anew"),
+        *("error", "damaged files", "{image}", "truncated or damaged", "Download"),
     ),
     "an image damaged inside": (
         damage_inside,
-        *("error", "damaged files", "{stem}.png", "truncated or damaged", "Fetch it anew"),
+        *("error", "damaged files", "{stem}.png", "truncated or damaged", "Download"),
     ),
-    "a photograph damaged inside": (
-        damage_photograph,
-        *("error", "damaged files", "{image}", "Corrupt JPEG data", "Fetch it anew; if"),
+    "a JPEG damaged inside": (
+        damage_jpeg,
+        *("error", "damaged files", "{image}", "Corrupt JPEG data", "Download it again; if"),
     ),
     "a flipped bit in a mask": (
         flip_bit_of_mask,
-        *("error", "damaged files", "{mask}", "the checksum of its chunk 'IDAT'", "Fetch it anew"),
+        *("error", "damaged files", "{mask}", "wrong checksum in chunk 'IDAT'", "Download"),
     ),
-    "a link to an image that is not there": (
-        lambda t: link_to_nowhere(t.image),
-        *(
-            "error",
-            "missing files",
-            "{image}",
-            "a link to a file that is not there",
-            "Mend the link",
-        ),
+    "a broken link to an image": (
+        lambda t: break_link(t.image),
+        *("error", "missing files", "{image}", "a link to a file that does not", "Fix the link"),
     ),
-    "a link to a mask that is not there": (
-        lambda t: link_to_nowhere(t.mask),
-        *(
-            "error",
-            "missing files",
-            "{mask}",
-            "a link to a file that is not there",
-            "Mend the link",
-        ),
+    "a broken link to a mask": (
+        lambda t: break_link(t.mask),
+        *("error", "missing files", "{mask}", "a link to a file that does not", "Fix the link"),
     ),
-    "a turned photograph": (
-        lambda t: turn(t, 6),
-        *("warning", "images that viewers turn", "{image}"),
+    "an image with an EXIF orientation": (
+        lambda t: set_orientation(t, 6),
+        *("warning", "images with an EXIF orientation", "{image}"),
         *("has EXIF orientation 6, which training ignores", "drawn on the stored pixels"),
     ),
-    "a file of an unknown kind among the images": (
+    "a file of an unsupported format in the image folder": (
         lambda t: (t.images / "scene.gif").write_bytes(b"GIF89a"),
-        *("warning", "files that are passed over", "scene.gif", ".gif: of no kind", "to PNG"),
+        *("warning", "ignored files", "scene.gif", "unsupported format (.gif)", "to PNG"),
     ),
     "an empty image": (
         lambda t: t.image.write_bytes(b""),
-        *("error", "files that are no images", "{image}", "the file is empty", "Fetch"),
+        *("error", "files that are not images", "{image}", "the file is empty", "Download"),
     ),
-    "a page in the place of an image": (
+    "a web page instead of an image": (
         lambda t: t.image.write_text("<!DOCTYPE html><title>404</title>"),
-        *("error", "files that are no images", "{image}", "it is a web page", "Fetch"),
+        *("error", "files that are not images", "{image}", "it is a web page", "Download"),
     ),
     "a suffix in a list": (
         lambda t: t.train.write_text("\n".join([f"{t.stems[0]}.jpg", *t.stems[1:]])),
-        *("error", "images that are listed and not there", "train.txt:1"),
-        *("no image ", "one name a line, without suffix"),
+        *("error", "listed images that don't exist", "train.txt:1"),
+        *("no image ", "one name per line, without a suffix"),
     ),
-    "a list of two columns": (
+    "a list with two columns": (
         lambda t: t.train.write_text("\n".join([f"{t.stems[0]} 1", *t.stems[1:]])),
-        *("error", "images that are listed and not there", "train.txt:1"),
-        *("no image ", "one name a line, without suffix"),
+        *("error", "listed images that don't exist", "train.txt:1"),
+        *("no image ", "one name per line, without a suffix"),
     ),
     "a list in UTF-16": (
         lambda t: t.train.write_text("\n".join(t.stems), encoding="utf-16"),
-        *("error", "a split that can't be read", None, "Save it as UTF-8, one name a line", ""),
+        *("error", "unreadable splits", None, "Save it as UTF-8, one name per line", ""),
     ),
-    "masks of other names": (
+    "masks with other names": (
         lambda t: [p.rename(p.with_name(f"{p.stem}_mask.png")) for p in t.masks.iterdir()],
-        *("error", "masks that are named otherwise than images", "SegmentationClass"),
-        *("22 masks there, none named as an image; the first is", "its image's name"),
+        *("error", "masks that match no image", "SegmentationClass"),
+        *("none of its 22 masks has the name of an image", "its image's name"),
     ),
     "masks saved as JPEGs": (
         lambda t: [p.rename(p.with_suffix(".jpg")) for p in t.masks.iterdir()],
-        *("error", "a split that can't be read", None, "22 .jpg. A JPEG's compression", ""),
+        *("error", "unreadable splits", None, "22 .jpg. Lossy compression", ""),
     ),
-    "a JPEG named as a PNG mask": (
+    "a JPEG mask with the suffix of a PNG": (
         lambda t: Image.open(t.mask).convert("L").save(t.mask, "JPEG"),
-        *("error", "masks that were compressed with loss", "{mask}", "a JPEG file", "before"),
+        *("error", "masks with lossy compression", "{mask}", "a JPEG file", "original masks"),
     ),
     "a mask with transparency": (
         lambda t: Image.open(t.mask).convert("LA").save(t.mask),
-        *("error", "masks with transparency", "{mask}", "mode LA", "without its alpha channel"),
+        *("error", "masks with transparency", "{mask}", "mode LA", "without the alpha channel"),
     ),
     "masks of zeros": (
         lambda t: t.every_mask(lambda ids: ids * 0),
-        *("error", "no class but the first", None, "hold 'road' alone", "every pixel is 0"),
+        *("error", "only the first class occurs", None, "contain only 'road'.", "every pixel is 0"),
     ),
     "one binary mask of 0 and 255": (
         lambda t: t.write_ids((t.ids() > 3) * 255),
-        *("warning", "masks of 0 and void alone", "{mask}", "holds 'road' and void", "0/255"),
+        *("warning", "masks with only 0 and void", "{mask}", "only 'road' and void", "0/255"),
     ),
     "a truncated mask": (
         lambda t: truncate(t.mask, 0.6),
-        *("error", "damaged files", "{mask}", "truncated or damaged", "Fetch it anew"),
+        *("error", "damaged files", "{mask}", "truncated or damaged", "Download"),
     ),
-    "a text as image": (
+    "a text file as image": (
         lambda t: t.image.write_text("hello"),
-        *("error", "files that are no images", "{image}", "can't be read as an image", "Fetch"),
+        *("error", "files that are not images", "{image}", "it has no known format", "Download"),
     ),
     "a 16-bit image": (
         lambda t: (
             t.image.unlink(),
             cv2.imwrite(str(t.image.with_suffix(".png")), np.zeros((96, 128, 3), np.uint16)),
         ),
-        *("error", "more than 8 bits per channel", "{stem}.png", "expected 8", "Convert it once"),
+        *(
+            "error",
+            "images with more than 8 bits per channel",
+            "{stem}.png",
+            "expected 8",
+            "to 8 bits",
+        ),
     ),
     "a 16-bit mask": (
         lambda t: cv2.imwrite(str(t.mask), t.ids().astype(np.uint16)),
-        *("error", "masks that are not 8 bits deep", "{mask}", "mode I;16", "with 8 bits"),
+        *("error", "masks that are not 8-bit", "{mask}", "mode I;16", "with 8 bits"),
     ),
     "a mask of another size": (
         lambda t: t.write_ids(t.ids()[:-1]),
-        *("error", "a mask of another size than its image", "{mask}"),
+        *("error", "masks that don't match the image size", "{mask}"),
         *("the mask is 128x95 (width x height), its image 128x96", ""),
     ),
-    "a turned mask": (
+    "a transposed mask": (
         lambda t: t.write_ids(t.ids().T),
-        *("error", "a mask of another size than its image", "{mask}", "96x128", "EXIF"),
+        *("error", "masks that don't match the image size", "{mask}", "96x128", "EXIF"),
     ),
-    "ids of no class": (
+    "unknown ids": (
         lambda t: t.write_ids(np.where(t.ids() == 0, 77, t.ids())),
-        *("error", "ids outside the classes", "{mask}"),
-        *("mask values 77 ", "Correct the mask, or name the values in data.classes"),
+        *("error", "mask values outside the classes", "{mask}"),
+        *("mask values 77 ", "Correct the mask, or add the values to data.classes"),
     ),
     "a binary mask of 0 and 255, with two classes": (
         lambda t: t.every_mask(lambda ids: (ids > 3) * 255),
-        *("error", "no class but the first", None, "'road' and void alone", "0/255 binary"),
+        *("error", "only the first class occurs", None, "only 'road' and void", "0/255 binary"),
     ),
     "a binary mask of 0 and 200": (
         lambda t: t.write_ids((t.ids() > 3) * 200),
-        *("error", "ids outside the classes", "{mask}", "mask values 200", "0/255 binary"),
+        *("error", "mask values outside the classes", "{mask}", "mask values 200", "0/255 binary"),
     ),
-    "ids from 1": (
+    "ids that start at 1": (
         lambda t: t.write_ids(np.where(t.ids() < K, t.ids() + 1, K)),
-        *("error", "ids outside the classes", "{mask}", "mask values 8", "ids count from 1"),
+        *(
+            "error",
+            "mask values outside the classes",
+            "{mask}",
+            "mask values 8",
+            "ids seem to start at 1",
+        ),
     ),
-    "ids from 1 and 0 for what has no label": (
+    "ids that start at 1, and 0 for unlabeled": (
         lambda t: t.write_ids(np.concatenate([t.ids()[:-1] * 0, t.ids()[-1:] * 0 + K])),
-        *("error", "ids outside the classes", "{mask}", "mask values 8", "data.void_ids: [0]"),
+        *(
+            "error",
+            "mask values outside the classes",
+            "{mask}",
+            "mask values 8",
+            "data.void_ids: [0]",
+        ),
     ),
-    "colours": (
+    "a color mask": (
         lambda t: Image.fromarray(COLORS[t.ids()]).save(t.mask),
-        *("error", "masks in colours", "{mask}", "mode RGB", "segcoord data ids"),
+        *("error", "color masks", "{mask}", "mode RGB", "segcoord data ids"),
     ),
-    "colours made grey": (
-        greys,
-        *("error", "ids outside the classes", "{mask}", "belong to no class", "greys of the"),
+    "a color mask converted to gray": (
+        convert_to_gray,
+        *(
+            "error",
+            "mask values outside the classes",
+            "{mask}",
+            "belong to no class",
+            "gray levels of",
+        ),
     ),
-    "colours in a palette of their own": (
-        in_own_palette,
-        *("error", "palette indices that are not ids", "{mask}"),
-        *("0 has the colour of traffic sign, whose id is 7", "segcoord data ids"),
+    "colors in another palette order": (
+        reverse_palette,
+        *("error", "palette indices that are not class ids", "{mask}"),
+        *("index 0 has the color of traffic sign, whose id is 7", "segcoord data ids"),
     ),
-    "a grey photograph": (
+    "a gray photograph": (
         lambda t: Image.open(t.image).convert("L").save(t.mask),
-        *("error", "ids outside the classes", "{mask}", "belong to no class", "grey photograph"),
+        *(
+            "error",
+            "mask values outside the classes",
+            "{mask}",
+            "belong to no class",
+            "gray photograph",
+        ),
     ),
     "a mask of void": (
         lambda t: t.write_ids(t.ids() * 0 + 255),
-        *("warning", "masks of nothing but void", "{mask}", "no pixel", "out of the split"),
+        *("warning", "masks with only void", "{mask}", "every pixel", "from the split"),
     ),
-    "masks of void alone": (
+    "only masks of void": (
         lambda t: t.every_mask(lambda ids: ids * 0 + 255),
-        *("error", "a split without labels", None, "only void in its masks", "data/README.md"),
+        *("error", "splits without labels", None, "only void in its masks", "data/README.md"),
     ),
     "no masks": (
         lambda t: shutil.rmtree(t.masks),
-        *("error", "a split without labels", None, "has no masks", "data/README.md"),
+        *("error", "splits without labels", None, "has no masks", "data/README.md"),
     ),
     "a class that never occurs": (
-        lambda t: without_class(t, 7),
-        *("warning", "classes that never occur", None, "'traffic sign' is in no mask", "learnt"),
+        lambda t: remove_class(t, 7),
+        *("warning", "classes that never occur", None),
+        *("'traffic sign' occurs in no mask", "learned"),
     ),
     "an image in both lists": (
         lambda t: t.train.write_text("\n".join([*t.stems, val_image(t).stem])),
         *("error", "images in both splits", "{val}"),
-        *("is in split 'train' and in 'val'", "take them out of one"),
+        *("is in both split 'train' and split 'val'", "remove them from one"),
     ),
     "a validation image copied into training": (
         lambda t: copy_of_val(t, encode=False),
-        *("error", "the same picture in both splits", "{val}", "copy.jpg of split 'train'", "out"),
+        *(
+            "error",
+            "duplicate images across splits",
+            "{val}",
+            "copy.jpg of split 'train'",
+            "remove",
+        ),
     ),
-    "a validation image saved anew for training": (
+    "a validation image re-encoded for training": (
         lambda t: copy_of_val(t, encode=True),
-        *("error", "the same picture in both splits", "{val}", "copy.png of split 'train'", "out"),
+        *(
+            "error",
+            "duplicate images across splits",
+            "{val}",
+            "copy.png of split 'train'",
+            "remove",
+        ),
     ),
-    "a picture twice in training": (
+    "a duplicate training image": (
         lambda t: (
             shutil.copy(t.image, t.images / "twice.jpg"),
             add_to_train(t, t.images / "twice.jpg"),
         ),
-        *("warning", "the same picture twice in a split", "twice.jpg"),
+        *("warning", "duplicate images in a split", "twice.jpg"),
         *("has the same pixels as {image}", "Remove one"),
     ),
 }
 
 
 @pytest.mark.parametrize("case", BREAK)
-def test_a_mistake_is_found_and_named(case: str, tree: Tree, capsys) -> None:
-    mend, level, kind, file, found, remedy = BREAK[case]
+def test_mistake_is_found_and_explained(case: str, tree: Tree, capsys) -> None:
+    damage, level, kind, file, found, remedy = BREAK[case]
     names = {
         "image": tree.image,
         "mask": tree.mask,
         "stem": tree.image.stem,
         "val": val_image(tree),
     }
-    mend(tree)
+    damage(tree)
     code, report = check(tree)
     printed = capsys.readouterr()
-    same = [f for f in report["findings"] if (f["level"], f["kind"]) == (level, kind)]
-    assert same, report["findings"]
-    assert len({(f["file"], f["found"]) for f in same}) == len(same)  # splits share folders
-    finding = same[0]
+    matching = [f for f in report["findings"] if (f["level"], f["kind"]) == (level, kind)]
+    assert matching, report["findings"]
+    assert len({(f["file"], f["found"]) for f in matching}) == len(matching)  # no duplicates
+    finding = matching[0]
     assert found.format(**names) in finding["found"]
     assert remedy in finding["remedy"]
     assert finding["remedy"] or remedy == ""
     assert (finding["file"] or "").endswith((file or "").format(**names))
     assert (finding["file"] is None) == (file is None)
-    # Nothing else is taken for an error but what goes with it.
-    wrong = {f["kind"] for f in report["findings"] if f["level"] == "error"}
-    assert wrong == ({kind} if level == "error" else set())
+    errors = {f["kind"] for f in report["findings"] if f["level"] == "error"}
+    assert errors == ({kind} if level == "error" else set())
     assert code == (level == "error") == (not report["ok"])
     assert finding["found"] in printed.out
     assert finding["remedy"] in printed.out
     assert "Traceback" not in printed.out + printed.err
 
 
-def test_all_mistakes_are_found_at_once(tree: Tree, capsys) -> None:
+def test_all_mistakes_are_reported_together(tree: Tree, capsys) -> None:
     images = [tree.images / f"{stem}.jpg" for stem in tree.stems]
     masks = [tree.masks / f"{stem}.png" for stem in tree.stems]
     images[0].unlink()
@@ -405,21 +435,21 @@ def test_all_mistakes_are_found_at_once(tree: Tree, capsys) -> None:
         str(masks[7]),
     ]
     printed = capsys.readouterr().out
-    assert "error, train: masks in colours (5)" in printed
+    assert "error, train: color masks (5)" in printed
     assert str(masks[4]) in printed
     assert str(masks[5]) not in printed
     assert "... and 2 more" in printed
-    assert printed.count("Write the class ids instead of their colours") == 1
+    assert printed.count("Replace the colors with class ids") == 1
     assert "9 errors" in printed
     (train,) = [s for s in report["splits"] if s["name"] == "train"]
-    assert train["images"] == 14  # the two that were left out are among the findings
+    assert train["images"] == 14  # without the two that could not be listed
     assert train["unusable"] == 6
 
 
-def test_the_json_has_what_the_masks_hold(tree: Tree, capsys) -> None:
+def test_json_report_has_the_class_statistics(tree: Tree, capsys) -> None:
     code, report = check(tree)
     assert code == 0
-    assert "No mistake found, no warnings." in capsys.readouterr().out
+    assert "No errors, no warnings." in capsys.readouterr().out
     assert (report["ok"], report["errors"], report["warnings"]) == (True, 0, 0)
     assert report["findings"] == []
     assert [s["name"] for s in report["splits"]] == ["train", "val"]
@@ -438,8 +468,7 @@ def test_the_json_has_what_the_masks_hold(tree: Tree, capsys) -> None:
             assert c["share"] == pytest.approx((masks == index).sum() / (masks != 255).sum())
 
 
-def test_one_split_alone(tree: Tree, capsys) -> None:
-    """A split to predict needs no labels, though --json says that it has none."""
+def test_single_split_needs_no_labels(tree: Tree, capsys) -> None:
     shutil.rmtree(tree.masks)
     code, report = check(tree, "--split=val")
     assert code == 0
@@ -447,53 +476,50 @@ def test_one_split_alone(tree: Tree, capsys) -> None:
     assert report["findings"] == []
     code, report = check(tree, "--split=vla")
     assert code == 1
-    assert "the splits there are train, trainval, val" in report["findings"][0]["found"]
+    assert "available splits: train, trainval, val" in report["findings"][0]["found"]
 
 
-def trainaug(tree: Tree, of_val: int) -> None:
-    """SBD's part of VOC, made without taking val out."""
+def write_trainaug(tree: Tree, val_images: int) -> None:
+    """Write a trainaug split with some of the validation images."""
     shutil.copytree(tree.masks, tree.base / "SegmentationClassAug")
-    stems = [*tree.stems, *val_list(tree).read_text().split()[:of_val]]
+    stems = [*tree.stems, *val_list(tree).read_text().split()[:val_images]]
     tree.train.with_name("trainaug.txt").write_text("\n".join(stems))
 
 
 def test_trainaug_must_not_contain_val(tree: Tree, capsys) -> None:
-    trainaug(tree, of_val=2)
+    write_trainaug(tree, val_images=2)
     code, report = check(tree, "--data.train_split=trainaug")
     assert code == 1
     assert [f["kind"] for f in report["findings"]] == ["images in both splits"] * 2
     assert report["findings"][0]["split"] == "trainaug and val"
     capsys.readouterr()
     assert train_on(tree, "--data.train_split=trainaug") == 1
-    assert "is in split 'trainaug' and in 'val'. A score on" in capsys.readouterr().err
+    assert "is in both split 'trainaug' and split 'val'. A score on" in capsys.readouterr().err
     assert not (tree.base.parents[2] / "run").exists()
 
 
-def test_trainaug_without_val_is_fine(tree: Tree) -> None:
-    trainaug(tree, of_val=0)
+def test_trainaug_without_val_has_no_errors(tree: Tree) -> None:
+    write_trainaug(tree, val_images=0)
     assert check(tree, "--data.train_split=trainaug")[0] == 0
 
 
-def test_trainval_contains_val_by_its_name(tree: Tree, capsys) -> None:
+def test_trainval_may_contain_val_and_training_prints_warnings(tree: Tree, capsys) -> None:
+    remove_class(tree, 7)
     code, report = check(tree, "--data.train_split=trainval")
     assert code == 0
-    kinds = {(f["level"], f["kind"]) for f in report["findings"]}
-    assert kinds == {("warning", "images in both splits")}
+    findings = {(f["level"], f["kind"]) for f in report["findings"]}
+    kinds = ("images in both splits", "classes that never occur")
+    assert findings == {("warning", kind) for kind in kinds}
     capsys.readouterr()
     assert train_on(tree, "--data.train_split=trainval") == 0
-    assert "images in both splits (6)" in capsys.readouterr().out
-
-
-def test_training_tells_warnings_and_goes_on(tree: Tree, capsys) -> None:
-    without_class(tree, 7)
-    assert train_on(tree) == 0
     printed = capsys.readouterr().out
-    assert "class 'traffic sign' is in no mask of split 'train'" in printed
-    assert "class 'traffic sign' is in no mask of split 'val'" in printed
+    assert "images in both splits (6)" in printed
+    assert "class 'traffic sign' occurs in no mask of split 'trainval'" in printed
+    assert "class 'traffic sign' occurs in no mask of split 'val'" in printed
 
 
 def folder_data(root: Path) -> DataConfig:
-    """One image a split, of the same name and other pixels."""
+    """Write one image per split, with the same name and different pixels."""
     classes = [ClassConfig("a", [0, 0, 0]), ClassConfig("b", [9, 9, 9])]
     for value, split in ((10, "train"), (200, "val")):
         for kind, pixels in (
@@ -505,8 +531,8 @@ def folder_data(root: Path) -> DataConfig:
     return DataConfig("folder", str(root), classes=classes)
 
 
-def test_the_same_name_in_two_folders_is_a_warning(tmp_path: Path) -> None:
-    """Own data is often numbered from 1 in each split."""
+def test_same_name_in_both_splits_is_a_warning(tmp_path: Path) -> None:
+    """Images are often numbered from 1 in each split."""
     data, report = folder_data(tmp_path / "data"), tmp_path / "report.json"
     assert check_data(data, None, str(report)) == 0
     findings = json.loads(report.read_text())["findings"]
@@ -514,7 +540,7 @@ def test_the_same_name_in_two_folders_is_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_a_link_is_the_same_file(tmp_path: Path, link: Callable) -> None:
+def test_linked_image_counts_as_the_same_file(tmp_path: Path, link: Callable) -> None:
     data, report = folder_data(tmp_path / "data"), tmp_path / "report.json"
     image = tmp_path / "data" / "images" / "val" / "0001.png"
     image.unlink()
@@ -524,7 +550,7 @@ def test_a_link_is_the_same_file(tmp_path: Path, link: Callable) -> None:
     assert [f["kind"] for f in findings] == ["images in both splits"]
 
 
-def test_an_image_of_another_kind_is_not_passed_over(tmp_path: Path) -> None:
+def test_image_of_an_unsupported_format_is_reported(tmp_path: Path) -> None:
     data, report = folder_data(tmp_path / "data"), tmp_path / "report.json"
     for kind in ("images", "masks"):
         folder = tmp_path / "data" / kind / "train"
@@ -536,15 +562,14 @@ def test_an_image_of_another_kind_is_not_passed_over(tmp_path: Path) -> None:
     found = {f["kind"]: Path(f["file"]).name for f in json.loads(report.read_text())["findings"]}
     assert found == {
         "masks without an image": "0002.png",
-        "files that are passed over": "0002.gif",
+        "ignored files": "0002.gif",
     }
 
 
 @pytest.mark.parametrize("layout", ["folder", "cityscapes"])
-def test_links_that_lead_nowhere_in_both_splits(
+def test_broken_links_of_the_same_name_in_both_splits(
     tmp_path: Path, sample_cityscapes: Path, layout: str, capsys
 ) -> None:
-    """Of the same name; the check goes on and tells both."""
     root, report = tmp_path / "data", tmp_path / "report.json"
     data = DataConfig("cityscapes", str(root))
     if layout == "folder":
@@ -560,26 +585,26 @@ def test_links_that_lead_nowhere_in_both_splits(
         frame = links[0].name.removesuffix("_leftImg8bit.png")
         shutil.copy(mask, mask.with_name(f"{frame}_gtFine_labelIds.png"))
     for link in links:
-        link_to_nowhere(link)
+        break_link(link)
     assert check_data(data, None, str(report)) == 1
     findings = json.loads(report.read_text())["findings"]
     missing = [f["file"] for f in findings if f["kind"] == "missing files"]
     assert missing == [str(link) for link in links]
 
 
-def test_a_folder_of_negatives_is_no_mistake_of_a_mask(tree: Tree) -> None:
-    """A mask of the first class and nothing else, void neither, is an image without objects."""
+def test_mask_with_only_the_first_class_is_not_a_finding(tree: Tree) -> None:
+    """Without void it is just an image without objects."""
     tree.write_ids(tree.ids() * 0)
     code, report = check(tree)
     assert (code, report["findings"]) == (0, [])
 
 
-def test_cityscapes_finds_a_label_without_its_image(sample_cityscapes: Path, tmp_path) -> None:
+def test_cityscapes_mask_without_an_image_is_found(sample_cityscapes: Path, tmp_path) -> None:
     shutil.copytree(sample_cityscapes, tmp_path / "data")
     image = next((tmp_path / "data" / "leftImg8bit" / "train").glob("*/*.png"))
     image.unlink()
     report = tmp_path / "report.json"
     check_data(DataConfig("cityscapes", str(tmp_path / "data")), "train", str(report))
-    strays = [f for f in json.loads(report.read_text())["findings"] if "without an" in f["kind"]]
+    unmatched = [f for f in json.loads(report.read_text())["findings"] if "without an" in f["kind"]]
     frame = image.name.removesuffix("_leftImg8bit.png")
-    assert [Path(f["file"]).name for f in strays] == [f"{frame}_gtFine_labelIds.png"]
+    assert [Path(f["file"]).name for f in unmatched] == [f"{frame}_gtFine_labelIds.png"]

@@ -1,4 +1,4 @@
-"""Class weights: the formulas, the loss that takes them, and runs that train with them."""
+"""Class weights: the formulas, the weighted loss, and training runs that use it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MASKS = ([[0, 0, 0, 0, 0, 0, 1, 255]], [[0, 0, 0, 1, 1, 2, 255, 255]], [[0, 0, 2
 
 @pytest.fixture
 def three(tmp_path: Path) -> SplitCheck:
-    """The check of three masks: 13 of class 0, 3 of 1, 1 of 2, none of 3; 7 void."""
+    """A split of three masks with 13 pixels of class 0, 3 of 1, 1 of 2, none of 3, and 7 void."""
     for kind in ("images", "masks"):
         (tmp_path / kind / "train").mkdir(parents=True)
     for number, values in enumerate(MASKS):
@@ -40,12 +40,12 @@ def three(tmp_path: Path) -> SplitCheck:
     return check_split(find_split(DataConfig("folder", str(tmp_path), classes=classes), "train"))
 
 
-def test_pixels_of_the_images_in_which_a_class_occurs(three: SplitCheck) -> None:
+def test_pixels_are_counted_in_the_images_where_a_class_occurs(three: SplitCheck) -> None:
     assert three.pixels.tolist() == [13, 3, 1, 0]
-    assert three.within.tolist() == [7 + 6 + 4, 7 + 6, 6, 0]
+    assert three.pixels_where_present.tolist() == [7 + 6 + 4, 7 + 6, 6, 0]
 
 
-def test_the_formulas_written_out(three: SplitCheck) -> None:
+def test_formulas_match_values_computed_by_hand(three: SplitCheck) -> None:
     p = [13 / 17, 3 / 17, 1 / 17]
     mean = (1 / p[0] + 1 / p[1] + 1 / p[2]) / 3
     expected = {
@@ -59,9 +59,9 @@ def test_the_formulas_written_out(three: SplitCheck) -> None:
         np.testing.assert_allclose(class_weights(three, formula), weights, rtol=1e-12)
 
 
-def test_inverse_has_mean_1_and_enet_its_limits() -> None:
+def test_inverse_weights_have_mean_1_and_enet_weights_are_bounded() -> None:
     pixels = np.array([10**12, 10**6, 1, 0], np.int64)
-    check = SplitCheck(pixels, pixels, pixels, 0, None, [], [], 0)
+    check = SplitCheck(pixels, pixels, pixels)
     assert class_weights(check, "inverse")[:3].mean() == pytest.approx(1)
     enet = class_weights(check, "enet")
     assert enet[0] == pytest.approx(1 / math.log(2.02), rel=1e-5)
@@ -69,7 +69,7 @@ def test_inverse_has_mean_1_and_enet_its_limits() -> None:
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
-def test_the_loss_is_pytorchs_weighted_mean(three: SplitCheck, formula: str) -> None:
+def test_weighted_loss_equals_pytorchs_cross_entropy(three: SplitCheck, formula: str) -> None:
     torch.manual_seed(0)
     weights = torch.from_numpy(class_weights(three, formula)).float()
     logits = torch.randn(2, 4, 6, 7, requires_grad=True)
@@ -82,7 +82,7 @@ def test_the_loss_is_pytorchs_weighted_mean(three: SplitCheck, formula: str) -> 
     torch.testing.assert_close(gradient, expected)
 
 
-def test_equal_weights_are_none() -> None:
+def test_equal_weights_give_the_unweighted_loss() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 5, 6, 7)
     target = torch.randint(0, 5, (2, 6, 7), dtype=torch.uint8)
@@ -91,8 +91,7 @@ def test_equal_weights_are_none() -> None:
 
 
 @pytest.mark.parametrize("value", [255, 1])
-def test_a_batch_without_weight_costs_nothing(value: int) -> None:
-    """Only void, or only a class of weight 0."""
+def test_loss_is_0_for_only_void_or_only_classes_of_weight_0(value: int) -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     target = torch.full((2, 4, 4), value, dtype=torch.uint8)
     loss = cross_entropy(logits, target, torch.tensor([1.0, 0.0, 2.0]))
@@ -106,7 +105,7 @@ def command(root: Path, folder: Path, *more: str) -> list[str]:
         f"--config={ROOT / 'configs' / 'sample.yaml'}",
         f"--data.root={root}",
         f"--run={folder}",
-        "--train.max_steps=4",
+        "--train.max_steps=2",
         "--train.val_interval=2",
         *SMALL,
         *more,
@@ -117,43 +116,30 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
     return read_checkpoint(folder / "last.ckpt")["state_dict"]
 
 
-def test_a_run_with_weights_and_its_resumption(sample_voc: Path, tmp_path: Path, capsys) -> None:
-    """Bit by bit the same; but not where the masks have changed meanwhile."""
+def test_weights_change_training_and_resuming_is_exact_unless_masks_change(
+    sample_voc: Path, tmp_path: Path, capsys
+) -> None:
     data = tmp_path / "data"
     shutil.copytree(sample_voc, data)
     masks = data / "VOCdevkit" / "VOC2012" / "SegmentationClass"
     for path in masks.iterdir():
         ids = np.array(Image.open(path))
         Image.fromarray(np.where(ids == 7, 255, ids).astype(np.uint8)).save(path)
-    whole, stopped, plain = tmp_path / "whole", tmp_path / "stopped", tmp_path / "plain"
-    median = "--train.class_weights=median"
-    assert run(train, "train.py", command(data, whole, median)) == 0
-    printed = " ".join(capsys.readouterr().out.split())  # a narrow terminal breaks lines
+    stopped, by_hand, plain = tmp_path / "stopped", tmp_path / "by_hand", tmp_path / "plain"
+    stop_after(1, command(data, stopped, "--train.class_weights=median"))
+    printed = " ".join(capsys.readouterr().out.split())  # the terminal may wrap lines
     assert "weights median: road 0." in printed
     assert "traffic sign 0 (never in the training masks: traffic sign)" in printed
-    weights = json.loads((whole / "origin.json").read_text())["class_weights"]
+    weights = json.loads((stopped / "origin.json").read_text())["class_weights"]
     assert weights["traffic sign"] == 0
     assert sorted(weights.values())[4] >= 1 >= sorted(weights.values())[1]  # around the median
-    assert run(train, "train.py", command(data, plain)) == 0
-    assert json.loads((plain / "origin.json").read_text())["class_weights"] is None
-    expected, without = state(whole), state(plain)
-    assert any(not torch.equal(without[k], v) for k, v in expected.items())
-
-    numbers = json.dumps(list(weights.values()))  # the same weights, by hand
-    by_hand = command(data, tmp_path / "by_hand", f"--train.class_weights={numbers}")
-    assert run(train, "train.py", by_hand) == 0
-    assert "weights road 0." in " ".join(capsys.readouterr().out.split())
-    same = state(tmp_path / "by_hand")
-    assert all(torch.equal(same[k], v) for k, v in expected.items())
-
-    stop_after(2, command(data, stopped, median))
     before = (stopped / "last.ckpt").read_bytes()
-    assert read_checkpoint(stopped / "last.ckpt")["progress"]["step"] == 2
+    assert read_checkpoint(stopped / "last.ckpt")["progress"]["step"] == 1
+
     train_list = data / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "train.txt"
     changed = masks / f"{train_list.read_text().split()[0]}.png"
     original = changed.read_bytes()
     Image.fromarray(np.zeros((96, 128), np.uint8)).save(changed)
-    capsys.readouterr()
     assert run(train, "train.py", [f"--resume={stopped}"]) == 1
     error = capsys.readouterr().err
     assert "the class weights were road 0." in error
@@ -161,14 +147,23 @@ def test_a_run_with_weights_and_its_resumption(sample_voc: Path, tmp_path: Path,
     assert (stopped / "last.ckpt").read_bytes() == before
     changed.write_bytes(original)
     assert run(train, "train.py", [f"--resume={stopped}"]) == 0
-    resumed = state(stopped)
-    assert all(torch.equal(resumed[k], v) for k, v in expected.items())
     assert run(train, "train.py", [f"--resume={stopped}", "--train.class_weights=enet"]) == 1
     assert "train.class_weights: median in the run, enet now" in capsys.readouterr().err
+    resumed = state(stopped)
+
+    # An uninterrupted run with the same weights given as numbers.
+    numbers = json.dumps(list(weights.values()))
+    assert run(train, "train.py", command(data, by_hand, f"--train.class_weights={numbers}")) == 0
+    assert "weights road 0." in " ".join(capsys.readouterr().out.split())
+    assert all(torch.equal(resumed[k], v) for k, v in state(by_hand).items())
+
+    assert run(train, "train.py", command(data, plain)) == 0
+    assert json.loads((plain / "origin.json").read_text())["class_weights"] is None
+    assert any(not torch.equal(resumed[k], v) for k, v in state(plain).items())
 
 
 def stop_after(step: int, arguments: list[str]) -> None:
-    """Trains, and interrupts as Ctrl-C does when a step is done."""
+    """Train, and interrupt after a step as Ctrl-C does."""
     from segcoord.training import loop as training
 
     make = training.TrainingLoop._step
@@ -183,20 +178,20 @@ def stop_after(step: int, arguments: list[str]) -> None:
         assert run(train, "train.py", arguments) == 130
 
 
-def test_the_command_shows_every_formula(sample_voc: Path, capsys) -> None:
+def test_weights_command_prints_every_formula(sample_voc: Path, capsys) -> None:
     config = f"--config={ROOT / 'configs' / 'sample.yaml'}"
     assert main(["data", "weights", config, f"--data.root={sample_voc}"]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[0].split() == ["class", "pixels", "%", "images", *FORMULAS]
     rows = {line.split("  ")[0]: line.split()[-3:] for line in lines[1:9]}
     data = DataConfig("voc", str(sample_voc), classes=[ClassConfig(n, [0, 0, 0]) for n in rows])
-    found = check_split(find_split(data, "train"))
+    check = check_split(find_split(data, "train"))
     for column, formula in enumerate(FORMULAS):
-        shown = [float(row[column]) for row in rows.values()]
-        np.testing.assert_allclose(shown, class_weights(found, formula), atol=6e-5)
+        printed = [float(row[column]) for row in rows.values()]
+        np.testing.assert_allclose(printed, class_weights(check, formula), atol=6e-5)
 
 
-def test_an_unknown_formula_is_an_error(sample_voc: Path, tmp_path: Path, capsys) -> None:
+def test_unknown_formula_is_rejected(sample_voc: Path, tmp_path: Path, capsys) -> None:
     arguments = command(sample_voc, tmp_path / "run", "--train.class_weights=sqrt")
     assert run(train, "train.py", arguments) == 1
     assert 'Parser key "train.class_weights"' in capsys.readouterr().err
@@ -215,7 +210,7 @@ def test_an_unknown_formula_is_an_error(sample_voc: Path, tmp_path: Path, capsys
         ("[]", "not all of them 0"),
     ],
 )
-def test_numbers_that_cannot_be_weights(
+def test_invalid_weights_are_rejected(
     sample_voc: Path, tmp_path: Path, capsys, numbers: str, message: str
 ) -> None:
     arguments = command(sample_voc, tmp_path / "run", f"--train.class_weights={numbers}")

@@ -1,4 +1,4 @@
-"""Masks in colours become masks of ids, without a pixel guessed."""
+"""Exact conversion of color masks to masks of class ids."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SAMPLE = ROOT / "configs" / "sample.yaml"
 VOC_VOID = (224, 224, 192)
 
 
-def drawn(labels: LabelSet, size: tuple[int, int] = (40, 50)) -> np.ndarray:
-    """(H, W) uint8 class indices of every class, and void."""
+def random_indices(labels: LabelSet, size: tuple[int, int] = (40, 50)) -> np.ndarray:
+    """(H, W) uint8 with every class index, and void."""
     values = np.random.default_rng(0).integers(0, len(labels) + 1, size)
     return np.where(values == len(labels), 255, values).astype(np.uint8)
 
@@ -33,19 +33,20 @@ def convert(masks: Path, out: Path, labels: LabelSet, *void: tuple[int, int, int
     return convert_masks(find_masks(masks, out), out, ColorTable(labels, void), lambda: None)
 
 
-def folder(tmp_path: Path, **pictures: Image.Image) -> Path:
-    masks = tmp_path / "colours"
+def folder(tmp_path: Path, **images: Image.Image) -> Path:
+    masks = tmp_path / "colors"
     masks.mkdir(exist_ok=True)
-    for name, picture in pictures.items():
-        picture.save(masks / f"{name}.png")
+    for name, image in images.items():
+        image.save(masks / f"{name}.png")
     return masks
 
 
 @pytest.mark.parametrize("labels", [VOC, CITYSCAPES], ids=["voc", "cityscapes"])
 @pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
-def test_back_from_the_colours_of_an_export(tmp_path: Path, labels: LabelSet, mode: str) -> None:
-    """Whatever the file's kind, the ids are those that the export wrote."""
-    indices = drawn(labels)
+def test_colors_of_written_masks_are_converted_back(
+    tmp_path: Path, labels: LabelSet, mode: str
+) -> None:
+    indices = random_indices(labels)
     exported = tmp_path / "exported" / "a.png"
     write_mask(exported, indices, labels, palette=True)
     masks = folder(tmp_path, a=Image.open(exported).convert(mode))
@@ -55,9 +56,9 @@ def test_back_from_the_colours_of_an_export(tmp_path: Path, labels: LabelSet, mo
     assert path.read_bytes() == exported.read_bytes()
 
 
-def test_indices_of_a_palette_do_not_matter(tmp_path: Path) -> None:
-    """Pillow numbers the colours anew; what counts is the colour."""
-    indices = drawn(VOC)
+def test_palette_order_does_not_matter(tmp_path: Path) -> None:
+    """Pillow renumbers the colors."""
+    indices = random_indices(VOC)
     picture = Image.fromarray(VOC.colors[indices]).quantize(256, dither=Image.Dither.NONE)
     assert not np.array_equal(np.array(picture), indices)
     masks = folder(tmp_path, a=picture)
@@ -65,7 +66,7 @@ def test_indices_of_a_palette_do_not_matter(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask_values(tmp_path / "ids" / "a.png"), indices)
 
 
-def test_classes_with_own_ids_and_several_void_colours(tmp_path: Path) -> None:
+def test_custom_class_ids_and_several_void_colors(tmp_path: Path) -> None:
     classes = [ClassConfig("a", [1, 2, 3], 200), ClassConfig("b", [255, 255, 255], 254)]
     labels = label_set(DataConfig("folder", "", classes=classes))
     colors = np.array([[[1, 2, 3], [255, 255, 255], [0, 0, 0], [3, 2, 1]]], np.uint8)
@@ -74,8 +75,8 @@ def test_classes_with_own_ids_and_several_void_colours(tmp_path: Path) -> None:
     assert read_mask_values(tmp_path / "ids" / "a.png").tolist() == [[200, 254, 255, 255]]
 
 
-def test_a_colour_of_no_class_is_named_with_the_nearest(tmp_path: Path) -> None:
-    colors = VOC.colors[drawn(VOC) % 21]
+def test_unknown_color_error_names_the_nearest_class(tmp_path: Path) -> None:
+    colors = VOC.colors[random_indices(VOC) % 21]
     colors[0, :7] = 127, 2, 0
     colors[1, 0] = 1, 1, 1
     masks = folder(tmp_path, bad=Image.fromarray(colors), good=Image.new("RGB", (4, 4)))
@@ -84,17 +85,17 @@ def test_a_colour_of_no_class_is_named_with_the_nearest(tmp_path: Path) -> None:
     first, second = str(caught.value).splitlines()
     assert first == f"1 of 2 masks can't be converted, the others are in {tmp_path / 'ids'}"
     assert second == (
-        f"{masks / 'bad.png'}: the colour 127,2,0 (7 pixels) belongs to no class, as do 1 pixels "
-        "of 1 other colours; the nearest is 'aeroplane', 128,0,0. Add it to data.classes, or give "
-        "--void 127,2,0 if it counts for nothing."
+        f"{masks / 'bad.png'}: the color 127,2,0 (7 pixels) belongs to no class, nor do 1 pixels "
+        "of 1 other colors; the nearest is 'aeroplane', 128,0,0. Add it to data.classes, or pass "
+        "--void 127,2,0 to ignore it."
     )
     assert [p.name for p in (tmp_path / "ids").iterdir()] == ["good.png"]
 
 
-def test_smoothed_edges_are_recognised(tmp_path: Path) -> None:
-    picture = Image.fromarray(VOC.colors[drawn(VOC) % 21]).resize((80, 90), Image.BILINEAR)
+def test_interpolated_colors_are_diagnosed(tmp_path: Path) -> None:
+    picture = Image.fromarray(VOC.colors[random_indices(VOC) % 21]).resize((80, 90), Image.BILINEAR)
     masks = folder(tmp_path, a=picture)
-    with pytest.raises(UserError, match="come from scaling with smoothing"):
+    with pytest.raises(UserError, match="come from resizing with interpolation"):
         convert(masks, tmp_path / "ids", VOC, VOC_VOID)
 
 
@@ -107,29 +108,29 @@ def half_transparent() -> Image.Image:
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
-        (Image.new("L", (4, 4)), "mode L, expected colours .* ids already, it needs no conversion"),
-        (Image.new("1", (4, 4)), "mode 1, expected colours"),
+        (Image.new("L", (4, 4)), "mode L, expected colors .* class ids, it needs no conversion"),
+        (Image.new("1", (4, 4)), "mode 1, expected colors"),
         (Image.new("I;16", (4, 4)), "more than 8 bits"),
-        (Image.new("LA", (4, 4)), "mode LA, expected colours"),
+        (Image.new("LA", (4, 4)), "mode LA, expected colors"),
         (half_transparent(), "1 pixels are transparent"),
     ],
 )
-def test_what_has_no_exact_colours_is_refused(tmp_path: Path, picture, message: str) -> None:
+def test_masks_without_exact_colors_are_rejected(tmp_path: Path, picture, message: str) -> None:
     masks = folder(tmp_path, a=picture)
     with pytest.raises(UserError, match=rf"a\.png: .*{message}"):
         convert(masks, tmp_path / "ids", VOC)
     assert not (tmp_path / "ids").exists()
 
 
-def test_a_jpeg_under_the_name_of_a_png_is_refused(tmp_path: Path) -> None:
+def test_jpeg_with_the_suffix_of_a_png_is_rejected(tmp_path: Path) -> None:
     masks = folder(tmp_path)
     Image.new("RGB", (4, 4)).save(masks / "a.png", format="JPEG")
-    with pytest.raises(UserError, match="a JPEG file, whose compression changes colours"):
+    with pytest.raises(UserError, match="a JPEG file, whose lossy compression changes colors"):
         convert(masks, tmp_path / "ids", VOC)
 
 
-def test_damaged_mask_is_named_and_the_others_are_converted(tmp_path: Path) -> None:
-    picture = Image.fromarray(VOC.colors[drawn(VOC) % 21])
+def test_damaged_mask_is_reported_and_the_others_are_converted(tmp_path: Path) -> None:
+    picture = Image.fromarray(VOC.colors[random_indices(VOC) % 21])
     masks = folder(tmp_path, a=picture, b=picture)
     raw = (masks / "a.png").read_bytes()
     (masks / "a.png").write_bytes(raw[: len(raw) // 2])
@@ -138,7 +139,7 @@ def test_damaged_mask_is_named_and_the_others_are_converted(tmp_path: Path) -> N
     assert [p.name for p in (tmp_path / "ids").iterdir()] == ["b.png"]
 
 
-def test_goes_on_where_it_stopped_and_replaces_nothing(tmp_path: Path) -> None:
+def test_conversion_resumes_and_never_overwrites(tmp_path: Path) -> None:
     black = Image.new("RGB", (4, 4))
     masks = folder(tmp_path, a=black, b=black, c=black)
     out = tmp_path / "ids"
@@ -149,56 +150,57 @@ def test_goes_on_where_it_stopped_and_replaces_nothing(tmp_path: Path) -> None:
     assert (out / "a.png").stat().st_mtime == 1
     write_mask(out / "c.png", np.ones((4, 4), np.uint8), VOC, palette=True)
     before = (out / "c.png").read_bytes()
-    with pytest.raises(UserError, match=r"c\.png: is there with other ids; remove it"):
+    with pytest.raises(UserError, match=r"c\.png: already exists with other ids; remove it"):
         convert(masks, out, VOC)
     assert (out / "c.png").read_bytes() == before
 
 
-def test_folders_that_can_not_be(tmp_path: Path) -> None:
+def test_invalid_folders_are_rejected(tmp_path: Path) -> None:
     masks = folder(tmp_path, a=Image.new("RGB", (4, 4)))
-    with pytest.raises(UserError, match="is the folder of the masks"):
-        find_masks(masks, tmp_path / "ids" / ".." / "colours")
+    with pytest.raises(UserError, match="this is the folder of the masks"):
+        find_masks(masks, tmp_path / "ids" / ".." / "colors")
     with pytest.raises(UserError, match=r"no such folder \(--masks\)"):
         find_masks(tmp_path / "none", tmp_path / "ids")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no \.png, .* in it"):
+    with pytest.raises(UserError, match=r"empty: no \.png, .* files"):
         find_masks(tmp_path / "empty", tmp_path / "ids")
     Image.new("RGB", (4, 4)).save(masks / "a.bmp")
-    with pytest.raises(UserError, match=r"a\.bmp and a\.png would become one file"):
+    with pytest.raises(UserError, match=r"a\.bmp and a\.png would be written to the same"):
         find_masks(masks, tmp_path / "ids")
     Image.new("RGB", (4, 4)).save(masks / "b.JPG", format="JPEG")
-    with pytest.raises(UserError, match=r"b\.JPG: compression changes colours"):
+    with pytest.raises(UserError, match=r"b\.JPG: lossy compression changes colors"):
         find_masks(masks, tmp_path / "ids")
 
 
-def test_a_colour_has_one_meaning() -> None:
+def test_colors_with_two_meanings_are_rejected() -> None:
     two = [ClassConfig("a", [1, 2, 3]), ClassConfig("b", [1, 2, 3])]
-    with pytest.raises(UserError, match=r"1,2,3 stands for class 'a' and for class 'b'"):
+    with pytest.raises(UserError, match=r"1,2,3 belongs to both class 'a' and class 'b'"):
         ColorTable(label_set(DataConfig("folder", "", classes=two)), [])
-    with pytest.raises(UserError, match=r"0,0,0 stands for class 'background' and for --void"):
+    with pytest.raises(UserError, match=r"0,0,0 belongs to both class 'background' and --void"):
         ColorTable(VOC, [(0, 0, 0)])
 
 
 @pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "1,2,256", "a,b,c", "-1,0,0", "#ffffff"])
-def test_void_that_is_no_colour(text: str) -> None:
-    with pytest.raises(UserError, match=r"expected R,G,B, each of 0 to 255"):
+def test_invalid_void_color_is_rejected(text: str) -> None:
+    with pytest.raises(UserError, match=r"expected R,G,B with values from 0 to 255"):
         parse_color(text)
 
 
-def test_the_command(tmp_path: Path, sample_voc: Path, capsys) -> None:
-    """From the sample's masks to colours, and back by the command."""
+def test_data_ids_command_restores_the_sample_masks(
+    tmp_path: Path, sample_voc: Path, capsys
+) -> None:
     truth = sample_voc / "VOCdevkit" / "VOC2012" / "SegmentationClass"
     paths = sorted(truth.iterdir())[:3]
-    config = [f"--config={SAMPLE}", f"--masks={tmp_path / 'colours'}", f"--out={tmp_path / 'ids'}"]
+    config = [f"--config={SAMPLE}", f"--masks={tmp_path / 'colors'}", f"--out={tmp_path / 'ids'}"]
     colors = np.array([c.color for c in _sample_labels().classes], np.uint8)
     for path in paths:
         ids = np.array(Image.open(path))
         colored = np.where((ids == 255)[..., None], [5, 5, 5], colors[ids % len(colors)])
         folder(tmp_path, **{path.stem: Image.fromarray(colored.astype(np.uint8))})
     assert main(["data", "ids", *config]) == 1
-    assert "the colour 5,5,5" in capsys.readouterr().err
+    assert "the color 5,5,5" in capsys.readouterr().err
     assert main(["data", "ids", *config, "--void=5,5,5", "--void", "6,6,6"]) == 0
-    assert "masks of ids written" in capsys.readouterr().out
+    assert "3 masks of class ids written" in capsys.readouterr().out
     for path in paths:
         ids = np.array(Image.open(tmp_path / "ids" / path.name))
         np.testing.assert_array_equal(ids, np.array(Image.open(path)))

@@ -1,4 +1,4 @@
-"""How files are found in each tree, and what check_split finds in them."""
+"""Listing the files of each layout, and what check_split finds in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from segcoord.config.schema import ClassConfig, DataConfig
-from segcoord.data.checks.findings import SHOWN
+from segcoord.data.checks.findings import MAX_LISTED
 from segcoord.data.checks.split import check_split
 from segcoord.data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC
 from segcoord.data.layouts import find_split, label_set
@@ -23,7 +23,7 @@ CLASSES = [ClassConfig("rock", [90, 90, 90]), ClassConfig("moss", [0, 99, 0])]
 
 def put_image(path: Path, size: tuple[int, int] = SIZE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The name's end is no help where upper case or a wrong suffix is tried.
+    # Pillow can't infer the format from suffixes such as .JPG or .Jpeg in every test.
     Image.new("RGB", size, (9, 99, 200)).save(
         path, "JPEG" if path.suffix.lower() in {".jpg", ".jpeg"} else "PNG"
     )
@@ -46,7 +46,7 @@ def put_list(base: Path, split: str, content: str | bytes) -> Path:
 
 
 def voc_tree(base: Path, stems: tuple[str, ...] = ("a", "b", "c"), split: str = "train") -> Path:
-    """Images and masks of `stems`, listed in this order."""
+    """Write images and masks of `stems`, and list them in this order."""
     for stem in stems:
         put_image(base / "JPEGImages" / f"{stem}.jpg")
         put_mask(base / "SegmentationClass" / f"{stem}.png")
@@ -57,7 +57,7 @@ def voc_tree(base: Path, stems: tuple[str, ...] = ("a", "b", "c"), split: str = 
 def cityscapes_tree(
     root: Path, frames: dict[str, str], split: str = "val", kind: str = "labelIds", value: int = 7
 ) -> Path:
-    """Frames by city: {"aachen_000000_000019": "aachen"}."""
+    """Write frames, given with their city: {"aachen_000000_000019": "aachen"}."""
     for frame, city in frames.items():
         put_image(root / "leftImg8bit" / split / city / f"{frame}_leftImg8bit.png")
         put_mask(root / "gtFine" / split / city / f"{frame}_gtFine_{kind}.png", value)
@@ -91,7 +91,7 @@ def stems(split: Split) -> list[str]:
 
 
 @pytest.mark.parametrize("inside", [Path(), Path("VOCdevkit") / "VOC2012"])
-def test_voc_root_holds_the_devkit_or_is_it(tmp_path: Path, inside: Path) -> None:
+def test_voc_root_is_the_devkit_or_contains_it(tmp_path: Path, inside: Path) -> None:
     base = voc_tree(tmp_path / inside, ("b", "a"))
     put_image(base / "JPEGImages" / "unlisted.jpg")
     split = find_split(voc(tmp_path), "train")
@@ -104,7 +104,7 @@ def test_voc_root_holds_the_devkit_or_is_it(tmp_path: Path, inside: Path) -> Non
     assert split.labels == VOC
 
 
-def test_trainaug_reads_the_augmented_masks(tmp_path: Path) -> None:
+def test_trainaug_uses_the_masks_of_segmentation_class_aug(tmp_path: Path) -> None:
     voc_tree(tmp_path)
     put_list(tmp_path, "trainaug", "a\nb\n")
     for stem in "ab":
@@ -114,20 +114,14 @@ def test_trainaug_reads_the_augmented_masks(tmp_path: Path) -> None:
         assert {s.mask.parent.name for s in samples if s.mask} == {masks}
 
 
-def test_lists_may_have_windows_lines_and_blanks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_split_lists_written_on_windows(tmp_path: Path, bom: bytes) -> None:
     voc_tree(tmp_path)
-    put_list(tmp_path, "val", b"\r\n  b \r\n\r\na\t\r\n\n")
+    put_list(tmp_path, "val", bom + b"b\r\n\r\n  a\t\r\n\n")
     assert stems(find_split(voc(tmp_path), "val")) == ["b", "a"]
 
 
-def test_lists_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
-    """As Windows' editors write them."""
-    voc_tree(tmp_path)
-    put_list(tmp_path, "val", b"\xef\xbb\xbfa\r\nb\r\n")
-    assert stems(find_split(voc(tmp_path), "val")) == ["a", "b"]
-
-
-def test_voc_suffixes_are_case_blind(tmp_path: Path) -> None:
+def test_voc_suffixes_are_case_insensitive(tmp_path: Path) -> None:
     for stem, image, mask in (("a", "JPG", "PNG"), ("b", "Jpeg", "png"), ("c", "PNG", "Png")):
         put_image(tmp_path / "JPEGImages" / f"{stem}.{image}")
         put_mask(tmp_path / "SegmentationClass" / f"{stem}.{mask}")
@@ -137,7 +131,7 @@ def test_voc_suffixes_are_case_blind(tmp_path: Path) -> None:
     assert [s.mask.name for s in split.samples if s.mask] == ["a.PNG", "b.png", "c.Png"]
 
 
-def test_dots_in_stems(tmp_path: Path) -> None:
+def test_stems_may_contain_dots(tmp_path: Path) -> None:
     voc_tree(tmp_path, ("2007.001", "2007.002"))
     assert stems(find_split(voc(tmp_path), "train")) == ["2007.001", "2007.002"]
 
@@ -151,8 +145,8 @@ def test_voc_test_split_has_no_labels(tmp_path: Path) -> None:
     assert [s.mask for s in split.samples] == [None]
 
 
-def test_hidden_files_are_not_images(tmp_path: Path) -> None:
-    """macOS leaves ._a.jpg beside a.jpg."""
+def test_hidden_files_are_ignored(tmp_path: Path) -> None:
+    """macOS writes ._a.jpg beside a.jpg."""
     root = folder_tree(tmp_path)
     (root / "images" / "train" / "._a.png").write_bytes(b"")
     (root / "images" / "train" / "Thumbs.db").write_bytes(b"")
@@ -162,7 +156,7 @@ def test_hidden_files_are_not_images(tmp_path: Path) -> None:
 # -- Cityscapes
 
 
-def test_cityscapes_pairs_by_frame_in_every_city(tmp_path: Path) -> None:
+def test_cityscapes_pairs_images_and_masks_by_frame(tmp_path: Path) -> None:
     frames = {
         "ulm_000001_000019": "ulm",
         "aachen_000001_000019": "aachen",
@@ -179,7 +173,7 @@ def test_cityscapes_pairs_by_frame_in_every_city(tmp_path: Path) -> None:
 
 
 def test_cityscapes_prefers_label_ids_and_accepts_train_ids(tmp_path: Path) -> None:
-    """Each file is read by its own numbering: both of these masks are cars."""
+    """Each mask is mapped by its own numbering: both are cars."""
     cityscapes_tree(tmp_path, {"a_0_0": "a", "b_0_0": "b"}, kind="labelTrainIds", value=13)
     cityscapes_tree(tmp_path, {"a_0_0": "a"}, kind="labelIds", value=26)
     split = find_split(cityscapes(tmp_path), "val")
@@ -198,10 +192,10 @@ def test_cityscapes_test_split_has_no_labels(tmp_path: Path) -> None:
     assert not find_split(cityscapes(tmp_path), "test").labelled
 
 
-def test_cityscapes_without_images(tmp_path: Path) -> None:
+def test_cityscapes_split_without_images_is_an_error(tmp_path: Path) -> None:
     cityscapes_tree(tmp_path, {"a_0_0": "a"}, split="train")
     cityscapes_tree(tmp_path, {"b_0_0": "b"}, split="val")
-    with pytest.raises(UserError, match="tset: no such folder; the splits there are train, val"):
+    with pytest.raises(UserError, match="tset: no such folder; available splits: train, val"):
         find_split(cityscapes(tmp_path), "tset")
     (tmp_path / "leftImg8bit" / "extra" / "bonn").mkdir(parents=True)
     with pytest.raises(UserError, match=r"extra: no CITY/\*_leftImg8bit\.png"):
@@ -222,7 +216,7 @@ def test_folder_layout_pairs_by_stem(tmp_path: Path) -> None:
     assert split.labels.names == ["rock", "moss"]
 
 
-def test_folder_layout_with_own_patterns(tmp_path: Path) -> None:
+def test_folder_layout_with_custom_patterns(tmp_path: Path) -> None:
     put_image(tmp_path / "val" / "photos" / "x.JPG")
     put_mask(tmp_path / "truth-val" / "ids" / "x.png")
     data = folder(tmp_path, images="{split}/photos", masks="truth-{split}/ids")
@@ -238,7 +232,7 @@ def test_folder_layout_without_masks_has_no_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["images", "masks"])
 @pytest.mark.parametrize("pattern", ["images", "images/train", "images/{name}", "{split"])
-def test_pattern_without_split(tmp_path: Path, key: str, pattern: str) -> None:
+def test_folder_pattern_must_contain_split(tmp_path: Path, key: str, pattern: str) -> None:
     with pytest.raises(UserError, match=rf"data\.{key}: found '.*', expected .*\{{split\}}"):
         find_split(folder(folder_tree(tmp_path), **{key: pattern}), "train")
 
@@ -247,14 +241,14 @@ def test_pattern_without_split(tmp_path: Path, key: str, pattern: str) -> None:
 @pytest.mark.parametrize(
     "pattern", ["../{split}", "/etc/{split}", "images/../../{split}", "{split}/../.."]
 )
-def test_pattern_that_leaves_the_root(tmp_path: Path, key: str, pattern: str) -> None:
+def test_folder_pattern_must_stay_in_the_root(tmp_path: Path, key: str, pattern: str) -> None:
     root = folder_tree(tmp_path / "root")
-    put_image(tmp_path / "train" / "a.png")  # it must not be found, though it is there
-    with pytest.raises(UserError, match=rf"data\.{key}: .* leaves the dataset's folder"):
+    put_image(tmp_path / "train" / "a.png")  # exists, but must not be found
+    with pytest.raises(UserError, match=rf"data\.{key}: .* is outside the dataset's folder"):
         find_split(folder(root, **{key: pattern}), "train")
 
 
-def test_a_split_may_be_a_link_to_another_disk(tmp_path: Path) -> None:
+def test_a_split_folder_may_be_a_link(tmp_path: Path) -> None:
     folder_tree(tmp_path / "disk")
     root = tmp_path / "root"
     for name in ("images", "masks"):
@@ -266,7 +260,7 @@ def test_a_split_may_be_a_link_to_another_disk(tmp_path: Path) -> None:
 # -- labels
 
 
-def test_own_classes_in_a_voc_tree(tmp_path: Path) -> None:
+def test_custom_classes_in_the_voc_layout(tmp_path: Path) -> None:
     voc_tree(tmp_path)
     split = find_split(voc(tmp_path, classes=CLASSES, void_ids=[9]), "train")
     assert split.labels.names == ["rock", "moss"]
@@ -274,14 +268,14 @@ def test_own_classes_in_a_voc_tree(tmp_path: Path) -> None:
     assert all(s.labels is split.labels for s in split.samples)
 
 
-def test_ids_of_own_classes_default_to_their_position() -> None:
+def test_class_ids_default_to_their_position() -> None:
     classes = [ClassConfig("a", [1, 2, 3], 7), ClassConfig("b", [4, 5, 6])]
     labels = label_set(folder(Path("anywhere"), classes=classes))
     assert [c.id for c in labels.classes] == [7, 1]
     assert [c.color for c in labels.classes] == [(1, 2, 3), (4, 5, 6)]
 
 
-def test_void_ids_beside_vocs_own_classes() -> None:
+def test_void_ids_with_the_voc_classes() -> None:
     labels = label_set(voc(Path("anywhere"), void_ids=[100]))
     assert labels.names == VOC.names
     assert labels.to_index[100] == 255
@@ -294,21 +288,24 @@ def test_void_ids_beside_vocs_own_classes() -> None:
         ([ClassConfig("a", [1, 2])], r"class 'a' has color \[1, 2\], expected \[R, G, B\]"),
         ([ClassConfig("a", [1, 2, 300])], r"class 'a': color \(1, 2, 300\)"),
         ([ClassConfig("a", [1, 2, 3], 255)], "class 'a': id 255"),
-        ([ClassConfig("a", [1, 2, 3]), ClassConfig("a", [1, 2, 3])], "name a is given more"),
-        # The second class has no id of its own and takes its position, which is taken.
-        ([ClassConfig("a", [1, 2, 3], 1), ClassConfig("b", [1, 2, 3])], "1 is given more"),
+        ([ClassConfig("a", [1, 2, 3]), ClassConfig("a", [1, 2, 3])], "duplicate name: a;"),
+        # The second class defaults to id 1, its position, which is taken.
+        (
+            [ClassConfig("a", [1, 2, 3], 1), ClassConfig("b", [1, 2, 3])],
+            r"duplicate mask value \(id\): 1;",
+        ),
     ],
 )
-def test_mistakes_in_own_classes(classes: list[ClassConfig], message: str) -> None:
+def test_invalid_custom_classes_are_rejected(classes: list[ClassConfig], message: str) -> None:
     with pytest.raises(UserError, match=message):
         label_set(folder(Path("anywhere"), classes=classes))
 
 
-# -- mistakes in the tree
+# -- missing and inconsistent files
 
 
 @pytest.mark.parametrize("make", [voc, cityscapes, folder])
-def test_missing_root(tmp_path: Path, make: Callable[[Path], DataConfig]) -> None:
+def test_missing_root_is_an_error(tmp_path: Path, make: Callable[[Path], DataConfig]) -> None:
     with pytest.raises(UserError, match=r"nowhere: no such folder \(data\.root\)"):
         find_split(make(tmp_path / "nowhere"), "train")
 
@@ -316,27 +313,29 @@ def test_missing_root(tmp_path: Path, make: Callable[[Path], DataConfig]) -> Non
 def test_missing_list_names_the_splits_that_exist(tmp_path: Path) -> None:
     base = voc_tree(tmp_path)
     put_list(base, "val", "a\n")
-    with pytest.raises(UserError, match=r"trian\.txt: no such split list.* train, val"):
+    with pytest.raises(
+        UserError, match=r"trian\.txt: no such split list; available splits: train, val"
+    ):
         find_split(voc(tmp_path), "trian")
     with pytest.raises(UserError, match=r"train\.txt: no such split list"):
-        find_split(voc(tmp_path / "JPEGImages"), "train")  # a root that is no VOC tree at all
+        find_split(voc(tmp_path / "JPEGImages"), "train")  # not a VOC root at all
 
 
 @pytest.mark.parametrize("content", ["", "\n \r\n"])
-def test_empty_list(tmp_path: Path, content: str) -> None:
+def test_empty_split_list_is_an_error(tmp_path: Path, content: str) -> None:
     base = voc_tree(tmp_path)
     put_list(base, "val", content)
     with pytest.raises(UserError, match=r"split 'val' of .* is empty"):
         find_split(voc(tmp_path), "val")
 
 
-def test_list_that_is_no_text(tmp_path: Path) -> None:
+def test_split_list_in_another_encoding_is_an_error(tmp_path: Path) -> None:
     put_list(voc_tree(tmp_path), "val", b"\xff\xfea\0")
     with pytest.raises(UserError, match=r"val\.txt: not a UTF-8 text file"):
         find_split(voc(tmp_path), "val")
 
 
-def test_empty_or_missing_image_folder(tmp_path: Path) -> None:
+def test_empty_or_missing_image_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "images" / "train").mkdir(parents=True)
     with pytest.raises(UserError, match=r"images/train: no \.jpg.* found nothing"):
         find_split(folder(tmp_path), "train")
@@ -348,49 +347,49 @@ def test_empty_or_missing_image_folder(tmp_path: Path) -> None:
         find_split(folder(tmp_path), "val")
 
 
-def test_masks_that_are_jpegs(tmp_path: Path) -> None:
-    """JPEG changes ids, so it is no mask, and must not pass for a split without labels."""
+def test_jpeg_masks_are_an_error(tmp_path: Path) -> None:
+    """JPEG changes ids; such a split must not be mistaken for one without labels."""
     put_image(tmp_path / "images" / "train" / "a.jpg")
     put_image(tmp_path / "masks" / "train" / "a.jpg")
-    with pytest.raises(UserError, match=r"masks/train: no \.png.* found 1 \.jpg"):
+    with pytest.raises(UserError, match=r"masks/train: no \.png.* found 1 \.jpg\. Lossy"):
         find_split(folder(tmp_path), "train")
 
 
-def test_listed_image_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_listed_image_is_an_error(tmp_path: Path) -> None:
     base = voc_tree(tmp_path)
     put_list(base, "val", "a\n\nmissing\n")
     with pytest.raises(UserError, match=r"val\.txt:3: no image missing\.\* in .*JPEGImages"):
         find_split(voc(tmp_path), "val")
 
 
-def test_image_without_mask(tmp_path: Path) -> None:
+def test_image_without_mask_is_an_error(tmp_path: Path) -> None:
     roots = tmp_path / "voc", tmp_path / "cityscapes", tmp_path / "folder"
     voc_tree(roots[0])
     (roots[0] / "SegmentationClass" / "b.png").unlink()
-    with pytest.raises(UserError, match=r"b\.jpg: has no mask; .* 1 of 3 images have no mask"):
+    with pytest.raises(UserError, match=r"b\.jpg: has no mask; 1 of 3 images in split 'train' "):
         find_split(voc(roots[0]), "train")
     cityscapes_tree(roots[1], {"a_0_0": "a", "b_0_0": "b"})
     (roots[1] / "gtFine" / "val" / "b" / "b_0_0_gtFine_labelIds.png").unlink()
-    with pytest.raises(UserError, match=r"b_0_0_leftImg8bit\.png: has no mask; .* 1 of 2"):
+    with pytest.raises(UserError, match=r"b_0_0_leftImg8bit\.png: has no mask; 1 of 2"):
         find_split(cityscapes(roots[1]), "val")
     folder_tree(roots[2])
     put_image(roots[2] / "images" / "train" / "c.png")
-    with pytest.raises(UserError, match=r"images/train/c\.png: has no mask; .* 1 of 3"):
+    with pytest.raises(UserError, match=r"images/train/c\.png: has no mask; 1 of 3"):
         find_split(folder(roots[2]), "train")
 
 
-def test_stem_twice_in_the_list(tmp_path: Path) -> None:
+def test_duplicate_name_in_a_list_is_an_error(tmp_path: Path) -> None:
     base = voc_tree(tmp_path)
     put_list(base, "val", "a\nb\n\n a\n")
-    with pytest.raises(UserError, match=r"val\.txt:4: 'a' stands in line 1 already"):
+    with pytest.raises(UserError, match=r"val\.txt:4: 'a' is already listed in line 1"):
         find_split(voc(tmp_path), "val")
 
 
 @pytest.mark.parametrize("where", ["images", "masks"])
-def test_stem_twice_in_a_folder(tmp_path: Path, where: str) -> None:
+def test_duplicate_stem_in_a_folder_is_an_error(tmp_path: Path, where: str) -> None:
     root = folder_tree(tmp_path)
     put_mask(root / where / "train" / "a.TIF")
-    with pytest.raises(UserError, match=rf"{where}/train: a\.TIF and a\.png have the same stem"):
+    with pytest.raises(UserError, match=rf"{where}/train/a\.png: has the same stem as .*/a\.TIF;"):
         find_split(folder(root), "train")
 
 
@@ -400,9 +399,9 @@ def test_stem_twice_in_a_folder(tmp_path: Path, where: str) -> None:
 def test_listed_names_never_leave_the_root(tmp_path: Path, name: str) -> None:
     base = voc_tree(tmp_path / "root")
     for outside in (tmp_path / "x.jpg", tmp_path / "root" / "x.jpg"):
-        put_image(outside)  # it must not be found, though it is there
+        put_image(outside)  # exists, but must not be found
     path = put_list(base, "val", f"a\n{name}\n")
-    with pytest.raises(UserError, match="not a plain stem") as caught:
+    with pytest.raises(UserError, match="not a plain file name") as caught:
         find_split(voc(tmp_path / "root"), "val")
     assert str(caught.value).startswith(f"{path}:2: {name!r}")
 
@@ -410,7 +409,7 @@ def test_listed_names_never_leave_the_root(tmp_path: Path, name: str) -> None:
 # -- check_split
 
 
-def test_check_counts_pixels_images_and_void(tmp_path: Path) -> None:
+def test_check_split_counts_pixels_images_and_void(tmp_path: Path) -> None:
     root = tmp_path
     masks = {
         "a": [[0, 0, 1, 1, 1, 255]] * 4,
@@ -420,17 +419,17 @@ def test_check_counts_pixels_images_and_void(tmp_path: Path) -> None:
     for stem, values in masks.items():
         put_image(root / "images" / "train" / f"{stem}.png")
         put_mask(root / "masks" / "train" / f"{stem}.png", values)
-    third = ClassConfig("never seen", [1, 1, 1])
+    third = ClassConfig("absent", [1, 1, 1])
     data = folder(root, classes=[*CLASSES, third], void_ids=[7])
-    calls = []
-    check = check_split(find_split(data, "train"), lambda: calls.append(1))
+    progress = []
+    check = check_split(find_split(data, "train"), progress.append)
     assert check.pixels.tolist() == [2 * 4 + 1, 3 * 4 + 24, 0]
     assert check.images.tolist() == [2, 2, 0]
     assert check.void == 4 + 5 + 18
-    assert len(calls) == 3  # once a sample, for the progress bar
+    assert progress == [1, 2, 3]
 
 
-def test_check_maps_ids_to_indices(tmp_path: Path) -> None:
+def test_check_split_maps_ids_to_indices(tmp_path: Path) -> None:
     classes = [ClassConfig("a", [0, 0, 0], 200), ClassConfig("b", [0, 0, 0], 3)]
     put_image(tmp_path / "images" / "train" / "x.png")
     put_mask(tmp_path / "masks" / "train" / "x.png", [[200, 200, 200, 3, 3, 255]] * 4)
@@ -439,11 +438,11 @@ def test_check_maps_ids_to_indices(tmp_path: Path) -> None:
     assert check.void == 4
 
 
-def test_check_suspects_a_binary_mask_though_its_values_are_legal(tmp_path: Path) -> None:
-    """0/255 masks of two classes hold nothing but class 0 and void: nothing could be learnt."""
+def test_check_split_rejects_binary_masks_with_valid_values(tmp_path: Path) -> None:
+    """0/255 masks of two classes contain only class 0 and void."""
     put_image(tmp_path / "images" / "train" / "x.png")
     put_mask(tmp_path / "masks" / "train" / "x.png", [[0, 0, 255, 255, 255, 255]] * 4)
-    with pytest.raises(UserError, match="void alone"):
+    with pytest.raises(UserError, match="contain only 'rock' and void"):
         check_split(find_split(folder(tmp_path), "train"))
     put_image(tmp_path / "images" / "train" / "y.png")
     put_mask(tmp_path / "masks" / "train" / "y.png", [[0, 0, 1, 1, 1, 255]] * 4)
@@ -452,7 +451,7 @@ def test_check_suspects_a_binary_mask_though_its_values_are_legal(tmp_path: Path
     assert check.void == 20
 
 
-def test_check_of_a_split_without_labels(tmp_path: Path) -> None:
+def test_check_split_without_labels(tmp_path: Path) -> None:
     put_image(tmp_path / "images" / "test" / "x.jpg")
     check = check_split(find_split(folder(tmp_path), "test"))
     assert check.pixels.tolist() == check.images.tolist() == [0, 0]
@@ -463,7 +462,7 @@ def test_check_of_a_split_without_labels(tmp_path: Path) -> None:
         check_split(find_split(folder(tmp_path), "test"))
 
 
-def test_check_names_each_kind_of_mistake(tmp_path: Path) -> None:
+def test_check_split_lists_all_unusable_samples(tmp_path: Path) -> None:
     root = folder_tree(tmp_path, ("cut", "deep", "fine", "ids", "rgb", "size", "turned"))
     images, masks = root / "images" / "train", root / "masks" / "train"
     raw = (images / "cut.png").read_bytes()
@@ -483,7 +482,7 @@ def test_check_names_each_kind_of_mistake(tmp_path: Path) -> None:
             (images / "cut.png", "truncated"),
             (images / "deep.png", "more than 8 bits"),
             (masks / "ids.png", "mask values 40 (8 pixels) belong to no class"),
-            (masks / "rgb.png", "colour picture"),
+            (masks / "rgb.png", "color image"),
             (masks / "size.png", "the mask is 5x4 (width x height), its image 6x4"),
             (masks / "turned.png", "EXIF"),
         ),
@@ -494,8 +493,8 @@ def test_check_names_each_kind_of_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.6, 0.9])
-def test_check_finds_truncated_images(tmp_path: Path, suffix: str, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.6, 0.9])
+def test_check_split_finds_truncated_images(tmp_path: Path, suffix: str, fraction: float) -> None:
     root = folder_tree(tmp_path, ("a", "b"))
     (root / "images" / "train" / "b.png").unlink()
     path = root / "images" / "train" / f"b.{suffix}"
@@ -504,20 +503,20 @@ def test_check_finds_truncated_images(tmp_path: Path, suffix: str, share: float)
     put_mask(root / "masks" / "train" / "b.png", np.ones((30, 40)))
     assert check_split(find_split(folder(root), "train")).pixels.sum() == 24 + 1200
     raw = path.read_bytes()
-    path.write_bytes(raw[: int(len(raw) * share)])
+    path.write_bytes(raw[: int(len(raw) * fraction)])
     with pytest.raises(UserError, match=rf"1 of 2 samples can't be used\n.*b\.{suffix}: "):
         check_split(find_split(folder(root), "train"))
 
 
-def test_check_names_an_image_whose_profile_pillow_refuses(tmp_path: Path) -> None:
+def test_check_split_reports_a_color_profile_that_pillow_rejects(tmp_path: Path) -> None:
     root = folder_tree(tmp_path)
     Image.new("RGB", SIZE).save(root / "images" / "train" / "b.png", icc_profile=bytes(2_000_000))
     with pytest.raises(UserError, match=r"1 of 2 samples .*\n.*b\.png: "):
         check_split(find_split(folder(root), "train"))
 
 
-@pytest.mark.parametrize("bad", [SHOWN, SHOWN + 1, SHOWN + 15])
-def test_check_shows_the_first_mistakes_and_counts_the_rest(tmp_path: Path, bad: int) -> None:
+@pytest.mark.parametrize("bad", [MAX_LISTED, MAX_LISTED + 1, MAX_LISTED + 15])
+def test_check_split_lists_the_first_errors_and_counts_the_others(tmp_path: Path, bad: int) -> None:
     root = folder_tree(tmp_path, tuple(f"{i:02}" for i in range(bad + 2)))
     for i in range(bad):
         put_mask(root / "masks" / "train" / f"{i + 1:02}.png", 9)
@@ -525,13 +524,14 @@ def test_check_shows_the_first_mistakes_and_counts_the_rest(tmp_path: Path, bad:
         check_split(find_split(folder(root), "train"))
     first, *lines = str(caught.value).splitlines()
     assert first == f"split 'train': {bad} of {bad + 2} samples can't be used"
-    named = [Path(line.partition(": ")[0]).stem for line in lines[:SHOWN]]
-    assert named == [f"{i + 1:02}" for i in range(SHOWN)]  # in the split's order
-    assert lines[SHOWN:] == ([f"... and {bad - SHOWN} more"] if bad > SHOWN else [])
+    listed = [Path(line.partition(": ")[0]).stem for line in lines[:MAX_LISTED]]
+    assert listed == [f"{i + 1:02}" for i in range(MAX_LISTED)]  # in the split's order
+    rest = bad - MAX_LISTED
+    assert lines[MAX_LISTED:] == ([f"... and {rest} more"] if rest else [])
 
 
-def test_check_counts_a_mask_of_many_pixels_exactly(tmp_path: Path) -> None:
-    """OpenCV's histogram is float32, in which 2**24 + 1 becomes 2**24."""
+def test_check_split_counts_a_large_mask_exactly(tmp_path: Path) -> None:
+    """OpenCV counts in float32, in which 2**24 + 1 becomes 2**24."""
     width, height = 4099, 4097  # just above 2**24 pixels
     put_image(tmp_path / "images" / "train" / "x.png", (width, height))
     put_mask(tmp_path / "masks" / "train" / "x.png", np.ones((height, width), np.uint8))
@@ -539,8 +539,8 @@ def test_check_counts_a_mask_of_many_pixels_exactly(tmp_path: Path) -> None:
     assert check.pixels.tolist() == [0, width * height]
 
 
-def test_cityscapes_stems_must_differ_between_cities(tmp_path: Path) -> None:
-    """Their exports would overwrite each other."""
+def test_cityscapes_stems_must_be_unique_across_cities(tmp_path: Path) -> None:
+    """Their predictions would overwrite each other."""
     for city in ("a", "b"):
         put_image(tmp_path / "leftImg8bit" / "val" / city / "x_000000_000019_leftImg8bit.png")
     with pytest.raises(UserError, match="has the same stem as"):

@@ -225,8 +225,8 @@ def test_packs_in_another_folder(root: Path, tmp_path: Path, capsys) -> None:
 def checked(split: Split) -> tuple:
     """Results of the check before training."""
     check = inspect_split(split)
-    numbers = [check.pixels, check.images, check.within, check.void]
-    return [np.array(n).tolist() for n in numbers], check.sizes, check.findings, check.bad
+    numbers = [check.pixels, check.images, check.pixels_where_present, check.void]
+    return [np.array(n).tolist() for n in numbers], check.sizes, check.findings, check.unusable
 
 
 def test_the_check_of_a_pack_finds_the_same_as_that_of_the_files(root: Path, monkeypatch) -> None:
@@ -241,9 +241,9 @@ def test_the_check_of_a_pack_finds_the_same_as_that_of_the_files(root: Path, mon
         Image.fromarray(ids.astype(np.uint8)).save(split.samples[index].mask)
     found = checked(split)
     assert [f.kind for f in found[2]] == [
-        "images that viewers turn",
-        "masks of nothing but void",
-        "masks of 0 and void alone",
+        "images with an EXIF orientation",
+        "masks with only void",
+        "masks with only 0 and void",
     ]
     split, _ = packed(root)
     for name in ("count_mask", "read_header", "read_image"):

@@ -304,7 +304,7 @@ def test_wrong_trees_are_reported(voc, sbd, tmp_path) -> None:
 
 def test_a_name_that_leaves_the_folder_is_refused(voc, sbd) -> None:
     write_list(sbd / "benchmark_RELEASE" / "dataset" / "val.txt", ["../../evil", "sbd_val"])
-    with pytest.raises(UserError, match=r"val\.txt:1: '\.\./\.\./evil' is not a plain stem"):
+    with pytest.raises(UserError, match=r"val\.txt:1: '\.\./\.\./evil' is not a plain file name"):
         make_trainaug(voc, sbd, COUNTS)
 
 

@@ -136,7 +136,7 @@ def header_of(width: int, height: int) -> bytes:
     ("content", "told"),
     [
         (b"", "can't be read as an image: the file is empty."),
-        (b"no image", "it is of no known format"),
+        (b"no image", "it has no known format"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is a web page"),
         (file_of(PHOTO)[:-30], "truncated or damaged"),
         (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC photo, a kind that is not read."),

@@ -156,8 +156,11 @@ def test_draws_depend_on_the_key_alone(folders: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (lambda root: (root / "val").rename(root / "validation"), "val: no such folder; there is"),
-        (lambda root: (root / "val" / CLASSES[0]).rename(root / "val" / "x"), "in one alone: "),
+        (lambda root: (root / "val").rename(root / "validation"), "val: no such folder; found"),
+        (
+            lambda root: (root / "val" / CLASSES[0]).rename(root / "val" / "x"),
+            "only in one of them: ",
+        ),
         (lambda root: [p.unlink() for p in (root / "train" / CLASSES[2]).iterdir()], CLASSES[2]),
     ],
 )

@@ -14,8 +14,8 @@ def weights(program: str, argv: list[str]) -> int:
     args = parse(parser, argv)
     from rich.table import Table
 
-    from segcoord.data.checks.cross_split import labels_missing
-    from segcoord.data.checks.report import check_split_with_progress
+    from segcoord.data.checks.run import check_split_with_progress
+    from segcoord.data.checks.split import missing_labels
     from segcoord.data.class_weights import FORMULAS, class_weights
     from segcoord.data.layouts import find_split
     from segcoord.utils.console import console
@@ -24,7 +24,7 @@ def weights(program: str, argv: list[str]) -> int:
     data.check()
     split = find_split(data, data.train_split)
     counts = check_split_with_progress(split)
-    for finding in labels_missing(split, counts, data.root):
+    for finding in missing_labels(split, counts, data.root):
         raise UserError(str(finding))
     columns = [class_weights(counts, formula) for formula in FORMULAS]
     table = Table(box=None, pad_edge=False)

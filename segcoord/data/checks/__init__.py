@@ -1,1 +1,4 @@
-"""`segcoord data check`: one split, several splits together, what was found, how it is shown."""
+"""`segcoord data check`, and the part of it that runs before every training.
+
+`sample`, `split` and `cross_split` find mistakes, `report` shows them, `run` combines these steps.
+"""

@@ -1,28 +1,28 @@
-"""What a check finds: one file's mistake each, listed with those that need the same remedy."""
+"""One finding per mistake, grouped by what has to be done about it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import first_lines
 
-SHOWN = 10  # mistakes named in one error
+MAX_LISTED = 10  # files listed in one error
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A mistake, or something to know.
+    """An error or a warning about a dataset.
 
     Args:
-        level: error where a training would stop or be wrong, warning otherwise.
-        kind: what findings of its kind are called.
-        split: where it is.
-        found: what is there and what was expected.
+        level: "error" if training would fail or be wrong, otherwise "warning".
+        kind: heading for all findings of this kind.
+        split: name of the split, or of both.
+        found: what was found and what was expected.
         remedy: what to do.
-        path: of the file, with the line in a list; None where it is the split's as a whole.
+        path: the file, with the line number in a list; None for the split as a whole.
     """
 
     level: Literal["error", "warning"]
@@ -33,9 +33,9 @@ class Finding:
     path: str | None = None
 
     @classmethod
-    def of(cls, error: UserError, split: str) -> Finding:
+    def from_error(cls, error: UserError, split: str) -> Finding:
         path = None if error.path is None else str(error.path)
-        kind = error.kind or "a split that can't be read"
+        kind = error.kind or "unreadable splits"
         return cls("error", kind, split, error.found, error.remedy, path)
 
     def __str__(self) -> str:
@@ -48,14 +48,9 @@ def only_errors(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def group_findings(findings: Iterable[Finding]) -> list[list[Finding]]:
-    """Those of the same split, kind and remedy together, errors first, else in their order."""
+    """Group findings of the same split, kind and remedy, errors first, otherwise in given order."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
         key = (finding.level, finding.split, finding.kind, finding.remedy)
         groups.setdefault(key, []).append(finding)
     return sorted(groups.values(), key=lambda group: group[0].level)  # "error" < "warning"
-
-
-def first_findings(found: Sequence[Finding]) -> str:
-    """The first ones, a line each, and how many more there are."""
-    return first_lines(found, SHOWN)

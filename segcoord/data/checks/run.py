@@ -1,47 +1,76 @@
-"""TODO."""
+"""Run the checks: all of them for `segcoord data check`, the fast ones before training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from segcoord.config.schema import DataConfig
-from segcoord.data.checks.cross_split import check_across_splits
-from segcoord.data.checks.findings import Finding, only_errors
-from segcoord.data.checks.report import (
-    inspect_split_with_progress,
-    print_findings,
-    print_split_tables,
-    write_report,
+from segcoord.data.checks.cross_split import cross_split_findings
+from segcoord.data.checks.findings import MAX_LISTED, Finding, group_findings, only_errors
+from segcoord.data.checks.report import print_findings, print_split_tables, write_report
+from segcoord.data.checks.split import (
+    SplitCheck,
+    absent_classes,
+    check_split,
+    duplicate_images,
+    inspect_split,
+    missing_labels,
 )
 from segcoord.data.layouts import IMAGE_SUFFIXES, find_split, masks_without_image, skipped_files
 from segcoord.data.split import Split
-from segcoord.utils.console import console
+from segcoord.utils.console import console, progress_counter
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import first_lines
+
+
+def check_for_training(splits: Sequence[Split], data: DataConfig) -> list[SplitCheck]:
+    """Run and print the checks that decode masks but no images.
+
+    Raises:
+        UserError: training would fail or be wrong; lists the first errors of one kind.
+    """
+    checks = [check_split_with_progress(split) for split in splits]
+    findings = _whole_split_findings(splits, checks, data.root)
+    if errors := group_findings(only_errors(findings)):
+        raise UserError(first_lines(errors[0], MAX_LISTED))
+    print_split_tables(splits, checks)
+    print_findings([f for c in checks for f in c.findings] + findings)
+    return checks
+
+
+def check_split_with_progress(split: Split) -> SplitCheck:
+    """Run `check_split` with a progress bar."""
+    with progress_counter(f"check {split.name}", len(split)) as on_progress:
+        return check_split(split, on_progress)
 
 
 def check_data(data: DataConfig, name: str | None, json: str | None = None) -> int:
-    """Checks one split, or those for training and validation, and shows all that was found.
+    """Run all checks on one split, or on those for training and validation, and print the findings.
 
     Args:
-        data: checked here.
-        name: of the split; None for the two.
-        json: file to write it to.
+        data: the dataset.
+        name: of the split; None for the training and the validation split.
+        json: file to write the findings to.
 
     Returns:
-        1 if training would stop or be wrong, otherwise 0.
+        The exit code: 1 if training would fail or be wrong, otherwise 0.
     """
     data.check()
     names = [name] if name else dict.fromkeys((data.train_split, data.val_split))
     splits: list[Split] = []
+    checks: list[SplitCheck] = []
     findings: list[Finding] = []
     for each in names:
-        split, told = _list_split(data, each)
-        findings += told
+        split, list_findings = _list_split(data, each)
+        findings += list_findings
         splits += [split] if split else []
-    checks = [inspect_split_with_progress(split) for split in splits]
+    for split in splits:
+        with progress_counter(f"check {split.name}", len(split)) as on_progress:
+            checks.append(inspect_split(split, on_progress, decode_images=True))
     findings += [finding for check in checks for finding in check.findings]
-    findings += check_across_splits(splits, checks, data.root, need_labels=name is None)
-    # Splits may share a folder, and then what is wrong with it.
+    findings += _whole_split_findings(splits, checks, data.root, need_labels=name is None)
+    # Splits that share a folder share its findings.
     findings = list({(f.kind, f.path, f.found): f for f in reversed(findings)}.values())[::-1]
     if splits:
         print_split_tables(splits, checks)
@@ -49,39 +78,59 @@ def check_data(data: DataConfig, name: str | None, json: str | None = None) -> i
     if json:
         write_report(Path(json), data, splits, checks, findings)
         console.print(f"\njson       {json}")
-    wrong = len(only_errors(findings))
-    warned = _pluralize(len(findings) - wrong, "warning")
-    if wrong:
-        told = f"\n{_pluralize(wrong, 'error')}, {warned}: training would stop or be wrong."
-        console.print(told)
+    errors = len(only_errors(findings))
+    warnings = _pluralize(len(findings) - errors, "warning")
+    if errors:
+        message = f"\n{_pluralize(errors, 'error')}, {warnings}: training would fail or be wrong."
+        console.print(message)
         return 1
-    console.print(f"\nNo mistake found, {warned}.")
+    console.print(f"\nNo errors, {warnings}.")
     return 0
 
 
+def _whole_split_findings(
+    splits: Sequence[Split], checks: Sequence[SplitCheck], root: str, need_labels: bool = True
+) -> list[Finding]:
+    """Findings about whole splits, and about the training and the validation split together.
+
+    Args:
+        splits: both, or only one if they are the same or one can't be listed.
+        checks: of each split; duplicate images are found if they have digests.
+        root: of the dataset, named in the messages.
+        need_labels: False for a split that is only predicted.
+    """
+    findings = []
+    for split, check in zip(splits, checks):
+        missing = missing_labels(split, check, root)
+        findings += missing if need_labels else []
+        findings += [] if missing else absent_classes(split, check)
+        findings += duplicate_images(split, check)
+    if len(splits) == 2:
+        findings += cross_split_findings(*splits, *(check.digests for check in checks))
+    return findings
+
+
 def _list_split(data: DataConfig, name: str) -> tuple[Split | None, list[Finding]]:
-    """The usable part of a split, None where there is none, and what its listing found."""
-    told: list[UserError] = []
+    """List the usable part of a split, None if there is none, and the findings about its files."""
+    errors: list[UserError] = []
     split = None
     try:
-        split = find_split(data, name, told.append)
+        split = find_split(data, name, errors.append)
     except UserError as error:
-        told.append(error)
-    findings = [Finding.of(error, name) for error in told]
+        errors.append(error)
+    findings = [Finding.from_error(error, name) for error in errors]
     for path in masks_without_image(data, split) if split else []:
-        remedy = "Look for a misspelt name, or for the image that is missing."
         found = "no image has this mask's name."
+        remedy = "Look for a misspelled name or a missing image."
         findings.append(
             Finding("warning", "masks without an image", name, found, remedy, str(path))
         )
     for path in skipped_files(data, split) if split else []:
-        found = f"{path.suffix or 'no suffix'}: of no kind that is read."
-        remedy = f"Convert images to PNG; read are {', '.join(IMAGE_SUFFIXES)}."
-        findings.append(
-            Finding("warning", "files that are passed over", name, found, remedy, str(path))
-        )
+        found = f"unsupported format ({path.suffix or 'no suffix'})."
+        remedy = f"Convert images to PNG; supported are {', '.join(IMAGE_SUFFIXES)}."
+        findings.append(Finding("warning", "ignored files", name, found, remedy, str(path)))
     return split, findings
 
 
-def _pluralize(n: int, what: str) -> str:
-    return f"{n or 'no'} {what}{'' if n == 1 else 's'}"
+def _pluralize(n: int, noun: str) -> str:
+    return f"{n or 'no'} {noun}{'' if n == 1 else 's'}"

@@ -1,224 +1,185 @@
-"""What must be right in a split before a training may start, and the histogram of its classes."""
+"""Check one split: every sample, its class statistics, and what only the whole split shows."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
-from segcoord.data import image_io as reading
-from segcoord.data.checks.findings import Finding, first_findings, only_errors
+from segcoord.data.checks.findings import MAX_LISTED, Finding, only_errors
+from segcoord.data.checks.sample import SampleCheck, inspect_sample
 from segcoord.data.labels import VOID
-from segcoord.data.pack.reader import Pack, damaged_pack
 from segcoord.data.split import Sample, Split
 from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import first_lines
 
 
-@dataclass(frozen=True)
+@dataclass
 class SplitCheck:
-    """What a split holds.
+    """Contents of a split.
 
     Args:
-        pixels: (K,) int64, labelled pixels of each class.
+        pixels: (K,) int64, labeled pixels of each class.
         images: (K,) int64, images in which the class occurs.
-        within: (K,) int64, labelled pixels, of whatever class, of these images.
-        void: pixels that count nowhere.
-        sizes: images by (width, height).
-        digests: of each sample's decoded pixels; None where unreadable; empty if not asked for.
-        findings: in the order of the samples.
-        bad: samples that can't be used.
+        pixels_where_present: (K,) int64, labeled pixels of any class in these images.
+        void: void pixels.
+        sizes: number of images by (width, height).
+        digests: of each sample's decoded image, None if unreadable; empty if not requested.
+        findings: in sample order, then those about the whole split.
+        unusable: number of samples with errors.
     """
 
     pixels: np.ndarray
     images: np.ndarray
-    within: np.ndarray
-    void: int
-    sizes: Counter[tuple[int, int]]
-    digests: list[bytes | None]
-    findings: list[Finding]
-    bad: int
+    pixels_where_present: np.ndarray
+    void: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    digests: list[bytes | None] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    unusable: int = 0
+
+    def add(self, sample: Sample, check: SampleCheck, split: str) -> None:
+        """Count a sample of the named split, and note its findings."""
+        counts = check.counts[: len(self.pixels)]
+        self.pixels += counts
+        self.images += counts > 0
+        self.pixels_where_present += np.where(counts > 0, counts.sum(), 0)
+        self.void += int(check.counts[VOID])
+        if check.size is not None:
+            self.sizes[check.size[::-1]] += 1
+        self.findings += [Finding.from_error(error, split) for error in check.errors]
+        self.unusable += bool(check.errors)
+        if check.orientation != 1:
+            self.findings.append(_exif_orientation(sample, check.orientation, split))
+        if check.counts[VOID] and not counts.any():
+            self.findings.append(_only_void(sample, split))
 
 
-@dataclass
-class _Seen:
-    """What one sample holds: (H, W), EXIF orientation, (256,) pixels by index, digest, mistakes."""
+def check_split(split: Split, on_progress: Callable[[int], None] = lambda done: None) -> SplitCheck:
+    """Check the header and the end of every image, and decode every mask.
 
-    size: tuple[int, int] | None = None
-    orientation: int = 1
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    digest: bytes | None = None
-    errors: list[UserError] = field(default_factory=list)
-
-
-def check_split(split: Split, advance: Callable[[], None] = lambda: None) -> SplitCheck:
-    """Reads the header and the end of every image, and the whole of every mask.
-
-    Where the split has a pack, only its masks are read: all else was when it was written.
+    With a pack only the masks are read; the rest was checked when the pack was written.
 
     Args:
-        split: its files.
-        advance: called once for each sample, for a progress bar.
+        split: to check.
+        on_progress: called with the number of samples done.
 
     Raises:
-        UserError: names the first files with a problem, the problem and how many there are; or
-            all that is labelled is the first class.
+        UserError: lists the first unusable files and their number; or only the first class occurs.
     """
-    check = inspect_split(split, advance)
-    mistakes = only_errors(check.findings)
-    if check.bad:
-        told = f"split {split.name!r}: {check.bad} of {len(split)} samples can't be used"
-        raise UserError(f"{told}\n{first_findings([m for m in mistakes if m.path is not None])}")
-    if mistakes:
-        raise UserError(first_findings(mistakes))
+    check = inspect_split(split, on_progress)
+    errors = only_errors(check.findings)
+    if check.unusable:
+        summary = f"split {split.name!r}: {check.unusable} of {len(split)} samples can't be used"
+        in_files = [e for e in errors if e.path is not None]
+        raise UserError(f"{summary}\n{first_lines(in_files, MAX_LISTED)}")
+    if errors:
+        raise UserError(first_lines(errors, MAX_LISTED))
     return check
 
 
 def inspect_split(
-    split: Split, advance: Callable[[], None] = lambda: None, content: bool = False
+    split: Split,
+    on_progress: Callable[[int], None] = lambda done: None,
+    decode_images: bool = False,
 ) -> SplitCheck:
-    """As `check_split`, but collects every mistake instead of raising.
+    """Check a split as `check_split` does, but collect all errors instead of raising.
 
     Args:
-        split: its files.
-        advance: called once for each sample, for a progress bar.
-        content: decode every image too, which finds damage inside of it, and digest its pixels;
-            for a split without a pack.
+        split: to check.
+        on_progress: called with the number of samples done.
+        decode_images: also decode every image, which finds damage inside it, and digest its
+            pixels; only for a split without a pack.
     """
-    k = len(split.labels)
-    pixels, images, within = np.zeros((3, k), np.int64)
-    void, bad = 0, 0
-    sizes: Counter[tuple[int, int]] = Counter()
-    digests: list[bytes | None] = []
-    findings: list[Finding] = []
-    alone: list[Sample] = []  # samples that hold id 0 and void, and nothing else
-    zero = int(split.labels.to_index[0])
-
-    def look(index: int) -> _Seen:
-        if split.pack is not None:
-            return _inspect_packed(split.samples[index], split.pack, index)
-        return _inspect(split.samples[index], content)
-
-    # Decoding, digesting and checksums release Python's lock, so threads use every core.
+    check = SplitCheck(*np.zeros((3, len(split.labels)), np.int64))
+    index_of_zero = int(split.labels.to_index[0])
+    binary: list[Sample] = []  # samples with only mask value 0 and void
+    inspect = partial(inspect_sample, split, decode_image=decode_images)
+    # Decoding, digests and checksums release the GIL, so threads use every core.
     with ThreadPoolExecutor(available_cores()) as pool:
-        for sample, seen in zip(split.samples, pool.map(look, range(len(split)))):
-            advance()
-            counted = seen.counts[:k]
-            pixels += counted
-            images += counted > 0
-            within += np.where(counted > 0, counted.sum(), 0)
-            void += int(seen.counts[VOID])
-            if seen.size is not None:
-                sizes[seen.size[::-1]] += 1
-            if content:
-                digests.append(seen.digest)
-            findings += [Finding.of(error, split.name) for error in seen.errors]
-            bad += bool(seen.errors)
-            if seen.orientation != 1:
-                findings.append(_turned(sample, seen.orientation, split.name))
-            if seen.counts[VOID] and not counted.any():
-                findings.append(_all_void(sample, split.name))
-            elif seen.counts[VOID] and np.flatnonzero(counted).tolist() == [zero]:
-                alone.append(sample)
-    if k > 1 and np.flatnonzero(images).tolist() == [0]:
-        findings.append(_first_class_alone(split, void))
-    elif np.count_nonzero(images) > 1:
-        findings += [_binary(sample, split) for sample in alone]
-    return SplitCheck(pixels, images, within, void, sizes, digests, findings, bad)
+        results = pool.map(inspect, range(len(split)))
+        for done, (sample, result) in enumerate(zip(split.samples, results), 1):
+            on_progress(done)
+            check.add(sample, result, split.name)
+            if decode_images:
+                check.digests.append(result.digest)
+            if np.flatnonzero(result.counts).tolist() == [index_of_zero, VOID]:
+                binary.append(sample)
+    if len(split.labels) > 1 and np.flatnonzero(check.images).tolist() == [0]:
+        check.findings.append(_only_first_class(split, check.void))
+    elif np.count_nonzero(check.images) > 1:
+        check.findings += [_only_zero_and_void(sample, split) for sample in binary]
+    return check
 
 
-def _all_void(sample: Sample, split: str) -> Finding:
-    return Finding(
-        "warning",
-        "masks of nothing but void",
-        split,
-        "no pixel of this mask counts.",
-        "Take such images out of the split: they cost time and teach nothing.",
-        str(sample.mask),
+def _exif_orientation(sample: Sample, orientation: int, split: str) -> Finding:
+    kind = "images with an EXIF orientation"
+    found = f"has EXIF orientation {orientation}, which training ignores: it uses stored pixels."
+    remedy = (
+        "Correct if the mask was drawn on the stored pixels, wrong if it was drawn on the image as "
+        "viewers show it."
     )
+    return Finding("warning", kind, split, found, remedy, str(sample.image))
 
 
-def _first_class_alone(split: Split, void: int) -> Finding:
+def _only_void(sample: Sample, split: str) -> Finding:
+    found = "every pixel of this mask is void."
+    remedy = "Remove such images from the split: they cost time and train nothing."
+    return Finding("warning", "masks with only void", split, found, remedy, str(sample.mask))
+
+
+def _only_first_class(split: Split, void: int) -> Finding:
     first = split.labels.classes[0]
-    return Finding(
-        "error",
-        "no class but the first",
-        split.name,
-        f"split {split.name!r}: its masks hold {first.name!r}{' and void' if void else ''} alone.",
-        "If they are 0/255 binary masks, write 0 and 1, for 255 is void."
-        if void
-        else f"Find out where the ids were lost: every pixel is {first.id}.",
-    )
+    found = f"the masks of split {split.name!r} contain only {first.name!r}"
+    remedy = f"Find out where the other ids were lost: every pixel is {first.id}."
+    if void:
+        found += " and void"
+        remedy = "If they are 0/255 binary masks, write 0 and 1, because 255 means void."
+    return Finding("error", "only the first class occurs", split.name, f"{found}.", remedy)
 
 
-def _binary(sample: Sample, split: Split) -> Finding:
+def _only_zero_and_void(sample: Sample, split: Split) -> Finding:
+    kind = "masks with only 0 and void"
     name = split.labels.names[split.labels.to_index[0]]
-    return Finding(
-        "warning",
-        "masks of 0 and void alone",
-        split.name,
-        f"this mask holds {name!r} and void alone, others of split {split.name!r} more.",
-        "If it is a 0/255 binary mask, write the class's id, for 255 is void.",
-        str(sample.mask),
-    )
+    found = f"contains only {name!r} and void, unlike other masks of split {split.name!r}."
+    remedy = "If it is a 0/255 binary mask, write the class id instead of 255, which means void."
+    return Finding("warning", kind, split.name, found, remedy, str(sample.mask))
 
 
-def _turned(sample: Sample, orientation: int, split: str) -> Finding:
-    return Finding(
-        "warning",
-        "images that viewers turn",
-        split,
-        f"has EXIF orientation {orientation}, which training ignores: it takes the stored pixels.",
-        "Right where the masks were drawn on the stored pixels, and wrong where on what a viewer "
-        "shows.",
-        str(sample.image),
-    )
+def missing_labels(split: Split, check: SplitCheck, root: str) -> list[Finding]:
+    """An error if no pixel of a split is labeled."""
+    if check.pixels.any() or check.unusable:  # an unreadable mask may have labels
+        return []
+    masks = "only void in its masks" if split.labelled else "no masks"
+    found = f"split {split.name!r} of {root} has {masks}; training and evaluation need labels."
+    remedy = "See data/README.md for the folder of the masks."
+    return [Finding("error", "splits without labels", split.name, found, remedy)]
 
 
-def _inspect(sample: Sample, content: bool) -> _Seen:
-    seen = _Seen()
-    try:
-        header = reading.read_header(sample.image)
-        seen.size, seen.orientation = header.size, header.orientation
-        if content:
-            image = reading.read_image(sample.image, strict=True)
-            seen.size = image.shape[:2]
-            # The shape too, for the same bytes can be a picture of another width.
-            digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
-            digest.update(np.ascontiguousarray(image))
-            seen.digest = digest.digest()
-        elif not header.complete:
-            reading.read_image(sample.image)
-    except UserError as error:
-        seen.errors.append(error)
-    if sample.mask is not None:
-        try:
-            seen.counts = reading.count_mask(sample.mask, sample.labels, seen.size)
-        except UserError as error:
-            seen.errors.append(error)
-    return seen
+def absent_classes(split: Split, check: SplitCheck) -> list[Finding]:
+    """A warning for each class that occurs in no mask."""
+    if not split.labelled or check.unusable:
+        return []
+    names = [split.labels.names[index] for index in np.flatnonzero(check.images == 0)]
+    found = [f"class {name!r} occurs in no mask of split {split.name!r}." for name in names]
+    remedy = "It can't be learned from this split, and is excluded from scores on it."
+    return [Finding("warning", "classes that never occur", split.name, f, remedy) for f in found]
 
 
-def _inspect_packed(sample: Sample, pack: Pack, index: int) -> _Seen:
-    """From the index, once the mask has the checksum that is there; other bytes train wrongly."""
-    seen = _Seen(tuple(pack.sizes[index].tolist()), int(pack.orientations[index]))
-    if pack.labelled and pack.damaged(index, masks_alone=True):
-        seen.errors.append(damaged_pack(pack, sample))
-    elif pack.labelled:
-        seen.counts = pack.counts(index)
-    return seen
-
-
-def check_image(path: Path) -> None:
-    """Decodes nothing unless the file's end looks wrong.
-
-    Raises:
-        UserError: what is wrong with it.
-    """
-    if not reading.read_header(path).complete:
-        reading.read_image(path)
+def duplicate_images(split: Split, check: SplitCheck) -> list[Finding]:
+    """A warning for each image with the pixels of an earlier one; needs decoded images."""
+    kind = "duplicate images in a split"
+    remedy = "Remove one of the two; if their masks differ, find out which one is correct."
+    first: dict[bytes, Sample] = {}
+    findings = []
+    for sample, digest in zip(split.samples, check.digests):
+        if digest is not None and first.setdefault(digest, sample) is not sample:
+            found = f"has the same pixels as {first[digest].image}."
+            path = str(sample.image)
+            findings.append(Finding("warning", kind, split.name, found, remedy, path))
+    return findings

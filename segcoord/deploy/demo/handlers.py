@@ -14,7 +14,7 @@ from importlib.util import find_spec
 import cv2
 import numpy as np
 
-from segcoord.data.mask_files import mask_picture
+from segcoord.data.mask_files import mask_image
 from segcoord.deploy.demo.images import (
     MAX_BYTES,
     MAX_PIXELS,
@@ -88,7 +88,7 @@ class Handlers:
         return {
             "picture": encode(image),
             "classes": encode(classes),
-            "mask": encode(mask_picture(classes, labels, palette=True)),
+            "mask": encode(mask_image(classes, labels, palette=True)),
             "size": [image.shape[1], image.shape[0]],
             "areas": [{"class": i, "share": float(counts[i] / classes.size)} for i in order],
             "seconds": seconds,

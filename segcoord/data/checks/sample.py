@@ -1,0 +1,88 @@
+"""Check a single image and its mask, from their files or from a pack."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from segcoord.data import image_io
+from segcoord.data.pack.reader import Pack, damaged_pack
+from segcoord.data.split import Sample, Split
+from segcoord.utils.errors import UserError
+
+
+@dataclass
+class SampleCheck:
+    """Contents of one sample.
+
+    Args:
+        size: (H, W); None if unreadable.
+        orientation: EXIF orientation.
+        counts: (256,) int64 pixels by class index.
+        digest: of the decoded image; None if unreadable or not requested.
+        errors: that make the sample unusable.
+    """
+
+    size: tuple[int, int] | None = None
+    orientation: int = 1
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    digest: bytes | None = None
+    errors: list[UserError] = field(default_factory=list)
+
+
+def inspect_sample(split: Split, index: int, decode_image: bool = False) -> SampleCheck:
+    """Check an image as `inspect_image` does, and decode its mask. A pack is read without images.
+
+    Args:
+        split: holds the sample.
+        index: of the sample.
+        decode_image: see `inspect_image`; only for a split without a pack.
+    """
+    sample = split.samples[index]
+    if split.pack is not None:
+        return _inspect_packed(sample, split.pack, index)
+    check = inspect_image(sample.image, decode_image)
+    if sample.mask is not None:
+        try:
+            check.counts = image_io.count_mask(sample.mask, sample.labels, check.size)
+        except UserError as error:
+            check.errors.append(error)
+    return check
+
+
+def inspect_image(path: Path, decode: bool = False) -> SampleCheck:
+    """Check the header and the end of an image; decode it only if it may be truncated.
+
+    Args:
+        path: the image.
+        decode: decode it in any case, which finds damage inside it, and digest its pixels.
+    """
+    check = SampleCheck()
+    try:
+        header = image_io.read_header(path)
+        check.size, check.orientation = header.size, header.orientation
+        if decode:
+            image = image_io.read_image(path, strict=True)
+            check.size = image.shape[:2]
+            # Includes the shape: the same bytes can be an image of another width.
+            digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
+            digest.update(np.ascontiguousarray(image))
+            check.digest = digest.digest()
+        elif not header.complete:
+            image_io.read_image(path)
+    except UserError as error:
+        check.errors.append(error)
+    return check
+
+
+def _inspect_packed(sample: Sample, pack: Pack, index: int) -> SampleCheck:
+    """Use the pack's index, after verifying the mask: a damaged one would train silently."""
+    check = SampleCheck(tuple(pack.sizes[index].tolist()), int(pack.orientations[index]))
+    if pack.labelled and pack.damaged(index, masks_alone=True):
+        check.errors.append(damaged_pack(pack, sample))
+    elif pack.labelled:
+        check.counts = pack.counts(index)
+    return check
