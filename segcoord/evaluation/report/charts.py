@@ -25,7 +25,7 @@ matplotlib.rcParams["text.parse_math"] = False  # keep a "$" in a class name
 MIN_FRACTION = 0.001
 """A confidence bin with a smaller fraction of the pixels gets a hollow marker."""
 
-INK, MUTED, GRID = "#1b1f24", "#5f6772", "#dde1e6"
+INK, MUTED, GRID = "#1b1f24", "#5f6772", "#d0d5db"
 FIRST, SECOND = "#0072b2", "#d55e00"
 """Colors of the two curves that a chart compares."""
 
