@@ -1,12 +1,12 @@
-"""Milliseconds and memory from a network's logits to the score, at 1024x2048 with 19 classes.
+"""Time and memory from a network's logits to the score, at 1024x2048 with 19 classes.
 
     python benchmarks/evaluate.py [--json FILE] [--rounds N]
 
-From logits at stride 16 it predicts and counts one image in three ways, alternating in one run:
-interpolate + max + numpy's bincount, which is copied from repository to repository; interpolate +
-argmax + torchmetrics; ours. Once where few cells between the coarse pixels hold a boundary, as in
-photographs, and once where most do. It checks first that predictions and counts are equal. Then
-evaluations of a split, from files. Ratios are medians over the rounds, to the peer of the case.
+Predicts and counts one image from logits at stride 16 with three methods, alternating in one run:
+interpolate + max + numpy's bincount, as in many repositories; interpolate + argmax + torchmetrics;
+ours. Once with boundaries in few cells between the coarse pixels, as in photographs, and once in
+most cells. Predictions and counts are first checked to be equal. Then evaluates a split from files.
+Ratios are medians over the rounds, relative to the baseline of the case.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from segcoord.data.layouts import find_split
 from segcoord.data.split import Split
 from segcoord.evaluation.evaluate import evaluate
 from segcoord.inference.fast_argmax import predict_classes
+from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.allocator import keep_freed_memory
 
 K, STRIDE, SIZE = 19, 16, (1024, 2048)
@@ -48,10 +49,10 @@ NUMPY, TORCHMETRICS = "interpolate, max, numpy bincount", "interpolate, argmax, 
 
 
 def scene(spacing: int) -> tuple[Tensor, Tensor]:
-    """Logits (1, K, 64, 128) of smooth random fields; a truth (1024, 2048) uint8 like them."""
+    """Smooth random logits (1, K, 64, 128) and a similar truth (1024, 2048) uint8."""
     h, w = (n // STRIDE for n in SIZE)
-    random = torch.Generator().manual_seed(0)
-    coarse = torch.randn(1, K, h // spacing, w // spacing, generator=random)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, K, h // spacing, w // spacing, generator=generator)
     logits = 3 * F.interpolate(coarse, (h, w), mode="bicubic", align_corners=False)
     truth = upsampled(logits)[0].argmax(0).to(torch.uint8).roll((9, 5), (0, 1))
     truth[950:] = 255
@@ -84,21 +85,21 @@ def ours(logits: Tensor, truth: Tensor) -> Tensor:
     return metric.compute()
 
 
-WAYS = {NUMPY: with_numpy, TORCHMETRICS: with_torchmetrics, "ours": ours}
+METHODS = {NUMPY: with_numpy, TORCHMETRICS: with_torchmetrics, "ours": ours}
 
 
-def bound(way: str, spacing: int) -> Callable[[], object]:
-    """A way with what its network and its loader hand it: ours channels_last and uint8."""
+def bind_inputs(method: str, spacing: int) -> Callable[[], object]:
+    """A method with the layout and dtype of its network and loader: ours channels_last, uint8."""
     logits, truth = scene(spacing)
-    if way == "ours":
+    if method == "ours":
         logits = logits.contiguous(memory_format=torch.channels_last)
     else:
         truth = truth.long()
-    return partial(WAYS[way], logits, truth)
+    return partial(METHODS[method], logits, truth)
 
 
 def check(spacing: int) -> float:
-    """Ends the run unless all agree; returns the share of cells that hold a boundary."""
+    """Asserts that all methods agree; returns the fraction of cells with a boundary."""
     logits, truth = scene(spacing)
     logits = logits.contiguous(memory_format=torch.channels_last)
     prediction = predict_classes(logits, SIZE, SIZE)[0]
@@ -113,11 +114,11 @@ def check(spacing: int) -> float:
     return 1 - same.float().mean().item()
 
 
-def extra_memory(way: str, spacing: int) -> float:
-    """MB by which a fresh process grows at most while it predicts and counts."""
-    run = bound(way, spacing)
+def extra_memory(method: str, spacing: int) -> float:
+    """Peak growth of a new process in MB while it predicts and counts."""
+    run = bind_inputs(method, spacing)
     tiny = torch.zeros(1, K, 4, 4), torch.zeros(4, 4, dtype=torch.uint8)
-    predict_classes(tiny[0], (64, 64), (64, 64))  # loads code, which isn't what is asked for
+    predict_classes(tiny[0], (64, 64), (64, 64))  # loads libraries
     segcoord.MeanIoU(K).update(tiny[1], tiny[1])
     MulticlassJaccardIndex(K)(tiny[1], tiny[1])
 
@@ -125,16 +126,16 @@ def extra_memory(way: str, spacing: int) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = status("VmRSS")
     run()
     return (status("VmHWM") - before) / 1000
 
 
-class PlainSet(Dataset):
-    """Normalised float images (3, H, W) and int64 masks."""
+class BaselineSet(Dataset):
+    """Normalized float images (3, H, W) and int64 masks."""
 
-    def __init__(self, split: Split, model: segcoord.model.SegmentationModel) -> None:
+    def __init__(self, split: Split, model: SegmentationModel) -> None:
         self.split, self.model = split, model
 
     def __len__(self) -> int:
@@ -146,21 +147,21 @@ class PlainSet(Dataset):
 
 
 @torch.inference_mode()
-def plainly(model: segcoord.model.SegmentationModel, split: Split) -> None:
+def evaluate_baseline(model: SegmentationModel, split: Split) -> None:
     confusion = np.zeros((K, K), int)
-    for image, truth in DataLoader(PlainSet(split, model), num_workers=2):
+    for image, truth in DataLoader(BaselineSet(split, model), num_workers=2):
         prediction = model(image.contiguous()).max(1)[1]
         confusion += count(truth.numpy(), prediction.numpy())
 
 
 def measure(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds by the clock, per variant and round."""
+    """Wall-clock seconds per variant and round."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds + 1):  # the first one warms up
+    for _ in range(rounds + 1):  # the first round is a warm-up
         for name, run in variants.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             run()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.perf_counter() - start)
     return {name: values[1:] for name, values in seconds.items()}
 
 
@@ -169,27 +170,28 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
-    keep_freed_memory()  # as our commands do; without it the peers are slower still
+    keep_freed_memory()  # as the commands do; the baselines are slower without
     rows = []
 
-    def report(case: str, unit: str, measured: dict, shown: Callable[[float], float]) -> None:
-        peer = next(iter(measured.values()))
+    def report(case: str, unit: str, measured: dict, convert: Callable[[float], float]) -> None:
+        baseline = next(iter(measured.values()))
         print(f"\n{case}")
-        for name, own in measured.items():
-            value, ratio = shown(statistics.median(own)), statistics.median(map(truediv, peer, own))
-            print(f"  {name:38} {value:8.2f} {unit}, best {shown(min(own)):8.2f}  {ratio:6.2f}x")
+        for name, values in measured.items():
+            value, best = convert(statistics.median(values)), convert(min(values))
+            ratio = statistics.median(map(truediv, baseline, values))
+            print(f"  {name:38} {value:8.2f} {unit}, best {best:8.2f}  {ratio:6.2f}x")
             row = {"case": case, "variant": name, "value": value, "unit": unit, "ratio": ratio}
             rows.append(row)
 
     for kind, spacing in SPACING.items():
         case = f"{kind}: boundaries in {100 * check(spacing):.0f} % of cells"
-        seconds = measure({way: bound(way, spacing) for way in WAYS}, args.rounds)
+        seconds = measure({method: bind_inputs(method, spacing) for method in METHODS}, args.rounds)
         memory = {}
-        for way in WAYS:
-            with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
-                memory[way] = [fresh.submit(extra_memory, way, spacing).result()]
+        for method in METHODS:
+            with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+                memory[method] = [executor.submit(extra_memory, method, spacing).result()]
         for pair in ((NUMPY, "ours"), (TORCHMETRICS, "ours")):
-            times, sizes = ({way: values[way] for way in pair} for values in (seconds, memory))
+            times, sizes = ({name: values[name] for name in pair} for values in (seconds, memory))
             report(f"{case}, predict and count", "ms", times, lambda s: 1e3 * s)
             report(f"{case}, extra memory", "MB", sizes, lambda size: size)
 
@@ -199,7 +201,7 @@ def main() -> None:
         classes = [ClassConfig(str(n), [n, n, n]) for n in range(K)]
         split = find_split(DataConfig("folder", folder, classes, pack="off"), "train")
         variants = {
-            "NCHW, " + NUMPY: lambda: plainly(model, split),
+            "NCHW, " + NUMPY: lambda: evaluate_baseline(model, split),
             "ours": lambda: evaluate(model, split, workers=2),
         }
         seconds = measure(variants, max(3, args.rounds // 5))

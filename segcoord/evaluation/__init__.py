@@ -1,4 +1,4 @@
-"""A model over a split: mIoU, the protocol, Cityscapes' scores, comparison, report, submissions.
+"""Evaluation: mIoU over a split, its protocol, Cityscapes scores, comparison, report, submissions.
 
-Nothing here trains or exports a model.
+This package does not train or export models.
 """

@@ -1,4 +1,4 @@
-"""Cityscapes' further scores: IoU of the categories, and iIoU, where each instance weighs alike.
+"""Cityscapes scores: IoU of the categories, and iIoU, which weights each instance equally.
 
 Definitions and tables: cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py and
 cityscapesscripts/helpers/labels.py (mcordts/cityscapesScripts), which prints iIoU as nIoU.
@@ -30,7 +30,7 @@ CATEGORIES = {
     "human": ("person", "rider"),
     "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
 }
-AVERAGE_SIZES = {  # pixels of an instance, over the dataset
+AVERAGE_SIZES = {  # pixels per instance, over the dataset
     "person": 3462.4756337644,
     "rider": 3930.4788056518,
     "car": 12794.0202738185,
@@ -40,22 +40,25 @@ AVERAGE_SIZES = {  # pixels of an instance, over the dataset
     "motorcycle": 6298.7200839748,
     "bicycle": 4672.3249222261,
 }
-"""The classes that have instances, and count."""
+"""The scored classes with instances."""
 
-INSTANCES_OF_VOID = (29, 30)  # caravan and trailer: label ids with instances that don't count
+VOID_INSTANCE_IDS = (29, 30)
+"""Label ids of caravan and trailer, which have instances but are ignored."""
+
 _K, _C = len(CITYSCAPES), len(CATEGORIES)
-_BELONGS = np.array([[n in names for n in CITYSCAPES.names] for names in CATEGORIES.values()])
-_CATEGORY_OF = _BELONGS.argmax(0)  # (19,) class index -> category
+_MEMBERS = np.array([[n in names for n in CITYSCAPES.names] for names in CATEGORIES.values()])
+_CATEGORY_OF = _MEMBERS.argmax(0)  # (19,) class index -> category
 _SIZES = np.array([AVERAGE_SIZES.get(name, np.nan) for name in CITYSCAPES.names])  # (19,)
-_WITH_INSTANCES = np.isfinite(_SIZES)
-_CATEGORIES_WITH_INSTANCES = ~(_BELONGS & ~_WITH_INSTANCES).any(1)  # (7,): human and vehicle
+_HAS_INSTANCES = np.isfinite(_SIZES)
+_CATEGORY_HAS_INSTANCES = ~(_MEMBERS & ~_HAS_INSTANCES).any(1)  # (7,): human and vehicle
 
 
 class InstanceWeights(Metric):
-    """Pixels of instances that were found or missed, each times average size / instance's size.
+    """Weighted true positives and false negatives of instances.
 
-    `compute` gives (2, 19 + 7) float64: found and missed, by class and then by category. The state
-    adds up across processes.
+    Each pixel of an instance weighs the average size of its class over the instance's size.
+    `compute` returns (2, 19 + 7) float64: true positives and false negatives, by class and then by
+    category. The state is summed across processes.
     """
 
     full_state_update = False
@@ -76,20 +79,26 @@ class InstanceWeights(Metric):
         """
         inside = instances > 1000
         predicted = prediction[inside]
-        ids, place, sizes = np.unique(instances[inside], return_inverse=True, return_counts=True)
+        ids, inverse, sizes = np.unique(instances[inside], return_inverse=True, return_counts=True)
         classes = CITYSCAPES.to_index[ids // 1000]  # (I,)
-        counts = classes != VOID
-        classes[~counts] = 0
-        weight = np.where(counts, _SIZES[classes] / sizes, 0.0)
-        same = predicted == classes[place]
-        related = _CATEGORY_OF[predicted] == _CATEGORY_OF[classes][place]
-        for offset, length, names, right in (
-            (0, _K, classes, same),
-            (_K, _C, _CATEGORY_OF[classes], related),
+        scored = classes != VOID
+        classes[~scored] = 0
+        pixel_weight = np.where(scored, _SIZES[classes] / sizes, 0.0)  # (I,)
+        categories = _CATEGORY_OF[classes]
+        same_class = predicted == classes[inverse]
+        same_category = _CATEGORY_OF[predicted] == categories[inverse]
+        for offset, length, groups, correct in (
+            (0, _K, classes, same_class),
+            (_K, _C, categories, same_category),
         ):
-            found = np.bincount(place, right, len(ids))
+            found = np.bincount(inverse, correct, len(ids))
             for row, pixels in zip(self.weights[:, offset:], (found, sizes - found)):
-                row[:length] += torch.from_numpy(np.bincount(names, pixels * weight, length))
+                counts = np.bincount(groups, pixels * pixel_weight, length)
+                row[:length] += torch.from_numpy(counts)
+
+    def add_image(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
+        """An `ImageCallback` that reads the instance file of a sample and counts the image."""
+        self.update(prediction, read_instances(instances_path(sample), prediction.shape))
 
     def compute(self) -> Tensor:
         return self.weights
@@ -97,11 +106,11 @@ class InstanceWeights(Metric):
 
 @dataclass(frozen=True)
 class CityscapesScores:
-    """Scores by category and instance; NaN where there is nothing to divide by.
+    """Scores by category and instance; NaN where undefined.
 
     Args:
-        confusion: (19, 19) int64 pixel counts, as of `Scores`.
-        weights: (2, 26) float64 of `InstanceWeights`; None where the instances aren't known.
+        confusion: (19, 19) int64 pixel counts, as in `Scores`.
+        weights: (2, 26) float64 from `InstanceWeights`; None without instance files.
     """
 
     confusion: np.ndarray
@@ -110,29 +119,31 @@ class CityscapesScores:
     @property
     def categories(self) -> Scores:
         """Scores of the 7 categories, in the order of CATEGORIES."""
-        return Scores(_BELONGS.astype(np.int64) @ self.confusion @ _BELONGS.T)
+        return Scores(_MEMBERS.astype(np.int64) @ self.confusion @ _MEMBERS.T)
 
     @property
     def class_iiou(self) -> np.ndarray | None:
-        """(19,) float64; NaN for classes that have no instances."""
-        return self._iiou(self.confusion, slice(_K), _WITH_INSTANCES)
+        """(19,) float64; NaN for classes without instances."""
+        return self._iiou(self.confusion, slice(_K), _HAS_INSTANCES)
 
     @property
     def category_iiou(self) -> np.ndarray | None:
-        """(7,) float64; NaN but for human and vehicle."""
+        """(7,) float64; NaN except for human and vehicle."""
         confusion = self.categories.confusion
-        return self._iiou(confusion, slice(_K, None), _CATEGORIES_WITH_INSTANCES)
+        return self._iiou(confusion, slice(_K, None), _CATEGORY_HAS_INSTANCES)
 
-    def _iiou(self, confusion: np.ndarray, part: slice, some: np.ndarray) -> np.ndarray | None:
+    def _iiou(self, confusion: np.ndarray, part: slice, mask: np.ndarray) -> np.ndarray | None:
         if self.weights is None:
             return None
-        found, missed = self.weights[:, part]
-        wrong = confusion.sum(0) - confusion.diagonal()  # what is predicted where it is not
-        return np.where(some, divide(found, found + missed + wrong), np.nan)
+        true_positives, false_negatives = self.weights[:, part]
+        false_positives = confusion.sum(0) - confusion.diagonal()
+        union = true_positives + false_negatives + false_positives
+        return np.where(mask, divide(true_positives, union), np.nan)
 
     def to_dict(self) -> dict:
-        """{"category_miou", "categories": [{"name", "iou"}]} for JSON, and where instances are
-        known "iiou" and "category_iiou", the means, "iiou" of each category, and "classes".
+        """For JSON: {"category_miou", "categories": [{"name", "iou"}]}.
+
+        With instances also "iiou" and "category_iiou" (means), "iiou" per category, and "classes".
         """
         scores = self.categories
         names = [{"name": name} for name in CATEGORIES]
@@ -153,16 +164,16 @@ class CityscapesScores:
 
 
 def instances_path(sample: Sample) -> Path:
-    """Where the instances of a labelled sample lie, if they do."""
+    """Path of the instance file beside a sample's mask; it may not exist."""
     frame = sample.mask.name.rpartition("_gtFine_")[0]
     return sample.mask.with_name(f"{frame}_gtFine_instanceIds.png")
 
 
 def read_instances(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) int32: label id, or 1000 * label id + number where an instance is known.
+    """Reads an instance file: (H, W) int32, label id or 1000 * label id + number for instances.
 
     Raises:
-        UserError: a file that can't be read, has another size or holds other ids.
+        UserError: a file that can't be read, or with another size or other ids.
     """
     try:
         with Image.open(path) as image:
@@ -171,16 +182,16 @@ def read_instances(path: Path, size: tuple[int, int]) -> np.ndarray:
         raise UserError(f"can't be read as an image: {error}.", path=path) from error
     if instances.shape != size or instances.dtype.kind not in "iu":
         raise UserError(
-            f"found {instances.shape} {instances.dtype}, expected {size} integers as of its mask",
+            f"found {instances.shape} {instances.dtype}, expected {size} integers like its mask",
             path=path,
         )
     instances = instances.astype(np.int32)
-    known = {CITYSCAPES.classes[i].id for i in np.flatnonzero(_WITH_INSTANCES)}
+    known = {CITYSCAPES.classes[i].id for i in np.flatnonzero(_HAS_INSTANCES)}
     labels = set(np.unique(instances[instances > 1000] // 1000).tolist())
-    if other := labels - known - {*INSTANCES_OF_VOID}:
+    if other := labels - known - {*VOID_INSTANCE_IDS}:
         raise UserError(
-            f"holds an instance of label id {min(other)}, expected instances of "
-            f"{', '.join(str(i) for i in sorted({*known, *INSTANCES_OF_VOID}))} alone",
+            f"holds an instance of label id {min(other)}, expected instances of only "
+            f"{', '.join(str(i) for i in sorted({*known, *VOID_INSTANCE_IDS}))}",
             path=path,
         )
     return instances

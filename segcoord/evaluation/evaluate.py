@@ -1,4 +1,4 @@
-"""A model over a split: every image once, at its original size, into one confusion matrix."""
+"""Evaluates a model on a split: each image once, at its original size, in one confusion matrix."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from segcoord.utils.console import progress_counter
 from segcoord.utils.distributed import all_reduce, rank_indices
 from segcoord.utils.errors import UserError
 
-OnImage = Callable[[Sample, np.ndarray, np.ndarray, "np.ndarray | None"], None]
+ImageCallback = Callable[[Sample, np.ndarray, np.ndarray, "np.ndarray | None"], None]
+"""Called with a sample, its image (H, W, 3) uint8 RGB, and prediction and truth (H, W) uint8."""
 
 
 class _EvalSet(Dataset):
-    """(image (H, W, 3) uint8, mask (H, W) uint8 or None) by index, at their own size."""
+    """(image (H, W, 3) uint8, mask (H, W) uint8 or None) by index, at original size."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -35,13 +36,13 @@ class _EvalSet(Dataset):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        # The arrays of a pack are read-only, and torch.from_numpy warns about those.
         image, mask = self.split.read(index)
-        # A pack's views are not writable, which torch.from_numpy warns of.
-        image, mask = (x if x is None else np.require(x, requirements="W") for x in (image, mask))
-        return image, mask
+        writable = np.require(image, requirements="W")
+        return writable, None if mask is None else np.require(mask, requirements="W")
 
 
-def _as_is(item: object) -> object:
+def _no_collate(item: object) -> object:
     return item
 
 
@@ -49,56 +50,51 @@ def evaluate(
     model: SegmentationModel,
     split: Split,
     workers: int = 2,
-    on_image: OnImage | None = None,
+    on_image: ImageCallback | None = None,
     views: Views = SINGLE_VIEW,
 ) -> Scores | None:
-    """Predicts every image of a split and scores what has labels.
+    """Predicts every image of a split and scores the predictions if it has masks.
 
-    Where several processes run (torch.distributed), each predicts its share, every image is counted
-    once, and all of them get the scores of the whole.
+    In a torch.distributed process group, each process predicts its part of the images; every image
+    is counted once and all processes return the scores of the whole split.
 
     Args:
-        model: on the device it shall run on; it is left in eval mode.
+        model: on its device; set to eval mode.
         split: from `find_split`.
-        workers: processes that read files.
-        on_image: called for each image of this process with its sample, the image (H, W, 3) uint8,
-            the prediction (H, W) uint8 and the truth (H, W) uint8 or None; for exports and
-            progress.
+        workers: number of processes that read files.
+        on_image: called for each image of this process, in order; the truth is None without masks.
         views: scales, flip and tiles of each prediction.
 
     Returns:
-        The scores over the whole split; None where it has no labels, or only dummies, of which no
-        pixel counts (as those of a test split).
+        The scores over the whole split; None without masks, or with dummy masks that have no
+        labeled pixel (as in a test split).
 
     Raises:
         UserError: a file that can't be read.
     """
     model.eval()
     metric = MeanIoU(len(model.labels))
-    mine = rank_indices(len(split))
+    indices = rank_indices(len(split))
     loader = DataLoader(
         _EvalSet(split),
-        sampler=mine,
+        sampler=indices,
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_is,
+        collate_fn=_no_collate,
         worker_init_fn=set_up_worker,
     )
-    for index, (image, mask) in zip(mine, loader):
-        sample = split.samples[index]
+    for index, (image, mask) in zip(indices, loader):
         prediction = predict(model, image, views)
         if mask is not None:
             metric.update(torch.from_numpy(prediction), torch.from_numpy(mask))
         if on_image is not None:
-            on_image(sample, image, prediction, mask)
+            on_image(split.samples[index], image, prediction, mask)
     metric.confusion = all_reduce(metric.confusion, model.mean.device)
-    if not metric.confusion.any():
-        return None
-    return metric.scores()
+    return metric.scores() if metric.confusion.any() else None
 
 
 def check_labels(model: SegmentationModel, checkpoint: Path | str, data: DataConfig) -> None:
-    """Raises UserError unless a dataset has the classes that a checkpoint was trained for."""
+    """Raises UserError unless the dataset has the classes that a checkpoint was trained for."""
     labels = label_set(data)
     if model.labels.names == labels.names:
         return
@@ -111,11 +107,11 @@ def check_labels(model: SegmentationModel, checkpoint: Path | str, data: DataCon
 
 
 def verify_masks(split: Split) -> None:
-    """Reads all masks of a pack, in which a wrong byte would change the score and nothing else.
+    """Verifies the checksums of a pack's masks: a flipped bit would silently change the score.
 
     Raises:
-        UserError: they are not what was written.
+        UserError: a damaged pack.
     """
     if split.pack is not None and split.labelled:
-        with progress_counter(f"verify {split.name}", len(split)) as tell:
-            verify(split.pack, split, tell, masks_alone=True)
+        with progress_counter(f"verify {split.name}", len(split)) as on_progress:
+            verify(split.pack, split, on_progress, masks_alone=True)

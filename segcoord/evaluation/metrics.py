@@ -1,8 +1,8 @@
 """Mean intersection over union over a whole dataset, from one confusion matrix.
 
-Definition: Pascal VOC development kit and cityscapesscripts/evaluation: summed over all images
-first, then per class truth & prediction / truth | prediction, then the mean over the classes.
-torchmetrics' own segmentation.MeanIoU averages over images, which is another number.
+Definition of the Pascal VOC development kit and cityscapesscripts/evaluation: counts are summed
+over all images, then divided per class (intersection / union), then averaged over the classes.
+segmentation.MeanIoU of torchmetrics averages over images instead, which gives another number.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 from torchmetrics import Metric
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_COUNTS_AT_ONCE = 2**24  # OpenCV's histogram is float32, which holds integers up to here
+_CHUNK = 2**24  # OpenCV's histogram is float32, which holds integers exactly up to 2**24
 
 
 class MeanIoU(Metric):
-    """Accumulates a confusion matrix; `compute` gives the mIoU, float64 in 0..1.
+    """Accumulates a confusion matrix; `compute` returns the mIoU, float64 in 0..1.
 
-    The state adds up across processes. A class that occurs in neither truth nor prediction is left
-    out of the mean; if none occurs, the mean is NaN. `scores()` gives everything else.
+    The state is summed across processes. A class in neither truth nor prediction is left out of the
+    mean; without any class, the mean is NaN. `scores()` returns all other scores.
 
     Args:
         num_classes: K.
-        ignore_index: value of the target that counts nowhere; from K to 255.
+        ignore_index: ignored value of the target; K to 255.
 
     Raises:
-        ValueError: `ignore_index` is one of the classes or above 255.
+        ValueError: `num_classes` outside 1 to 255, or `ignore_index` outside K to 255.
     """
 
     full_state_update = False
@@ -56,7 +56,7 @@ class MeanIoU(Metric):
             target: the same shape; 0..K-1 or `ignore_index`.
 
         Raises:
-            ValueError: shapes that differ, logits instead of indices, or a value outside.
+            ValueError: different shapes, logits instead of indices, or a value out of range.
         """
         if preds.shape != target.shape:
             raise ValueError(f"preds {tuple(preds.shape)} and target {tuple(target.shape)} differ")
@@ -87,33 +87,33 @@ class MeanIoU(Metric):
         return torch.tensor(self.scores().miou, dtype=torch.float64)
 
     def scores(self) -> Scores:
-        """All scores of what was counted so far, in this process."""
+        """All scores of the images counted so far in this process."""
         return Scores(self.confusion.cpu().numpy())
 
 
 def count_pairs(rows: Tensor, columns: Tensor) -> Tensor:
-    """How often each pair of values occurs.
+    """Joint histogram of two maps.
 
     Args:
-        rows, columns: uint8, of one shape.
+        rows, columns: uint8, of the same shape.
 
     Returns:
-        (256, 256) int64 on their device.
+        (256, 256) int64 on the same device.
     """
     rows, columns = rows.flatten(), columns.flatten()
     if rows.device.type != "cpu":
         return torch.bincount(rows.int() * 256 + columns, minlength=256 * 256).view(256, 256)
     counts = np.zeros((256, 256), np.int64)
-    for pair in zip(rows.split(_COUNTS_AT_ONCE), columns.split(_COUNTS_AT_ONCE)):
+    for pair in zip(rows.split(_CHUNK), columns.split(_CHUNK)):
         maps = [values.numpy()[None] for values in pair]
-        # It needs no memory for the pairs, and counts void as any value, so that nothing is masked.
+        # calcHist needs no memory for the pairs, and void needs no masking.
         counts += cv2.calcHist(maps, [0, 1], None, [256, 256], [0, 256] * 2).astype(np.int64)
     return torch.from_numpy(counts)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What is read off a confusion matrix; NaN where there is nothing to divide by.
+    """Scores of a confusion matrix; NaN where the denominator is 0.
 
     Args:
         confusion: (K, K) int64 pixel counts, truth in rows, prediction in columns.
@@ -123,7 +123,7 @@ class Scores:
 
     @property
     def truth(self) -> np.ndarray:
-        """(K,) int64: labelled pixels of each class."""
+        """(K,) int64: labeled pixels of each class."""
         return self.confusion.sum(1)
 
     @property
@@ -134,7 +134,7 @@ class Scores:
 
     @property
     def accuracy(self) -> np.ndarray:
-        """(K,) float64: share of a class's pixels that was found; NaN for a class not in truth."""
+        """(K,) float64: recall of each class; NaN for a class not in truth."""
         return divide(self.confusion.diagonal(), self.truth)
 
     @property
@@ -143,7 +143,7 @@ class Scores:
 
     @property
     def frequency_weighted_iou(self) -> float:
-        """Each class's IoU weighted by its share of the labelled pixels (Long et al. 2015)."""
+        """Mean IoU weighted by each class's labeled pixels (Long et al. 2015)."""
         return float(divide(np.nansum(self.iou * self.truth), self.truth.sum()))
 
     @property
@@ -156,7 +156,7 @@ class Scores:
 
     @property
     def absent(self) -> list[int]:
-        """Classes in neither truth nor prediction, which the mean IoU leaves out."""
+        """Indices of the classes in neither truth nor prediction, left out of the mIoU."""
         return np.flatnonzero(np.isnan(self.iou)).tolist()
 
     @property
@@ -171,10 +171,10 @@ def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def mean(values: np.ndarray) -> float:
-    """Over what is not NaN; NaN where nothing is."""
+    """Mean of the values that are not NaN; NaN without any."""
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def or_none(value: float) -> float | None:
-    """For JSON, which has no NaN."""
+    """None instead of NaN, for JSON."""
     return float(value) if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Checks of the output options of `segcoord evaluate`, before any image is predicted."""
 
 from __future__ import annotations
 
@@ -15,69 +15,71 @@ from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import require_writable_path
 
-ONE_FILE = ("sheet", "export", "report", "figures")
-"""Options whose file is made of all images, which several processes can't write together."""
+SINGLE_PROCESS = ("sheet", "export", "report", "figures")
+"""Outputs that need every image, hence a single process."""
 
 FILES, FOLDERS = ("sheet", "json", "report", "out"), ("masks", "overlays", "figures")
-"""Options that name what is written."""
+"""Options that name an output file or folder."""
 
 
 def check_options(args: Namespace, processes: int) -> None:
-    """Raises UserError for options that don't go together."""
+    """Raises UserError for options that don't go together and outputs that can't be written."""
     for option, other in (("export", "out"), ("out", "export")):
         if getattr(args, option) and not getattr(args, other):
-            raise UserError(f"--{option}: found without --{other}; give both, or none")
+            raise UserError(f"--{option}: found without --{other}; give both or none")
     if args.overlap is not None and not args.tile:
-        raise UserError(f"--overlap: found {args.overlap} without --tile, 769x769 say")
-    if args.against and not (args.report or args.figures):
-        raise UserError("--against: is shown in a report; give --report or --figures too")
-    _check_places(args)
-    of_all = [option for option in ONE_FILE if getattr(args, option)]
-    if processes > 1 and of_all:
         raise UserError(
-            f"--{of_all[0]}: one process has to see all images for it, found {processes}; leave "
-            "torchrun away, or write --masks and --json alone"
+            f"--overlap: found {args.overlap} without --tile; give both, for example --tile 769x769"
+        )
+    if args.against and not (args.report or args.figures):
+        raise UserError("--against: is part of a report; give --report or --figures too")
+    _check_paths(args)
+    given = [option for option in SINGLE_PROCESS if getattr(args, option)]
+    if processes > 1 and given:
+        raise UserError(
+            f"--{given[0]}: needs a single process, found {processes}; run without torchrun, or "
+            "write --masks and --json only"
         )
 
 
-def _writes_predictions(args: Namespace) -> bool:
+def writes_predictions(args: Namespace) -> bool:
+    """Whether an output needs predictions only."""
     return bool(args.masks or args.overlays or args.export)
 
 
-def _compares(args: Namespace) -> bool:
-    """Whether a file is asked for that tells of the truth."""
+def writes_scores(args: Namespace) -> bool:
+    """Whether an output needs scores."""
     return bool(args.json or args.report or args.figures)
 
 
 def check_split_outputs(args: Namespace, data: DataConfig, split: Split) -> None:
-    """Raises UserError for what this split can't give, and where a file would be replaced."""
-    if not split.labelled and not _writes_predictions(args):
+    """Raises UserError for outputs that this split can't have or that are among its files."""
+    if not split.labelled and not writes_predictions(args):
         raise UserError(
-            f"split {split.name!r} has no masks, so there is nothing to score; "
+            f"split {split.name!r} has no masks, so it can't be scored; "
             "give --masks DIR, --overlays DIR or --export SERVER to write predictions"
         )
-    if not split.labelled and (_compares(args) or args.sheet):
+    if not split.labelled and (writes_scores(args) or args.sheet):
         raise UserError(
-            "--json, --sheet, --report and --figures compare with truth; "
-            f"split {split.name!r} has none"
+            f"--json, --sheet, --report and --figures need masks; split {split.name!r} has none"
         )
-    _refuse_to_overwrite(args, data, split)
+    _check_outside_dataset(args, data, split)
     if args.export:
-        other = check_server(args.export, Path(args.out), split, data.layout)
-        if other:
-            console.print(other, style="yellow")
+        warning = check_server(args.export, Path(args.out), split, data.layout)
+        if warning:
+            console.print(warning, style="yellow")
 
 
-def _check_places(args: Namespace) -> None:
-    """Raises UserError unless all that is asked for can be written, each to its own place."""
-    taken = {Path(args.checkpoint).resolve(): "checkpoint"}
+def _check_paths(args: Namespace) -> None:
+    """Raises UserError for outputs that can't be written or that share a path."""
+    options = {Path(args.checkpoint).resolve(): "checkpoint"}
     if args.against:
-        taken[checkpoint_path(args.against).resolve()] = "against"
+        options[checkpoint_path(args.against).resolve()] = "against"
     for option in (*FILES, *FOLDERS):
         if not getattr(args, option):
             continue
         path = Path(getattr(args, option))
-        other = taken.setdefault(path.resolve(), option)
+        other = options.setdefault(path.resolve(), option)
         if other != option:
             raise UserError(
                 f"--{other} and --{option}: both are {path}, expected two "
@@ -86,13 +88,13 @@ def _check_places(args: Namespace) -> None:
         require_writable_path(path, folder=option in FOLDERS)
 
 
-def _refuse_to_overwrite(args: Namespace, data: DataConfig, split: Split) -> None:
-    """Raises UserError where a file would be written among those of the dataset."""
-    own = split_folders(data, split)
+def _check_outside_dataset(args: Namespace, data: DataConfig, split: Split) -> None:
+    """Raises UserError for outputs that could overwrite files of the dataset."""
+    dataset_folders = folders_read(data, split)
     for option in (*FILES, *FOLDERS):
         path = getattr(args, option) and Path(getattr(args, option)).resolve()
-        if path and (path if option in FOLDERS else path.parent) in own:
+        if path and (path if option in FOLDERS else path.parent) in dataset_folders:
             raise UserError(
-                f"--{option} {path}: is in a folder of the dataset, whose files might be replaced; "
-                "choose another"
+                f"--{option} {path}: is in a folder of the dataset and could overwrite its files; "
+                "choose another folder"
             )

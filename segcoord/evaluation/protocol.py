@@ -1,4 +1,4 @@
-"""TODO."""
+"""The protocol of a score, and the JSON file with scores and protocol."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ def protocol(
     views: Views,
     checkpoint: tuple[Path, dict],
 ) -> dict:
-    """How a score was made, for whoever compares it with another.
+    """Describes how a score was made; only scores with the same protocol can be compared.
 
     Args:
-        model: that was scored.
-        split: on which.
-        data: where that came from.
+        model: the scored model.
+        split: the scored split.
+        data: settings of its dataset.
         views: of each image.
-        checkpoint: its path and what was read from it. One that no training wrote says neither its
-            step nor whether its weights are a moving average, which are null then.
+        checkpoint: its path and content. Step and EMA are null for a checkpoint that was not
+            written by a training run.
     """
     path, content = checkpoint
     training = content.get("config", {}).get("train")
-    made = origin()
+    provenance = origin()
+    versions = {"opencv": cv2.__version__} | runtime_version(model.runtime)
     return {
         "split": split.name,
         "layout": data.layout,
@@ -51,7 +52,7 @@ def protocol(
         "ignore_index": VOID,
         "checkpoint": str(path),
         "step": content.get("progress", {}).get("step"),
-        # A run from before there was such a setting had no average.
+        # Runs from before this setting existed have no moving average.
         "ema": None if training is None else training.get("ema_decay") is not None,
         "ema_decay": None if training is None else training.get("ema_decay"),
         "encoder": model.spec["encoder"],
@@ -62,18 +63,27 @@ def protocol(
         "precision": model.precision,
         "device": model.mean.device.type,
         "processes": dist.get_world_size() if dist.is_initialized() else 1,
-        **made,
-        "versions": made["versions"] | {"opencv": cv2.__version__} | runtime_version(model.runtime),
+        **provenance,
+        "versions": provenance["versions"] | versions,
     }
 
 
-def write_scores(
-    path: Path, scores: Scores, labels: LabelSet, how: dict, further: dict | None = None
+def write_json(
+    path: Path, scores: Scores, labels: LabelSet, protocol: dict, extra: dict | None = None
 ) -> None:
     """Writes {"miou", "classes": [{"name", "iou", ...}], "images", "protocol", ...} as JSON.
 
-    Fractions of 1; null where there is nothing to divide by, as the IoU of an absent class.
-    `further` has what only this layout scores.
+    Scores are fractions of 1, and null where undefined, such as the IoU of an absent class.
+
+    Args:
+        path: of the file.
+        scores: of the split.
+        labels: the classes.
+        protocol: from `protocol`.
+        extra: more scores of the dataset's layout.
+
+    Raises:
+        UserError: the file can't be written.
     """
     classes = [
         {"name": name, "iou": or_none(iou), "accuracy": or_none(accuracy), "pixels": int(pixels)}
@@ -87,9 +97,9 @@ def write_scores(
         "pixel_accuracy": or_none(scores.pixel_accuracy),
         "mean_accuracy": or_none(scores.mean_accuracy),
         "classes_counted": scores.classes_counted,
-        "images": how["images"],
+        "images": protocol["images"],
         "classes": classes,
-        **(further or {}),
-        "protocol": how,
+        **(extra or {}),
+        "protocol": protocol,
     }
     write_json(path, result)

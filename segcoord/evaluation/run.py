@@ -1,45 +1,41 @@
-"""segcoord evaluate: scores a checkpoint on a split, and writes what was asked for."""
+"""`segcoord evaluate`: scores a checkpoint on a split and writes the requested outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from jsonargparse import Namespace
+from lightning_fabric import Fabric
+from torch import Tensor
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import find_split
 from segcoord.data.mask_files import write_mask
 from segcoord.data.pack.reader import pixel_source, with_pack
 from segcoord.data.split import Sample, Split
-from segcoord.evaluation.cityscapes import (
-    CityscapesScores,
-    InstanceWeights,
-    instances_path,
-    read_instances,
-)
-from segcoord.evaluation.evaluate import OnImage, check_labels, evaluate, verify_masks
+from segcoord.evaluation.cityscapes import CityscapesScores, InstanceWeights, instances_path
+from segcoord.evaluation.evaluate import ImageCallback, check_labels, evaluate, verify_masks
 from segcoord.evaluation.metrics import Scores
 from segcoord.evaluation.outputs import (
     FILES,
     FOLDERS,
-    _compares,
-    _writes_predictions,
     check_options,
     check_split_outputs,
+    writes_predictions,
+    writes_scores,
 )
 from segcoord.evaluation.protocol import protocol, write_scores
 from segcoord.evaluation.report.build import ReportBuilder
-from segcoord.evaluation.sheet import sheet_rows
+from segcoord.evaluation.sheet import SampleSheet
 from segcoord.evaluation.submission import server_archive
 from segcoord.evaluation.tables import print_cityscapes, print_scores
 from segcoord.inference.load import accelerator_for, load_with_metadata
 from segcoord.inference.views import Views, parse_tile
-from segcoord.inference.visualize import overlay, sheet, write_picture
+from segcoord.inference.visualize import overlay, write_picture
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console, progress_bar
 from segcoord.utils.devices import evaluation_fabric, is_main_process
@@ -48,20 +44,67 @@ from segcoord.utils.errors import UserError
 
 
 def run_evaluation(args: Namespace, data: DataConfig) -> int:
-    """Scores a checkpoint on a split and writes what was asked for; returns the exit code.
+    """Scores a checkpoint on a split and writes the requested outputs; returns the exit code.
 
-    Of several processes that torchrun started, each predicts its share and writes its masks; the
-    first one prints, and writes the JSON.
+    Under torchrun, each process predicts its part of the images and writes their masks. The main
+    process prints, and writes the JSON.
     """
     data.check()
-    views = Views(
-        tuple(args.scales), args.flip, args.tile and parse_tile(args.tile), args.overlap or 0
-    )
+    tile = args.tile and parse_tile(args.tile)
+    views = Views(tuple(args.scales), args.flip, tile, args.overlap or 0)
     fabric = evaluation_fabric(accelerator_for(args.checkpoint, args.device))
     check_options(args, fabric.world_size)
     console.quiet = not is_main_process()
+    model, checkpoint, split = _load(args, data, fabric)
+
+    with ExitStack() as stack:
+        callbacks = _mask_writers(args, data, split)
+        sheet = instances = report = None
+        if args.sheet:
+            callbacks.append(sheet := SampleSheet(split))
+        if data.layout == "cityscapes" and (instances := _instance_weights(split)) is not None:
+            callbacks.append(instances.add_image)
+        if args.report or args.figures:
+            report = ReportBuilder(args, model, split, data, views)
+            callbacks.append(report.add)
+        source = f"{split.name}: read from {pixel_source(split, data)}"
+        console.print(f"{source}; {views}" if str(views) else source)
+        if args.export:
+            add = stack.enter_context(server_archive(args.export, Path(args.out), split))
+            callbacks.append(lambda sample, image, prediction, truth: add(sample, prediction))
+        scores, sizes = _predict(model, split, data.workers, views, callbacks)
+
+    if scores is None and split.labelled:
+        _report_dummy_masks(args, split)
+    weights = None if instances is None else all_reduce(instances.weights, model.mean.device)
     if not is_main_process():
-        fabric.launch()  # which waits until the first process has found no mistake
+        return 0
+    if scores is not None:
+        print_scores(scores, model.labels.names, len(split), str(views))
+        extra = _print_layout_scores(data, scores, weights)
+        description = protocol(model, split, data, views, (Path(args.checkpoint), checkpoint))
+        description |= sizes
+        if args.json:
+            write_json(Path(args.json), scores, model.labels, description, extra)
+        if report is not None:
+            report.write(scores, description)
+    if sheet is not None:
+        sheet.write(Path(args.sheet))
+    for option in (*FOLDERS, *FILES):
+        if getattr(args, option):
+            console.print(f"{option:10} {getattr(args, option)}")
+    return 0
+
+
+def _load(
+    args: Namespace, data: DataConfig, fabric: Fabric
+) -> tuple[SegmentationModel, dict, Split]:
+    """Model, checkpoint content and split, checked by the main process before the others start.
+
+    In `fabric.launch` the other processes wait for the main process.
+    """
+    if not is_main_process():
+        fabric.launch()
     model, checkpoint = load_with_metadata(args.checkpoint, fabric.device, runtime=args.runtime)
     check_labels(model, args.checkpoint, data)
     split = with_pack(find_split(data, args.split or data.val_split), data)
@@ -69,73 +112,11 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     if is_main_process():
         verify_masks(split)
         fabric.launch()
-    instances = _instance_weights(split) if data.layout == "cityscapes" else None
-    rows: list[list[np.ndarray]] = []
-    takers = _writers(args, data, split)
-    if args.sheet:
-        takers.append(sheet_rows(rows, split))
-    if instances is not None:
-        takers.append(_instance_counter(instances))
-    report = None
-    if args.report or args.figures:
-        report = ReportBuilder(args, model, split, data, views)
-        takers.append(report.add)
-    reading = f"{split.name}: read from {pixel_source(split, data)}"
-    console.print(f"{reading}; {views}" if str(views) else reading)
-    with _archive(args, split, takers):
-        scores, sizes = _predict(model, split, data.workers, views, takers)
-    if scores is None and split.labelled:
-        told = f"split {split.name!r}: no pixel of its {len(split)} masks counts; they are dummies"
-        if _compares(args) or not _writes_predictions(args):
-            raise UserError(f"{told}. Predict it with --masks, and don't score it.")
-        console.print(f"{told}, and were not scored.")
-    weights = None
-    if instances is not None:
-        weights = all_reduce(instances.weights, model.mean.device).numpy()
-    if not is_main_process():
-        return 0
-    if scores is not None:
-        print_scores(scores, model.labels.names, len(split), str(views))
-        further = {}
-        if data.layout == "cityscapes":
-            further["cityscapes"] = CityscapesScores(scores.confusion, weights).to_dict()
-            print_cityscapes(further["cityscapes"])
-        how = protocol(model, split, data, views, (Path(args.checkpoint), checkpoint)) | sizes
-        if args.json:
-            write_scores(Path(args.json), scores, model.labels, how, further)
-        if report is not None:
-            report.write(scores, how)
-    if args.sheet:
-        titles = ("image", "truth", "prediction")
-        write_picture(Path(args.sheet), sheet(rows, titles, split.labels))
-    for what in (*FOLDERS, *FILES):
-        if getattr(args, what):
-            console.print(f"{what:10} {getattr(args, what)}")
-    return 0
+    return model, checkpoint, split
 
 
-def _predict(
-    model: SegmentationModel, split: Split, workers: int, views: Views, takers: list[OnImage]
-) -> tuple[Scores | None, dict]:
-    """The scores, and the smallest and largest height and width of all images."""
-    lengths = torch.full((4,), -torch.inf)
-    with progress_bar() as bar:
-        task = bar.add_task(f"evaluate {split.name}", total=len(rank_indices(len(split))))
-
-        def on_image(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
-            height, width = prediction.shape
-            lengths.copy_(lengths.maximum(torch.tensor([-height, height, -width, width])))
-            for take in takers:
-                take(sample, image, prediction, truth)
-            bar.advance(task)
-
-        scores = evaluate(model, split, workers, on_image, views)
-    lengths = all_reduce(lengths, model.mean.device, dist.ReduceOp.MAX).abs().int().tolist()
-    return scores, {"heights": lengths[:2], "widths": lengths[2:]}
-
-
-def _writers(args: Namespace, data: DataConfig, split: Split) -> list[OnImage]:
-    """What writes the files of single images."""
+def _mask_writers(args: Namespace, data: DataConfig, split: Split) -> list[ImageCallback]:
+    """Callbacks that write the files of `--masks` and `--overlays`."""
 
     def mask(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
         path = Path(args.masks) / f"{sample.stem}.png"
@@ -145,36 +126,60 @@ def _writers(args: Namespace, data: DataConfig, split: Split) -> list[OnImage]:
         path = Path(args.overlays) / f"{sample.stem}.png"
         write_picture(path, overlay(image, prediction, split.labels))
 
-    return [write for write, where in ((mask, args.masks), (blended, args.overlays)) if where]
-
-
-@contextmanager
-def _archive(args: Namespace, split: Split, takers: list[OnImage]) -> Iterator[None]:
-    """The archive of --export, open while images are predicted; nothing without it."""
-    if not args.export:
-        yield
-        return
-    with server_archive(args.export, Path(args.out), split) as add:
-        takers.append(lambda sample, image, prediction, truth: add(sample, prediction))
-        yield
+    return [write for write, folder in ((mask, args.masks), (blended, args.overlays)) if folder]
 
 
 def _instance_weights(split: Split) -> InstanceWeights | None:
-    """What counts instances; None where their files don't lie beside all masks, and says so."""
+    """The iIoU metric; None, with a note, unless every mask has an instance file beside it."""
     if not split.labelled:
         return None
-    without = [p for p in map(instances_path, split.samples) if not p.is_file()]
-    if not without:
+    missing = [p for p in map(instances_path, split.samples) if not p.is_file()]
+    if not missing:
         return InstanceWeights()
     console.print(
-        f"iIoU is left out, for {len(without)} of {len(split)} masks have no instances beside "
-        f"them, as {without[0].name}"
+        f"iIoU is left out: {len(missing)} of {len(split)} masks have no instance file beside "
+        f"them, such as {missing[0].name}"
     )
     return None
 
 
-def _instance_counter(instances: InstanceWeights) -> OnImage:
-    def count(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
-        instances.update(prediction, read_instances(instances_path(sample), prediction.shape))
+def _predict(
+    model: SegmentationModel,
+    split: Split,
+    workers: int,
+    views: Views,
+    callbacks: list[ImageCallback],
+) -> tuple[Scores | None, dict]:
+    """The scores, and the smallest and largest height and width of all images."""
+    extents = torch.full((4,), -torch.inf)
+    with progress_bar() as bar:
+        task = bar.add_task(f"evaluate {split.name}", total=len(rank_indices(len(split))))
 
-    return count
+        def on_image(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
+            height, width = prediction.shape
+            extents.copy_(extents.maximum(torch.tensor([-height, height, -width, width])))
+            for callback in callbacks:
+                callback(sample, image, prediction, truth)
+            bar.advance(task)
+
+        scores = evaluate(model, split, workers, on_image, views)
+    extents = all_reduce(extents, model.mean.device, dist.ReduceOp.MAX).abs().int().tolist()
+    return scores, {"heights": extents[:2], "widths": extents[2:]}
+
+
+def _report_dummy_masks(args: Namespace, split: Split) -> None:
+    """Prints that dummy masks were not scored; raises UserError if scores were requested."""
+    message = f"split {split.name!r}: no pixel of its {len(split)} masks is labeled (dummy masks)"
+    if writes_scores(args) or not writes_predictions(args):
+        raise UserError(f"{message}; it can't be scored. Write its predictions with --masks.")
+    console.print(f"{message}; it is not scored.")
+
+
+def _print_layout_scores(data: DataConfig, scores: Scores, weights: Tensor | None) -> dict:
+    """Prints and returns the scores that only a dataset layout has, for the JSON."""
+    if data.layout != "cityscapes":
+        return {}
+    instance_weights = None if weights is None else weights.numpy()
+    cityscapes = CityscapesScores(scores.confusion, instance_weights).to_dict()
+    print_cityscapes(cityscapes)
+    return {"cityscapes": cityscapes}

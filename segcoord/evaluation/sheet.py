@@ -1,49 +1,65 @@
-"""A few images of a split, their truth and what a model makes of them, as one picture."""
+"""Sheets of a few images with their truth and prediction, as one picture."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from segcoord.data.labels import LabelSet
 from segcoord.data.split import Sample, Split
-from segcoord.evaluation.evaluate import OnImage
 from segcoord.inference.predict import predict
-from segcoord.inference.visualize import blend, sheet
+from segcoord.inference.visualize import blend, sheet, write_picture
 from segcoord.models.segmentation import SegmentationModel
 
-EXAMPLES = 4
-WIDTH = 320  # of an image, in pixels
+TITLES = ("image", "truth", "prediction")
 
 
-def draw_examples(model: SegmentationModel, split: Split) -> np.ndarray:
-    """Image, truth and prediction of four images, evenly spaced over a split that has masks.
+def draw_examples(model: SegmentationModel, split: Split, n: int = 4) -> np.ndarray:
+    """Draws image, truth and prediction of evenly spaced images of a split with masks.
 
     Args:
         model: in eval mode.
         split: from `find_split`.
+        n: number of images.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    picked = np.linspace(0, len(split) - 1, min(EXAMPLES, len(split))).round().astype(int)
     rows = []
-    for index in picked:
-        image, truth = split.read(int(index))
-        shown = (blend(image, mask, model.labels) for mask in (truth, predict(model, image)))
-        rows.append([image, *shown])
-    return sheet(rows, ("image", "truth", "prediction"), model.labels, WIDTH)
+    for index in _evenly_spaced(n, len(split)):
+        image, truth = split.read(index)
+        rows.append(_row(image, predict(model, image), truth, model.labels))
+    return sheet(rows, TITLES, model.labels, width=320)
 
 
-SHEET_ROWS = 6
+class SampleSheet:
+    """An `ImageCallback` that keeps evenly spaced images of a split.
+
+    Args:
+        split: with masks.
+        n: number of images.
+    """
+
+    def __init__(self, split: Split, n: int = 6) -> None:
+        self.labels = split.labels
+        self._stems = {split.samples[i].stem for i in _evenly_spaced(n, len(split))}
+        self._rows: list[list[np.ndarray]] = []
+
+    def __call__(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
+        if sample.stem in self._stems:
+            self._rows.append(_row(image, prediction, truth, self.labels))
+
+    def write(self, path: Path) -> None:
+        """Writes the sheet as PNG or JPEG, by suffix."""
+        write_picture(path, sheet(self._rows, TITLES, self.labels))
 
 
-def sheet_rows(rows: list[list[np.ndarray]], split: Split) -> OnImage:
-    """What keeps a few images of the split, evenly spread, as rows of pictures."""
-    indices = np.linspace(0, len(split) - 1, min(SHEET_ROWS, len(split))).round().astype(int)
-    picked = {split.samples[i].stem for i in indices}
+def _row(
+    image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, labels: LabelSet
+) -> list[np.ndarray]:
+    return [image, blend(image, truth, labels), blend(image, prediction, labels)]
 
-    def row(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
-        if sample.stem in picked:
-            blends = [blend(image, indices, split.labels) for indices in (truth, prediction)]
-            rows.append([image, *blends])
 
-    return row
+def _evenly_spaced(n: int, total: int) -> list[int]:
+    return np.linspace(0, total - 1, min(n, total)).round().astype(int).tolist()

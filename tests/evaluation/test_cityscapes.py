@@ -1,4 +1,4 @@
-"""Our scores of Cityscapes' label ids against those that the official tool prints and writes."""
+"""Cityscapes scores against those that the official tool prints and writes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import CAMVID, ROOT, SMALL, instances_of
+from helpers import CAMVID, instances_of
 from PIL import Image
 
 from segcoord.cli.evaluate import evaluate
 from segcoord.cli.main import run
-from segcoord.cli.train import train
 from segcoord.config.schema import DataConfig
 from segcoord.data.image_io import read_mask
 from segcoord.data.labels import CITYSCAPES, VOID
@@ -28,7 +27,7 @@ from segcoord.data.mask_files import write_mask
 from segcoord.evaluation.cityscapes import (
     AVERAGE_SIZES,
     CATEGORIES,
-    INSTANCES_OF_VOID,
+    VOID_INSTANCE_IDS,
     CityscapesScores,
     InstanceWeights,
     instances_path,
@@ -38,9 +37,8 @@ from segcoord.evaluation.metrics import MeanIoU, Scores
 from segcoord.utils.errors import UserError
 
 VOID_IDS = CITYSCAPES.void_ids
-THINGS = [24, 25, 26, 27, 28, 29, 30, 31, 32, 33]
 
-# Its last release, 2.3.0, still calls np.in1d, which numpy 2.4 no longer has.
+# Its last release, 2.3.0, calls np.in1d, which numpy 2.4 removed.
 OFFICIAL = """
 import numpy
 numpy.in1d = numpy.isin
@@ -50,23 +48,23 @@ main()
 
 
 def official(root: Path, masks: Path) -> tuple[str, dict]:
-    """What the official tool prints and writes of exported masks."""
-    places = {"DATASET": root, "RESULTS": masks, "EXPORT_DIR": masks.parent}
-    env = os.environ | {f"CITYSCAPES_{name}": str(place) for name, place in places.items()}
-    done = subprocess.run(
+    """Output and JSON of the official tool for exported masks."""
+    folders = {"DATASET": root, "RESULTS": masks, "EXPORT_DIR": masks.parent}
+    env = os.environ | {f"CITYSCAPES_{name}": str(path) for name, path in folders.items()}
+    process = subprocess.run(
         [sys.executable, "-c", OFFICIAL], env=env, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, json.loads(
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout, json.loads(
         (masks.parent / "resultPixelLevelSemanticLabeling.json").read_text()
     )
 
 
-def compare(printed: str, written: dict, scores: Scores, further: CityscapesScores) -> None:
-    """To the last printed digit, and to 1e-12 with what is written."""
+def assert_equal(printed: str, written: dict, scores: Scores, extra: CityscapesScores) -> None:
+    """Compares printed scores digit by digit and written ones to 1e-12."""
     ours = {
-        "class": (scores.iou, further.class_iiou, CITYSCAPES.names),
-        "category": (further.categories.iou, further.category_iiou, CATEGORIES),
+        "class": (scores.iou, extra.class_iiou, CITYSCAPES.names),
+        "category": (extra.categories.iou, extra.category_iiou, CATEGORIES),
     }
     lines = re.findall(r"^(\w[\w ]*\w)\s*: +(\S+) +(\S+)$", printed, re.M)
     assert len(lines) == 19 + 1 + 7 + 1
@@ -85,7 +83,7 @@ def compare(printed: str, written: dict, scores: Scores, further: CityscapesScor
 
 
 def score(root: Path, predictions: dict[str, np.ndarray], masks: Path) -> tuple:
-    """Our scores of a prediction for each stem of val; exports it to `masks` too."""
+    """Scores a prediction for each stem of val and exports it to `masks`."""
     split = find_split(DataConfig("cityscapes", str(root)), "val")
     metric, weights = MeanIoU(19), InstanceWeights()
     for sample in split.samples:
@@ -99,7 +97,7 @@ def score(root: Path, predictions: dict[str, np.ndarray], masks: Path) -> tuple:
 
 
 def write_frame(root: Path, number: int, ids: np.ndarray, instances: np.ndarray) -> str:
-    """Image, label ids and instances of a frame of val; returns the image's stem."""
+    """Writes image, label ids and instances of a frame of val; returns the image's stem."""
     frame = f"{'elmbridge' if number % 2 else 'fernmouth'}_{number:06d}_000019"
     city = frame.split("_")[0]
     for folder in ("leftImg8bit", "gtFine"):
@@ -112,7 +110,7 @@ def write_frame(root: Path, number: int, ids: np.ndarray, instances: np.ndarray)
 
 
 def blocks(random: np.random.Generator, size: tuple[int, int], values: list[int]) -> np.ndarray:
-    """(H, W) uint8 of rectangles, some of them one pixel large."""
+    """(H, W) uint8 of rectangles, some of a single pixel."""
     ids = np.full(size, random.choice(values), np.uint8)
     for _ in range(random.integers(0, 12)):
         y, x = (random.integers(n) for n in size)
@@ -122,13 +120,13 @@ def blocks(random: np.random.Generator, size: tuple[int, int], values: list[int]
 
 
 @pytest.fixture(scope="module")
-def awkward(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
-    """60 frames of 1x1 to 40x40 in Cityscapes' tree, and a prediction for each.
+def edge_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+    """60 frames of 1x1 to 40x40 in the Cityscapes layout, and a prediction for each.
 
-    Some have few classes, some are all void, the train (31) and the terrain (22) occur nowhere, the
-    wall is only predicted, caravans and trailers are instances of void.
+    Some have few classes, some are all void, train (31) and terrain (22) are absent, wall is only
+    predicted, caravans and trailers are void instances.
     """
-    root = tmp_path_factory.mktemp("awkward")
+    root = tmp_path_factory.mktemp("edge_cases")
     random = np.random.default_rng(0)
     counted = [c.id for c in CITYSCAPES.classes if c.name not in ("train", "terrain", "wall")]
     predictions = {}
@@ -144,35 +142,35 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, n
     return root, predictions
 
 
-def test_awkward_frames_score_as_with_the_official_tool(awkward, tmp_path: Path) -> None:
-    root, predictions = awkward
-    scores, further = score(root, predictions, tmp_path / "masks")
+def test_edge_cases_score_as_with_the_official_tool(edge_cases, tmp_path: Path) -> None:
+    root, predictions = edge_cases
+    scores, extra = score(root, predictions, tmp_path / "masks")
     absent = [CITYSCAPES.names[i] for i in scores.absent]
     assert absent == ["terrain", "train"]
-    assert scores.iou[3] == 0  # the wall, which is only predicted
-    assert np.isfinite(further.class_iiou).sum() == 7  # of the 8 classes with instances
-    compare(*official(root, tmp_path / "masks"), scores, further)
+    assert scores.iou[3] == 0  # wall, which is only predicted
+    assert np.isfinite(extra.class_iiou).sum() == 7  # of the 8 classes with instances
+    assert_equal(*official(root, tmp_path / "masks"), scores, extra)
 
 
-def test_nothing_but_void_scores_as_with_the_official_tool(tmp_path: Path) -> None:
+def test_void_only_scores_as_with_the_official_tool(tmp_path: Path) -> None:
     ids = np.array([[0, 29], [4, 30]], np.uint8)
     stem = write_frame(tmp_path / "data", 0, ids, instances_of(ids))
     predictions = {stem: np.full((2, 2), 13, np.uint8)}
-    scores, further = score(tmp_path / "data", predictions, tmp_path / "masks")
+    scores, extra = score(tmp_path / "data", predictions, tmp_path / "masks")
     _, written = official(tmp_path / "data", tmp_path / "masks")
     for ours, theirs in (
         (scores.miou, "Classes"),
-        (further.categories.miou, "Categories"),
-        (further.to_dict()["iiou"], "InstClasses"),
-        (further.to_dict()["category_iiou"], "InstCategories"),
+        (extra.categories.miou, "Categories"),
+        (extra.to_dict()["iiou"], "InstClasses"),
+        (extra.to_dict()["category_iiou"], "InstCategories"),
     ):
         assert ours is None or np.isnan(ours)
         assert np.isnan(written[f"averageScore{theirs}"])
 
 
 @pytest.mark.camvid
-def test_camvid_in_cityscapes_tree_scores_as_with_the_official_tool(tmp_path: Path) -> None:
-    """CamVid's 11 classes as the Cityscapes classes nearest to them; truth, shifted, predicts."""
+def test_camvid_in_cityscapes_layout_scores_as_with_the_official_tool(tmp_path: Path) -> None:
+    """CamVid's 11 classes as similar Cityscapes classes; the prediction is the shifted truth."""
     nearest = "sky,building,pole,road,sidewalk,vegetation,traffic sign,fence,car,person,rider"
     to_id = np.zeros(256, np.uint8)
     to_id[:11] = [CITYSCAPES.classes[CITYSCAPES.names.index(n)].id for n in nearest.split(",")]
@@ -185,49 +183,44 @@ def test_camvid_in_cityscapes_tree_scores_as_with_the_official_tool(tmp_path: Pa
         prediction = CITYSCAPES.to_index[np.roll(ids, (3, -5), (0, 1))]
         prediction[prediction == VOID] = 0
         predictions[write_frame(tmp_path / "data", number, ids, instances_of(ids))] = prediction
-    scores, further = score(tmp_path / "data", predictions, tmp_path / "masks")
+    scores, extra = score(tmp_path / "data", predictions, tmp_path / "masks")
     assert scores.classes_counted == 11
-    compare(*official(tmp_path / "data", tmp_path / "masks"), scores, further)
+    assert_equal(*official(tmp_path / "data", tmp_path / "masks"), scores, extra)
 
 
-def test_evaluate_prints_and_writes_what_the_official_tool_finds(
-    tmp_path: Path, sample_cityscapes: Path, capsys
+def test_evaluate_prints_and_writes_the_official_scores(
+    tmp_path: Path, sample_cityscapes: Path, cityscapes_checkpoint: Path, capsys
 ) -> None:
     root = tmp_path / "data"
     shutil.copytree(sample_cityscapes, root)
-    config = [f"--config={ROOT / 'configs' / 'cityscapes_os16.yaml'}", f"--data.root={root}"]
-    small = [*SMALL, "--train.max_steps=2", "--model.encoder_weights=null"]
-    assert run(train, "train.py", [*config, f"--run={tmp_path / 'run'}", *small]) == 0
-    arguments = [f"--checkpoint={tmp_path / 'run' / 'best.ckpt'}", f"--data.root={root}"]
-    arguments += [f"--json={tmp_path / 'score.json'}"]
-
-    capsys.readouterr()
+    arguments = [f"--checkpoint={cityscapes_checkpoint}", f"--json={tmp_path / 'score.json'}"]
+    arguments += ["--data.layout=cityscapes", f"--data.root={root}", "--data.workers=0"]
     assert run(evaluate, "evaluate.py", arguments) == 0
-    plain = json.loads((tmp_path / "score.json").read_text())["cityscapes"]
-    assert sorted(plain) == ["categories", "category_miou"]
+    result = json.loads((tmp_path / "score.json").read_text())["cityscapes"]
+    assert sorted(result) == ["categories", "category_miou"]
     printed = capsys.readouterr().out
-    assert "iIoU is left out, for 4 of 4 masks have no instances beside them" in printed
-    assert f"category mIoU {100 * plain['category_miou']:.2f} %" in printed
+    assert "iIoU is left out: 4 of 4 masks have no instance file beside them" in printed
+    assert f"category mIoU {100 * result['category_miou']:.2f} %" in printed
 
     for mask in (root / "gtFine" / "val").glob("*/*_labelIds.png"):
         ids = np.array(Image.open(mask))
         path = mask.with_name(mask.name.replace("labelIds", "instanceIds"))
         cv2.imwrite(str(path), instances_of(ids))
     assert run(evaluate, "evaluate.py", [*arguments, f"--masks={tmp_path / 'masks'}"]) == 0
-    plain = json.loads((tmp_path / "score.json").read_text())["cityscapes"]
+    result = json.loads((tmp_path / "score.json").read_text())["cityscapes"]
     _, written = official(root, tmp_path / "masks")
     for ours, theirs in (
         ("category_miou", "Categories"),
         ("iiou", "InstClasses"),
         ("category_iiou", "InstCategories"),
     ):
-        assert plain[ours] == pytest.approx(written[f"averageScore{theirs}"], rel=1e-12)
-    assert [c["name"] for c in plain["categories"]] == list(CATEGORIES)
-    assert [c["name"] for c in plain["classes"]] == list(AVERAGE_SIZES)
-    assert f"mean iIoU {100 * plain['iiou']:.2f} % over classes" in capsys.readouterr().out
+        assert result[ours] == pytest.approx(written[f"averageScore{theirs}"], rel=1e-12)
+    assert [c["name"] for c in result["categories"]] == list(CATEGORIES)
+    assert [c["name"] for c in result["classes"]] == list(AVERAGE_SIZES)
+    assert f"mean iIoU {100 * result['iiou']:.2f} % over classes" in capsys.readouterr().out
 
 
-def test_tables_are_the_official_ones() -> None:
+def test_tables_equal_the_official_ones() -> None:
     from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import args
     from cityscapesscripts.helpers.labels import name2label
 
@@ -237,7 +230,7 @@ def test_tables_are_the_official_ones() -> None:
     assert sum(CATEGORIES.values(), ()) == tuple(CITYSCAPES.names)
     with_instances = {n for n, label in name2label.items() if label.hasInstances}
     ignored = {n for n in with_instances if name2label[n].ignoreInEval}
-    assert {name2label[n].id for n in ignored} == {*INSTANCES_OF_VOID}
+    assert {name2label[n].id for n in ignored} == {*VOID_INSTANCE_IDS}
     assert {n: s for n, s in args.avgClassSize.items() if n not in ignored} == AVERAGE_SIZES
 
 
@@ -250,11 +243,11 @@ def test_tables_are_the_official_ones() -> None:
         (None, "can't be read as an image"),
     ],
 )
-def test_mistakes_in_files_of_instances_are_told(
+def test_invalid_instance_files_are_refused(
     values: np.ndarray | None, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "a_gtFine_instanceIds.png"
-    path.write_bytes(b"no picture") if values is None else cv2.imwrite(str(path), values)
+    path.write_bytes(b"not an image") if values is None else cv2.imwrite(str(path), values)
     with pytest.raises(UserError, match=message) as error:
         read_instances(path, (2, 2))
     assert str(path) in str(error.value)

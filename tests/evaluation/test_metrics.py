@@ -1,4 +1,4 @@
-"""MeanIoU against a count pixel by pixel, against torchmetrics, and against numbers by hand."""
+"""MeanIoU against a pixel-by-pixel count, torchmetrics and hand-computed scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segcoord.evaluation.metrics import MeanIoU, Scores
 RANDOM = settings(derandomize=True, deadline=None, max_examples=60)
 DTYPES = [torch.uint8, torch.int64]
 
-# By hand: (truth, prediction) pairs are 00 00 01, 11 11 12, 22 20, and one void pixel.
+# (truth, prediction) pairs: 00 00 01, 11 11 12, 22 20, and one void pixel.
 TRUTH = [[0, 0, 1], [0, 1, 1], [2, 2, 255]]
 PREDICTION = [[0, 1, 1], [0, 1, 2], [2, 0, 0]]
 
@@ -27,7 +27,7 @@ PREDICTION = [[0, 1, 1], [0, 1, 2], [2, 0, 0]]
 def naive_iou(
     preds: list[int], target: list[int], k: int, ignore_index: int
 ) -> tuple[list[float], float]:
-    """Per-class IoU and its mean, by sets of pixel numbers: the definition, word by word."""
+    """Per-class IoU and its mean with sets of pixel indices, straight from the definition."""
     counted = [i for i, t in enumerate(target) if t != ignore_index]
     ious = []
     for c in range(k):
@@ -41,9 +41,9 @@ def naive_iou(
 
 @st.composite
 def maps(draw: st.DrawFn) -> tuple[int, int, list[tuple[Tensor, Tensor]]]:
-    """K, ignore_index and some pairs (preds, target) of one size each, 1x1 to 7x7.
+    """K, ignore_index and some pairs (preds, target) of 1x1 to 7x7.
 
-    The classes come from a drawn subset, so that some are missing, and a map may be all void.
+    Classes are drawn from a subset, so some are absent; a map may be all void.
     """
     k = draw(st.integers(1, 5))
     ignore_index = draw(st.sampled_from([k, 200, 255]))
@@ -72,7 +72,7 @@ def metric_of(k: int, ignore_index: int, pairs: list[tuple[Tensor, Tensor]]) -> 
 
 
 def all_pixels(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """All pairs as one long image."""
+    """All pairs concatenated as one image."""
     preds, target = zip(*pairs)
     return torch.cat([p.flatten().long() for p in preds]), torch.cat(
         [t.flatten().long() for t in target]
@@ -81,7 +81,7 @@ def all_pixels(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 @RANDOM
 @given(maps())
-def test_equals_a_count_pixel_by_pixel(drawn: tuple) -> None:
+def test_equals_a_pixel_by_pixel_count(drawn: tuple) -> None:
     k, ignore_index, pairs = drawn
     metric = metric_of(k, ignore_index, pairs)
     preds, target = all_pixels(pairs)
@@ -94,9 +94,9 @@ def test_equals_a_count_pixel_by_pixel(drawn: tuple) -> None:
 def voc_devkit(
     pairs: list[tuple[np.ndarray, np.ndarray]], num: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """VOCcode/VOCevalseg.m of the 2012 kit, step by step: its joint histogram and its accuracies.
+    """VOCcode/VOCevalseg.m of the 2012 kit, step by step: joint histogram and accuracies.
 
-    MATLAB numbers from 1 and column by column: bin 1 + gt + res * num of a (num, num) array.
+    MATLAB indices start at 1, in column-major order: bin 1 + gt + res * num of a (num, num) array.
     """
     confcounts = np.zeros(num * num, int)
     for gt, res in pairs:
@@ -139,8 +139,8 @@ def test_several_updates_equal_one(drawn: tuple) -> None:
 
 @RANDOM
 @given(maps(), st.integers(0, 3))
-def test_processes_add_up_to_one(drawn: tuple, split_at: int) -> None:
-    """Goes through the reduction that torchmetrics runs with several processes, without them."""
+def test_states_of_processes_are_summed(drawn: tuple, split_at: int) -> None:
+    """Runs the reduction of torchmetrics without starting processes."""
     k, ignore_index, pairs = drawn
     first = metric_of(k, ignore_index, pairs[:split_at])
     second = metric_of(k, ignore_index, pairs[split_at:])
@@ -153,11 +153,11 @@ def test_processes_add_up_to_one(drawn: tuple, split_at: int) -> None:
 
 @RANDOM
 @given(maps())
-def test_confusion_is_torchmetrics_confusion(drawn: tuple) -> None:
+def test_equals_the_confusion_matrix_of_torchmetrics(drawn: tuple) -> None:
     k, ignore_index, pairs = drawn
     preds, target = all_pixels(pairs)
     if k == 1:
-        return  # torchmetrics wants two classes
+        return  # torchmetrics requires two classes
     theirs = ConfusionMatrix(task="multiclass", num_classes=k, ignore_index=ignore_index)
     theirs.update(preds, target)
     assert torch.equal(metric_of(k, ignore_index, pairs).confusion, theirs.confmat)
@@ -165,8 +165,8 @@ def test_confusion_is_torchmetrics_confusion(drawn: tuple) -> None:
 
 @RANDOM
 @given(st.integers(2, 6), st.integers(0, 2**16))
-def test_jaccard_index_agrees_where_every_class_occurs(k: int, seed: int) -> None:
-    """With an absent class they differ: torchmetrics lists it as 0, we as NaN."""
+def test_equals_the_jaccard_index_if_every_class_occurs(k: int, seed: int) -> None:
+    """They differ for an absent class: 0 in torchmetrics, NaN here."""
     random = np.random.default_rng(seed)
     target = torch.from_numpy(random.permutation([*range(k), *random.integers(0, k, 50)]))
     preds = torch.from_numpy(random.integers(0, k, len(target)))
@@ -175,14 +175,11 @@ def test_jaccard_index_agrees_where_every_class_occurs(k: int, seed: int) -> Non
     ours = metric_of(k, 255, [(preds, target)])
     for average, value in (("none", ours.scores().iou), ("macro", ours.compute().numpy())):
         theirs = JaccardIndex("multiclass", num_classes=k, ignore_index=255, average=average)
-        # Theirs is float32.
+        # torchmetrics computes in float32
         np.testing.assert_allclose(theirs(preds, target).numpy(), value, rtol=1e-5)
 
 
-# -- by hand
-
-
-def test_scores_of_a_3x3_image_by_hand() -> None:
+def test_hand_computed_scores_of_a_3x3_image() -> None:
     metric = metric_of(4, 255, [(torch.tensor(PREDICTION), torch.tensor(TRUTH))])
     scores = metric.scores()
     assert scores.confusion.tolist() == [[2, 1, 0, 0], [0, 2, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
@@ -199,19 +196,19 @@ def test_scores_of_a_3x3_image_by_hand() -> None:
     assert metric.compute().dtype == torch.float64
 
 
-def test_absent_class_is_left_out_and_a_wrongly_predicted_one_is_not() -> None:
+def test_an_absent_class_is_left_out_but_a_falsely_predicted_one_is_not() -> None:
     truth = torch.tensor([[0, 0, 0, 255]])
     perfect = metric_of(3, 255, [(torch.tensor([[0, 0, 0, 1]]), truth)])
-    assert perfect.compute() == 1.0  # not 1/3: classes 1 and 2 are in neither
+    assert perfect.compute() == 1.0  # not 1/3: classes 1 and 2 are absent
     assert perfect.scores().classes_counted == 1
     wrong = metric_of(3, 255, [(torch.tensor([[0, 0, 1, 1]]), truth)]).scores()
     np.testing.assert_allclose(wrong.iou, [2 / 3, 0, np.nan])
     assert wrong.miou == pytest.approx(1 / 3)
-    assert isnan(wrong.accuracy[1])  # there was nothing of class 1 to find
+    assert isnan(wrong.accuracy[1])  # class 1 is not in truth
     assert wrong.mean_accuracy == pytest.approx(2 / 3)
 
 
-def test_what_is_predicted_in_void_changes_nothing() -> None:
+def test_predictions_in_void_are_ignored() -> None:
     truth = torch.tensor([[0, 1, 255, 255]])
     scores = [
         metric_of(2, 255, [(torch.tensor([[0, 1, *void]]), truth)]).scores().confusion
@@ -220,7 +217,7 @@ def test_what_is_predicted_in_void_changes_nothing() -> None:
     assert all((s == [[1, 0], [0, 1]]).all() for s in scores)
 
 
-def test_it_is_the_datasets_score_not_the_mean_of_the_images_scores() -> None:
+def test_the_score_is_over_the_dataset_not_the_mean_over_images() -> None:
     big = torch.zeros(10, 10, dtype=torch.uint8), torch.zeros(10, 10, dtype=torch.uint8)
     small = torch.tensor([[0, 1]]), torch.tensor([[1, 1]])
     metric = metric_of(2, 255, [big, small])
@@ -230,12 +227,12 @@ def test_it_is_the_datasets_score_not_the_mean_of_the_images_scores() -> None:
 
 
 @pytest.mark.parametrize("target", [[[255, 255], [255, 255]], [[255]], [[]]])
-def test_nothing_counted_is_nan(target: list[list[int]]) -> None:
+def test_scores_without_labeled_pixels_are_nan(target: list[list[int]]) -> None:
     target = torch.tensor(target, dtype=torch.uint8)
     metric = metric_of(3, 255, [(torch.zeros_like(target), target)])
     scores = metric.scores()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # an empty mean must not shout at the user
+        warnings.simplefilter("error")  # an empty mean must not warn
         assert metric.compute().isnan()
         assert isnan(scores.mean_accuracy)
         assert isnan(scores.pixel_accuracy)
@@ -244,19 +241,19 @@ def test_nothing_counted_is_nan(target: list[list[int]]) -> None:
     assert scores.classes_counted == 0
 
 
-def test_counts_beyond_what_float32_holds() -> None:
-    n = 2**24 + 1  # float32 would make it 2**24
+def test_counts_beyond_float32_precision() -> None:
+    n = 2**24 + 1  # rounded to 2**24 in float32
     scores = Scores(np.array([[n, 1], [0, n - 1]]))
     np.testing.assert_allclose(scores.iou, [n / (n + 1), (n - 1) / n], rtol=1e-15)
 
 
-def test_a_map_with_more_pixels_than_float32_counts() -> None:
+def test_a_map_with_more_pixels_than_float32_can_count() -> None:
     n = 2**24 + 5
     zeros = torch.zeros(n, dtype=torch.uint8)
     assert metric_of(2, 255, [(zeros, zeros)]).confusion.tolist() == [[n, 0], [0, 0]]
 
 
-def test_shape_of_a_batch_and_memory_order_do_not_matter() -> None:
+def test_shape_and_memory_order_do_not_matter() -> None:
     preds = torch.arange(24).remainder(3).view(2, 3, 4)
     target = preds.roll(1).clone()
     expected = metric_of(3, 255, [(preds.flatten(), target.flatten())]).confusion
@@ -265,7 +262,7 @@ def test_shape_of_a_batch_and_memory_order_do_not_matter() -> None:
         assert torch.equal(got.confusion, expected)
 
 
-def test_reset_forgets_and_forward_gives_the_batchs_score() -> None:
+def test_reset_clears_the_state_and_forward_returns_the_batch_score() -> None:
     metric = segcoord.MeanIoU(2)
     assert metric(torch.tensor([0, 1]), torch.tensor([0, 0])) == pytest.approx(1 / 4)
     assert metric(torch.tensor([1]), torch.tensor([1])) == 1.0
@@ -274,11 +271,8 @@ def test_reset_forgets_and_forward_gives_the_batchs_score() -> None:
     assert metric.confusion.sum() == 0
 
 
-# -- mistakes
-
-
 @pytest.mark.parametrize(("k", "ignore_index"), [(3, 0), (3, 2), (3, -1), (3, 256)])
-def test_ignore_index_must_lie_outside_the_classes(k: int, ignore_index: int) -> None:
+def test_ignore_index_must_not_be_a_class(k: int, ignore_index: int) -> None:
     with pytest.raises(ValueError, match=f"ignore_index={ignore_index}, expected {k} to 255"):
         MeanIoU(k, ignore_index)
 
@@ -306,7 +300,7 @@ def test_the_number_of_classes_is_bounded(k: int) -> None:
         (torch.tensor([0, 0]), torch.tensor([0, 254]), "target holds 254, neither a class nor 255"),
     ],
 )
-def test_mistakes_are_refused_and_leave_no_trace(
+def test_invalid_maps_are_refused_and_leave_the_state_unchanged(
     preds: Tensor, target: Tensor, message: str
 ) -> None:
     metric = metric_of(3, 255, [(torch.tensor([1]), torch.tensor([2]))])
@@ -316,6 +310,6 @@ def test_mistakes_are_refused_and_leave_no_trace(
     assert torch.equal(metric.confusion, before)
 
 
-def test_255_is_a_mistake_where_another_value_is_void() -> None:
+def test_255_is_refused_if_another_value_is_ignored() -> None:
     with pytest.raises(ValueError, match="target holds 255, neither a class nor 3"):
         metric_of(3, 3, [(torch.tensor([0]), torch.tensor([255]))])

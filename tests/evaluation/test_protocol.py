@@ -1,4 +1,4 @@
-"""What evaluate.py says of how a score was made, and that it holds over processes and images."""
+"""The protocol of a score, test-time augmentation and memory of the evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 import segcoord
 from segcoord.cli.evaluate import evaluate
-from segcoord.cli.main import run
+from segcoord.cli.main import main, run
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.evaluate import evaluate as evaluate_split
 from segcoord.inference.views import Views
@@ -27,9 +27,11 @@ def score(checkpoint: Path, folder: Path, *options: str) -> dict:
     return json.loads(path.read_text())
 
 
-def test_the_default_is_one_look(tiny_run: Path, sample_voc: Path, tmp_path, capsys) -> None:
+def test_the_default_protocol_is_single_scale(
+    tiny_run: Path, sample_voc: Path, tmp_path, capsys
+) -> None:
     result = score(tiny_run / "best.ckpt", tmp_path)
-    told = result["protocol"]
+    protocol = result["protocol"]
     known = {
         "split": "val",
         "layout": "voc",
@@ -53,18 +55,20 @@ def test_the_default_is_one_look(tiny_run: Path, sample_voc: Path, tmp_path, cap
         "device": "cpu",
         "processes": 1,
     }
-    assert {key: told[key] for key in known} == known
-    assert told["step"] in (3, 6)
-    assert {"segcoord", "torch", "timm", "opencv"} <= told["versions"].keys()
-    assert told["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert {"commit", "command", "date", "decoder", "reduction", "average"} <= told.keys()
+    assert {key: protocol[key] for key in known} == known
+    assert protocol["step"] in (3, 6)
+    assert {"segcoord", "torch", "timm", "opencv"} <= protocol["versions"].keys()
+    assert protocol["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"commit", "command", "date", "decoder", "reduction", "average"} <= protocol.keys()
     printed = capsys.readouterr().out
     assert "val: read from files\n" in printed
     assert "6 images\n" in printed
 
 
-def test_other_protocols_are_named_and_scored(tiny_run: Path, sample_voc, tmp_path, capsys):
-    """Exported masks of all options together score what is reported; each predicts by its views."""
+def test_augmented_predictions_are_exported_and_scored(
+    tiny_run: Path, sample_voc, tmp_path, capsys
+):
+    """Exported masks have the reported score and equal `segcoord.predict` with the same views."""
     views = Views((0.5, 1.25), True, (64, 80), 16)
     options = ["--scales", "0.5", "1.25", "--flip", "--tile=64x80", "--overlap=16"]
     result = score(tiny_run / "best.ckpt", tmp_path, *options, f"--masks={tmp_path / 'masks'}")
@@ -72,10 +76,10 @@ def test_other_protocols_are_named_and_scored(tiny_run: Path, sample_voc, tmp_pa
     name = "multi-scale 0.5 1.25 + flip + tiles of 64x80 overlapping by 16"
     assert f"val: read from files; {name}\n" in printed
     assert f"6 images, {name}\n" in printed
-    told = result["protocol"]
-    assert (told["scales"], told["flip"]) == ([0.5, 1.25], True)
-    assert told["tiles"] == {"size": [64, 80], "overlap": 16}
-    assert told["average_of_views"] == (
+    protocol = result["protocol"]
+    assert (protocol["scales"], protocol["flip"]) == ([0.5, 1.25], True)
+    assert protocol["tiles"] == {"size": [64, 80], "overlap": 16}
+    assert protocol["average_of_views"] == (
         "mean of the logits where tiles overlap, then mean of the views' softmax probabilities at "
         "the image's own size"
     )
@@ -90,22 +94,20 @@ def test_other_protocols_are_named_and_scored(tiny_run: Path, sample_voc, tmp_pa
     assert result["miou"] == pytest.approx(mean_iou(pairs, list(range(8))), abs=1e-12)
 
 
-def test_weights_step_and_pack_are_named(tiny_run: Path, tmp_path: Path) -> None:
-    """A moving average, a checkpoint that says nothing of its training, a pack."""
+def test_protocol_names_weights_step_and_pack(tiny_run: Path, tmp_path: Path) -> None:
+    """With a moving average; with a checkpoint without training settings, read from a pack."""
     content = torch.load(tiny_run / "best.ckpt", weights_only=True)
     content["config"]["train"]["ema_decay"] = 0.99
     torch.save(content, tmp_path / "ema.ckpt")
-    told = score(tmp_path / "ema.ckpt", tmp_path)["protocol"]
-    assert (told["ema"], told["ema_decay"]) == (True, 0.99)
+    protocol = score(tmp_path / "ema.ckpt", tmp_path)["protocol"]
+    assert (protocol["ema"], protocol["ema_decay"]) == (True, 0.99)
     segcoord.save(segcoord.load(tiny_run / "best.ckpt", fold=False), tmp_path / "bare.ckpt")
     config = f"--config={tiny_run / 'config.yaml'}"
-    from segcoord.cli.main import main
-
     assert main(["data", "pack", config, "--split=val", f"--out={tmp_path / 'packs'}"]) == 0
     packed = [config, f"--data.pack={tmp_path / 'packs'}"]
-    told = score(tmp_path / "bare.ckpt", tmp_path, *packed)["protocol"]
-    assert (told["ema"], told["ema_decay"], told["step"]) == (None, None, None)
-    assert told["pack"] == str(tmp_path / "packs" / "val")
+    protocol = score(tmp_path / "bare.ckpt", tmp_path, *packed)["protocol"]
+    assert (protocol["ema"], protocol["ema_decay"], protocol["step"]) == (None, None, None)
+    assert protocol["pack"] == str(tmp_path / "packs" / "val")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_weights_step_and_pack_are_named(tiny_run: Path, tmp_path: Path) -> None
         (["--overlap=0"], "--overlap: found 0 without --tile"),
     ],
 )
-def test_wrong_options_are_told(tiny_run: Path, capsys, options, message) -> None:
+def test_invalid_views_are_refused(tiny_run: Path, capsys, options, message) -> None:
     assert run(evaluate, "evaluate.py", [f"--checkpoint={tiny_run / 'best.ckpt'}", *options]) == 1
     error = capsys.readouterr().err
     assert message in error
@@ -127,14 +129,14 @@ def test_wrong_options_are_told(tiny_run: Path, capsys, options, message) -> Non
 
 
 def resident(field: str = "VmRSS") -> float:
-    """MB of this process in memory; by VmHWM the most that there were."""
+    """Resident memory of this process in MB; its peak with VmHWM."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(x.split()[1]) for x in lines if x.startswith(field)) / 1000
 
 
-@pytest.mark.parametrize("views", [Views(), Views((0.5,), True)], ids=["one look", "two"])
+@pytest.mark.parametrize("views", [Views(), Views((0.5,), True)], ids=["one view", "two"])
 def test_memory_does_not_grow_with_the_split(views: Views, tmp_path: Path) -> None:
-    """The images alone, were they kept, would take 40 MB."""
+    """Keeping the images would take 40 MB."""
     cv2.imwrite(str(tmp_path / "i.png"), np.zeros((256, 320, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "m.png"), np.zeros((256, 320), np.uint8))
     model = local_model(8)
@@ -146,12 +148,12 @@ def test_memory_does_not_grow_with_the_split(views: Views, tmp_path: Path) -> No
     assert max(seen[20:]) - seen[20] < 10
 
 
-def test_averaging_keeps_no_map_of_all_classes() -> None:
-    """Which would take 160 MB, as would each of the views."""
+def test_averaging_views_allocates_no_full_size_logits() -> None:
+    """Logits of a whole image would take 160 MB per view."""
     image, model = np.zeros((1024, 2048, 3), np.uint8), local_model(16, classes=19)
     views = Views((0.5, 1.0), True)
-    segcoord.predict(model, image[:64], views)  # loads code, which isn't what is asked for
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    segcoord.predict(model, image[:64], views)  # loads libraries
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident()
     segcoord.predict(model, image, views)
     assert resident("VmHWM") - before < 130

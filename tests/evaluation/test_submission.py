@@ -1,4 +1,4 @@
-"""Archives for the official servers, read as the official tools read them."""
+"""Submission archives, read with the official tools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import getPrediction
 from cityscapesscripts.helpers.csHelpers import getCsFileInfo
 from cityscapesscripts.helpers.labels import id2label
@@ -35,7 +34,7 @@ def voc_test(root: Path) -> list[str]:
     folder = root / "VOCdevkit" / "VOC2012"
     (folder / "JPEGImages").mkdir(parents=True)
     (folder / "ImageSets" / "Segmentation").mkdir(parents=True)
-    (folder / "SegmentationClass").mkdir()  # of trainval, which lies in the same tree
+    (folder / "SegmentationClass").mkdir()  # of trainval, in the same tree
     Image.new("P", (9, 9)).save(folder / "SegmentationClass" / "2007_000032.png")
     Image.new("RGB", (9, 9)).save(folder / "JPEGImages" / "2007_000032.jpg")
     sizes = {"2008_000006": (96, 128), "2008_000008": (64, 64), "2008_000011": (37, 50)}
@@ -46,18 +45,11 @@ def voc_test(root: Path) -> list[str]:
     return list(sizes)
 
 
-def checkpoint(path: Path, labels) -> Path:
-    torch.manual_seed(0)
-    model = segcoord.create_model("mobilenetv2_ca_050", len(labels), labels=labels)
-    segcoord.save(model, path)
-    return path
-
-
-def test_voc(tmp_path: Path, capsys) -> None:
+def test_voc_archive(tmp_path: Path, voc_checkpoint: Path, capsys) -> None:
     stems = voc_test(tmp_path)
-    model = segcoord.load(checkpoint(tmp_path / "voc.ckpt", VOC))
+    model = segcoord.load(voc_checkpoint)
     arguments = [
-        f"--checkpoint={tmp_path / 'voc.ckpt'}",
+        f"--checkpoint={voc_checkpoint}",
         *(
             "--data.layout=voc",
             f"--data.root={tmp_path}",
@@ -70,9 +62,11 @@ def test_voc(tmp_path: Path, capsys) -> None:
         assert run(evaluate, "evaluate.py", [*arguments, f"--out={tmp_path / name}.tar"]) == 0
     printed = capsys.readouterr().out
     assert "mIoU" not in printed
-    assert "The server scores the test split of 1456 images; a.tar is of test, 3 images" in printed
+    assert (
+        "The server scores the test split of 1456 images; a.tar has the 3 images of test" in printed
+    )
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
-    assert {p.name for p in tmp_path.iterdir()} == {"VOCdevkit", "voc.ckpt", "a.tar", "b.tar"}
+    assert {p.name for p in tmp_path.iterdir()} == {"VOCdevkit", "a.tar", "b.tar"}
     folder = tmp_path / "VOCdevkit" / "VOC2012"
     with tarfile.open(tmp_path / "a.tar") as archive:
         # sprintf(VOCopts.seg.clsrespath, "comp6", "test", stem) of VOCcode/VOCinit.m
@@ -95,7 +89,7 @@ def test_voc(tmp_path: Path, capsys) -> None:
 
 @pytest.fixture
 def cityscapes_test(tmp_path: Path) -> Path:
-    """Three frames of the size that the official ones have, with the dummy labels of test."""
+    """Three frames of the official size, with dummy labels as in the official test split."""
     for frame in FRAMES:
         city = frame.split("_")[0]
         for tree, name, shape in (
@@ -109,7 +103,7 @@ def cityscapes_test(tmp_path: Path) -> Path:
 
 
 def read_officially(archive: Path, folder: Path) -> dict[str, np.ndarray]:
-    """Unpacked, and found by the official tool for each ground truth."""
+    """Unpacks an archive and reads what the official tool finds for each ground truth."""
     with zipfile.ZipFile(archive) as file:
         assert file.testzip() is None
         assert {info.date_time for info in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
@@ -123,7 +117,7 @@ def read_officially(archive: Path, folder: Path) -> dict[str, np.ndarray]:
     return {frame: np.array(Image.open(path)) for frame, path in found.items()}
 
 
-def test_cityscapes(cityscapes_test: Path, tmp_path: Path) -> None:
+def test_cityscapes_archive(cityscapes_test: Path, tmp_path: Path) -> None:
     data = DataConfig("cityscapes", str(cityscapes_test))
     split = find_split(data, "test")
     random = np.random.default_rng(0)
@@ -145,23 +139,25 @@ def test_cityscapes(cityscapes_test: Path, tmp_path: Path) -> None:
             assert {id2label[i].name for i in np.unique(ids[prediction == index])} == {label}
 
 
-def test_cityscapes_by_the_command(cityscapes_test: Path, tmp_path: Path, capsys) -> None:
-    """Dummy labels are not scored; at a small scale, for speed."""
+def test_evaluate_writes_a_cityscapes_archive(
+    cityscapes_test: Path, cityscapes_checkpoint: Path, tmp_path: Path, capsys
+) -> None:
+    """Dummy masks are not scored; a small scale saves time."""
     arguments = [
-        f"--checkpoint={checkpoint(tmp_path / 'c.ckpt', CITYSCAPES)}",
+        f"--checkpoint={cityscapes_checkpoint}",
         *("--data.layout=cityscapes", f"--data.root={cityscapes_test}", "--split=test"),
         *("--data.workers=0", "--scales=0.1", "--export=cityscapes-server"),
     ]
     assert run(evaluate, "evaluate.py", [*arguments, f"--out={tmp_path / 'out.zip'}"]) == 0
     printed = capsys.readouterr().out
-    assert "they are dummies, and were not scored" in printed
+    assert "(dummy masks); it is not scored" in printed
     assert "mIoU" not in printed
     read = read_officially(tmp_path / "out.zip", tmp_path / "unpacked")
     trained = {c.id for c in CITYSCAPES.classes}
     assert all({*np.unique(ids).tolist()} <= trained for ids in read.values())
 
 
-def test_label_ids_where_masks_have_train_ids(tmp_path: Path) -> None:
+def test_archives_hold_label_ids_even_if_masks_hold_train_ids(tmp_path: Path) -> None:
     sample = Sample(f"{FRAMES[0]}_leftImg8bit", Path("a"), Path("b"), CITYSCAPES_TRAIN_IDS)
     split = Split("val", [sample], CITYSCAPES)
     with server_archive("cityscapes-server", tmp_path / "a.zip", split) as add:
@@ -182,8 +178,8 @@ FRAME = one_sample(CITYSCAPES, f"{FRAMES[0]}_leftImg8bit")
     ("server", "name", "split", "layout", "message"),
     [
         ("voc", "a.tar", one_sample(), "voc", "found 'voc', expected voc-server or cityscapes-se"),
-        ("voc-server", "a.tar", FRAME, "cityscapes", "takes data.layout voc, found cityscapes"),
-        ("cityscapes-server", "a.zip", one_sample(), "voc", "takes data.layout cityscapes"),
+        ("voc-server", "a.tar", FRAME, "cityscapes", "expected data.layout voc, found cityscapes"),
+        ("cityscapes-server", "a.zip", one_sample(), "voc", "expected data.layout cityscapes"),
         ("cityscapes-server", "a.zip", one_sample(), "folder", "found folder"),
         (
             "voc-server",
@@ -199,16 +195,16 @@ FRAME = one_sample(CITYSCAPES, f"{FRAMES[0]}_leftImg8bit")
             "a.zip",
             one_sample(CITYSCAPES, "frame1_leftImg8bit"),
             "cityscapes",
-            "frame1_leftImg8bit.png: the server does not find such a name",
+            "frame1_leftImg8bit.png: the server can't parse this file name",
         ),
     ],
 )
-def test_what_a_server_would_refuse(server, name, split, layout, message) -> None:
+def test_invalid_submissions_are_refused(server, name, split, layout, message) -> None:
     with pytest.raises(UserError, match=message):
         check_server(server, Path(name), split, layout)
 
 
-def test_a_smaller_prediction_leaves_no_archive(tmp_path: Path) -> None:
+def test_a_prediction_of_another_size_leaves_no_archive(tmp_path: Path) -> None:
     archive = server_archive("cityscapes-server", tmp_path / "a.zip", FRAME)
     with pytest.raises(UserError, match=r"is 1024x512; .* of 2048x1024"), archive as add:
         add(FRAME.samples[0], np.zeros((512, 1024), np.uint8))
@@ -216,7 +212,7 @@ def test_a_smaller_prediction_leaves_no_archive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("server", ["voc-server", "cityscapes-server"])
-def test_no_room_is_told_and_leaves_no_archive(server: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_no_archive(server: str, tmp_path: Path) -> None:
     split = FRAME if server == "cityscapes-server" else one_sample()
     noise = np.random.default_rng(0).integers(19, size=(1024, 2048), dtype=np.uint8)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -235,12 +231,11 @@ def test_no_room_is_told_and_leaves_no_archive(server: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--export=voc-server"], "--export: found without --out; give both, or none"),
+        (["--export=voc-server"], "--export: found without --out; give both or none"),
         (["--out=a.tar"], "--out: found without --export"),
     ],
 )
-def test_options_that_do_not_go_together(tmp_path: Path, capsys, options, message) -> None:
-    saved = checkpoint(tmp_path / "c.ckpt", VOC)
-    arguments = [f"--checkpoint={saved}", "--data.layout=voc", "--data.root=a", *options]
+def test_export_and_out_need_each_other(voc_checkpoint: Path, capsys, options, message) -> None:
+    arguments = [f"--checkpoint={voc_checkpoint}", "--data.layout=voc", "--data.root=a", *options]
     assert run(evaluate, "evaluate.py", arguments) == 1
     assert message in capsys.readouterr().err

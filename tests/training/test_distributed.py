@@ -23,7 +23,7 @@ from segcoord.cli.evaluate import evaluate
 from segcoord.cli.main import run
 from segcoord.cli.train import train
 from segcoord.data.labels import CITYSCAPES
-from segcoord.evaluation.outputs import FILES, FOLDERS, ONE_FILE, check_options
+from segcoord.evaluation.outputs import FILES, FOLDERS, SINGLE_PROCESS, check_options
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.utils.devices import is_main_process
 from segcoord.utils.errors import UserError
@@ -207,9 +207,9 @@ def test_an_evaluation_counts_every_image_once(frames: Path, tmp_path: Path, cap
 @pytest.mark.parametrize("option", ["sheet", "export"])
 def test_what_needs_all_images_takes_one_process(option: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    given = dict.fromkeys((*ONE_FILE, *FILES, *FOLDERS, "overlap", "tile", "against"))
+    given = dict.fromkeys((*SINGLE_PROCESS, *FILES, *FOLDERS, "overlap", "tile", "against"))
     given["checkpoint"] = "c.ckpt"
     given |= {"sheet": "s.png"} if option == "sheet" else {"export": "voc-server", "out": "a.tar"}
     check_options(Namespace(**given), 1)
-    with pytest.raises(UserError, match=f"--{option}: one process has to see all images"):
+    with pytest.raises(UserError, match=f"--{option}: needs a single process"):
         check_options(Namespace(**given), 2)

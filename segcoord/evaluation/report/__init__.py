@@ -1,1 +1,1 @@
-"""The report of `evaluate.py --report`: what is collected, its charts, the page, the figures."""
+"""The report of `segcoord evaluate --report`: collected counts, charts, HTML page and figures."""

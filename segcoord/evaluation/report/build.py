@@ -1,4 +1,4 @@
-"""TODO."""
+"""Collects a report during an evaluation and writes its page and figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.split import Sample, Split
-from segcoord.evaluation.bootstrap import compare
+from segcoord.evaluation.bootstrap import paired_bootstrap
 from segcoord.evaluation.compare import device_for, predict_counts
 from segcoord.evaluation.evaluate import check_labels
 from segcoord.evaluation.metrics import Scores
@@ -22,17 +22,19 @@ from segcoord.utils.errors import UserError
 
 
 class ReportBuilder:
-    """Gathers what `--report` and `--figures` need while a model is evaluated, and writes them.
+    """Collects and writes `--report` and `--figures`.
+
+    Predicts the split with the checkpoint of `--against` first.
 
     Args:
-        args: of `evaluate`: report, figures, against, checkpoint.
-        model: that is evaluated.
-        split: with labels.
-        data: its settings.
+        args: of `segcoord evaluate`: report, figures, against.
+        model: the evaluated model.
+        split: with masks.
+        data: settings of the dataset.
         views: of each image, for the other checkpoint too.
 
     Raises:
-        UserError: packages are missing, or the other checkpoint is of other classes.
+        UserError: missing packages, or another checkpoint with other classes.
     """
 
     def __init__(
@@ -50,29 +52,29 @@ class ReportBuilder:
                 "pip install 'segcoord[report]'"
             )
         self.args, self.labels = args, model.labels
-        self.before = None
+        self.against = self.other_counts = None
         if args.against is not None:
-            path = checkpoint_path(args.against)
-            other = load(path, device_for(path, model.mean.device))
-            check_labels(other, path, data)
-            self.before = predict_counts(other, path, split, data.workers, views)
-        self.gathered = ReportCollector(model, len(split))
+            self.against = checkpoint_path(args.against)
+            other = load(self.against, device_for(self.against, model.mean.device))
+            check_labels(other, self.against, data)
+            self.other_counts = predict_counts(other, self.against, split, data.workers, views)
+        self.collector = ReportCollector(model, len(split))
 
     def add(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
-        """Takes what `evaluate` hands to `on_image`."""
-        self.gathered.add(sample, image, prediction, truth)
+        """An `ImageCallback` for `evaluate`."""
+        self.collector.add(sample, image, prediction, truth)
 
-    def write(self, scores: Scores, how: dict) -> None:
-        """Writes what was asked for; `how` is `evaluation.protocol`."""
+    def write(self, scores: Scores, protocol: dict) -> None:
+        """Writes the requested page and figures; `protocol` is from `evaluation.protocol`."""
         from segcoord.evaluation.report.figures import write_figures
         from segcoord.evaluation.report.page import write_page
 
-        change = None
-        if self.before is not None:
-            change = compare(self.before, self.gathered.counts)
-        against = self.args.against and str(checkpoint_path(self.args.against))
-        findings = ReportData(scores, self.labels, how, self.gathered, change, against)
+        change = against = None
+        if self.against is not None:
+            change = paired_bootstrap(self.other_counts, self.collector.counts)
+            against = str(self.against)
+        data = ReportData(scores, self.labels, protocol, self.collector, change, against)
         if self.args.report:
-            write_page(Path(self.args.report), findings)
+            write_page(Path(self.args.report), data)
         if self.args.figures:
-            write_figures(Path(self.args.figures), findings)
+            write_figures(Path(self.args.figures), data)

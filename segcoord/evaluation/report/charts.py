@@ -1,17 +1,12 @@
-"""The charts, drawn by matplotlib once for the page and once for papers.
+"""The charts of a report, drawn with matplotlib for the page (SVG) and for papers (PNG, PDF).
 
-matplotlib, because the same drawing gives SVG that a page holds inline (15 to 40 kB each, sharp, in
-the page's own colours, no script) and PNG and PDF for papers. Libraries that draw in the browser
-would put 0.8 to 4.5 MB of script into each page, for charts that nobody needs to zoom.
-
-Colours are Okabe and Ito's, which differ for all common kinds of colour vision; what is told by a
-colour is told by a marker or a dash too. It is imported late, for it is an optional dependency.
+The colors are Okabe and Ito's, which remain distinct with color vision deficiencies; markers or
+dashes always carry the same information. Import this module late: matplotlib is optional.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -20,220 +15,167 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from segcoord.data.labels import LabelSet
-from segcoord.evaluation.bootstrap import FEW_IMAGES, Comparison
+from segcoord.evaluation.bootstrap import MIN_IMAGES, Comparison
 from segcoord.evaluation.metrics import Scores
-from segcoord.evaluation.report.boundary import WIDTHS, BoundaryBands
+from segcoord.evaluation.report.boundary import MAX_WIDTH, BoundaryBands
 from segcoord.evaluation.report.calibration import BINS, Calibration
 from segcoord.evaluation.report.object_sizes import ObjectSizes, bin_names
 
-matplotlib.rcParams["text.parse_math"] = False  # a "$" in a class's name is a "$"
-FEW_PIXELS = 0.001
-"""A bin of confidence with a smaller share of the pixels is drawn hollow."""
+matplotlib.rcParams["text.parse_math"] = False  # keep a "$" in a class name
+MIN_FRACTION = 0.001
+"""A confidence bin with a smaller fraction of the pixels gets a hollow marker."""
 
-TIP = "tip:"
-"""An artist whose gid begins so is a place to point at; the rest is what it tells."""
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a drawing.
-
-    Args:
-        ink, muted, grid: text, what is less important, lines behind.
-        first, second: of the two things that a chart compares.
-        pointed: under a place to point at; None draws no such places.
-    """
-
-    ink: str = "#1b1f24"
-    muted: str = "#5f6772"
-    grid: str = "#dde1e6"
-    first: str = "#0072b2"
-    second: str = "#d55e00"
-    pointed: str | None = None
+INK, MUTED, GRID = "#1b1f24", "#5f6772", "#d0d5db"
+FIRST, SECOND = "#0072b2", "#d55e00"
+"""Colors of the two curves that a chart compares."""
 
 
-PRINT = Theme()
-
-
-def classes(scores: Scores, labels: LabelSet, theme: Theme = PRINT) -> Figure:
-    """IoU of each class, with its share of the labelled pixels."""
-    share = scores.truth / max(1, scores.truth.sum())
+def classes(scores: Scores, labels: LabelSet) -> Figure:
+    """IoU of each class, with its fraction of the labeled pixels."""
+    fractions = scores.truth / max(1, scores.truth.sum())
     figure = Figure((6.4, 0.8 + 0.26 * len(labels)), layout="constrained")
-    bars, shares = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
-    place = np.arange(len(labels))
-    for ax, values, color in ((bars, scores.iou, theme.first), (shares, share, theme.muted)):
-        ax.barh(place, np.nan_to_num(values), 0.66, color=color)
-        for y, value in zip(place, values):
+    iou_ax, pixels_ax = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    rows = np.arange(len(labels))
+    for ax, values, color in ((iou_ax, scores.iou, FIRST), (pixels_ax, fractions, MUTED)):
+        ax.barh(rows, np.nan_to_num(values), 0.66, color=color)
+        for y, value in zip(rows, values):
             text = f"{100 * value:.1f}" if np.isfinite(value) else "absent"
             ax.annotate(text, (np.nan_to_num(value), y), (3, 0), textcoords="offset points",
-                        va="center", fontsize=8, color=theme.ink)  # fmt: skip
-        _plain(ax, theme, grid=None)
+                        va="center", fontsize=8, color=INK)  # fmt: skip
+        _style(ax, grid=None)
         ax.xaxis.set_major_formatter(PercentFormatter(1))
         ax.spines["bottom"].set_visible(False)
         ax.tick_params(bottom=False, labelbottom=False)
-    bars.set(yticks=place, yticklabels=labels.names, ylim=(len(labels) - 0.4, -0.6), xlim=(0, 1.1))
-    bars.set_title("IoU, %", fontsize=9, loc="left", color=theme.ink)
-    shares.set_title("share of pixels, %", fontsize=9, loc="left", color=theme.ink)
-    shares.set_xlim(0, 1.4 * max(share.max(), 0.01))
+    iou_ax.set(yticks=rows, yticklabels=labels.names, ylim=(len(labels) - 0.4, -0.6), xlim=(0, 1.1))
+    iou_ax.set_title("IoU, %", fontsize=9, loc="left", color=INK)
+    pixels_ax.set_title("share of pixels, %", fontsize=9, loc="left", color=INK)
+    pixels_ax.set_xlim(0, 1.4 * max(fractions.max(), 0.01))
     return figure
 
 
-def confusion(scores: Scores, labels: LabelSet, theme: Theme = PRINT) -> Figure:
-    """Where the pixels of each class went: rows sum to 100 %."""
-    shares = scores.confusion / np.maximum(scores.truth, 1)[:, None]
+def confusion(scores: Scores, labels: LabelSet) -> Figure:
+    """Confusion matrix; each row (truth) sums to 100 %."""
+    rates = scores.confusion / np.maximum(scores.truth, 1)[:, None]
     side = 1.8 + 0.34 * len(labels)
     figure = Figure((side + 0.6, side), layout="constrained")
     ax = figure.subplots()
-    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    place = np.arange(len(labels))
-    ax.set_xticks(place, labels.names, rotation=90, fontsize=8, color=theme.ink)
-    ax.set_yticks(place, labels.names, fontsize=8, color=theme.ink)
-    ax.set_xlabel("predicted", color=theme.muted, fontsize=9)
-    ax.set_ylabel("truth", color=theme.muted, fontsize=9)
-    for y, x in np.argwhere(shares >= 0.005):
-        color = "white" if shares[y, x] > 0.55 else theme.ink
-        ax.text(x, y, f"{100 * shares[y, x]:.0f}", ha="center", va="center", color=color, size=7)
+    ax.imshow(rates, cmap="Blues", vmin=0, vmax=1)
+    ticks = np.arange(len(labels))
+    ax.set_xticks(ticks, labels.names, rotation=90, fontsize=8, color=INK)
+    ax.set_yticks(ticks, labels.names, fontsize=8, color=INK)
+    ax.set_xlabel("predicted", color=MUTED, fontsize=9)
+    ax.set_ylabel("truth", color=MUTED, fontsize=9)
+    for y, x in np.argwhere(rates >= 0.005):
+        color = "white" if rates[y, x] > 0.55 else INK
+        ax.text(x, y, f"{100 * rates[y, x]:.0f}", ha="center", va="center", color=color, size=7)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return figure
 
 
-def sizes(counted: ObjectSizes, theme: Theme = PRINT) -> Figure:
-    """IoU and recall by the area of objects, averaged over the classes."""
-    figure, ax = _one((6.4, 3.1), theme)
+def sizes(counted: ObjectSizes) -> Figure:
+    """IoU and recall by object area, averaged over the classes."""
+    figure, ax = _single_axes((6.4, 3.1))
     objects = counted.objects.sum(1)
-    place = np.arange(len(objects))
+    bins = np.arange(len(objects))
     iou, recall = counted.over_classes()
-    _line(ax, place, recall, theme.second, "s", "--")
-    _line(ax, place, iou, theme.first, "o", "-")
-    widest = int(np.argmax(np.nan_to_num(recall - iou, nan=-1.0)))  # recall is never the lower
-    _name(ax, place, recall, "recall", theme.second, widest, (0, 11))
-    _name(ax, place, iou, "IoU", theme.first, widest, (0, -12))
+    _line(ax, bins, recall, SECOND, "s", "--")
+    _line(ax, bins, iou, FIRST, "o", "-")
+    widest = int(np.argmax(np.nan_to_num(recall - iou, nan=-1.0)))  # recall >= IoU
+    _label_line(ax, bins, recall, "recall", SECOND, widest, 11)
+    _label_line(ax, bins, iou, "IoU", FIRST, widest, -12)
     names = [f"{name} px\n{n:,} objects" for name, n in zip(bin_names(), objects)]
-    ax.set_xticks(place, names)
-    ax.set(xlim=(-0.5, len(place) - 0.5), ylim=(0, 1))
-    for i, name in enumerate(bin_names()):
-        counts = f"{objects[i]:,} objects of {np.count_nonzero(counted.truth[i])} classes"
-        told = f"{name} px: IoU {percent(iou[i])}, recall {percent(recall[i])}; {counts}"
-        _point_at(ax, (i - 0.5, i + 0.5), told, theme)
+    ax.set_xticks(bins, names)
+    ax.set(xlim=(-0.5, len(bins) - 0.5), ylim=(0, 1))
     return figure
 
 
-def boundary(counted: BoundaryBands, whole: Scores, theme: Theme = PRINT) -> Figure:
-    """mIoU and pixel accuracy within bands around the boundaries, beside those of the whole."""
-    figure, ax = _one((6.4, 3.1), theme)
-    bands, widths = counted.bands(), np.arange(1, WIDTHS + 1)
+def boundary(counted: BoundaryBands, overall: Scores) -> Figure:
+    """mIoU and pixel accuracy within bands around boundaries, and those of whole images."""
+    figure, ax = _single_axes((6.4, 3.1))
+    bands, widths = counted.bands(), np.arange(1, MAX_WIDTH + 1)
     miou = np.array([band.miou for band in bands])
     accuracy = np.array([band.pixel_accuracy for band in bands])
-    _line(ax, widths, accuracy, theme.second, "s", "--", size=2.5)
-    _line(ax, widths, miou, theme.first, "o", "-", size=3)
-    _name(ax, widths, accuracy, "pixel accuracy", theme.second, WIDTHS // 2, (0, -12))
-    _name(ax, widths, miou, "mIoU", theme.first, WIDTHS // 2, (0, -12))
-    for value, color in ((whole.pixel_accuracy, theme.second), (whole.miou, theme.first)):
+    _line(ax, widths, accuracy, SECOND, "s", "--", size=2.5)
+    _line(ax, widths, miou, FIRST, "o", "-", size=3)
+    _label_line(ax, widths, accuracy, "pixel accuracy", SECOND, MAX_WIDTH // 2, -12)
+    _label_line(ax, widths, miou, "mIoU", FIRST, MAX_WIDTH // 2, -12)
+    for value, color in ((overall.pixel_accuracy, SECOND), (overall.miou, FIRST)):
         ax.axhline(value, color=color, linewidth=0.8, linestyle=":")
-        ax.annotate("whole images", (WIDTHS + 0.5, value), (0, 4), textcoords="offset points",
+        ax.annotate("whole images", (MAX_WIDTH + 0.5, value), (0, 4), textcoords="offset points",
                     ha="right", fontsize=8, color=color)  # fmt: skip
-    ax.set(xlim=(0.5, WIDTHS + 0.5), ylim=(0, 1), xticks=[1, *range(5, WIDTHS + 1, 5)])
-    ax.set_xlabel(
-        "width of the band, pixels to either side of a boundary", color=theme.muted, fontsize=9
-    )
-    pixels = np.array([band.confusion.sum() for band in bands]) / max(1, whole.confusion.sum())
-    for i, width in enumerate(widths):
-        told = f"mIoU {percent(miou[i])}, pixel accuracy {percent(accuracy[i])}"
-        told = f"within {width} px: {told}; {percent(pixels[i])} of the pixels"
-        _point_at(ax, (width - 0.5, width + 0.5), told, theme)
+    ax.set(xlim=(0.5, MAX_WIDTH + 0.5), ylim=(0, 1), xticks=[1, *range(5, MAX_WIDTH + 1, 5)])
+    ax.set_xlabel("band width, pixels on each side of a boundary", color=MUTED, fontsize=9)
     return figure
 
 
-def calibration(counted: Calibration, theme: Theme = PRINT) -> Figure:
-    """Accuracy by confidence, and how many pixels there are of each confidence."""
+def calibration(counted: Calibration) -> Figure:
+    """Reliability diagram: accuracy by confidence, above the histogram of the confidence."""
     figure = Figure((4.8, 4.4), layout="constrained")
-    ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+    ax, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
     edges = np.linspace(0, 1, BINS + 1)
-    share = counted.pixels / max(1, counted.pixels.sum())
-    ax.plot([0, 1], [0, 1], color=theme.muted, linewidth=0.9, linestyle=":")
-    ax.annotate("dotted: as often right as sure", (0.99, 0.04), ha="right", fontsize=8,
-                color=theme.muted)  # fmt: skip
+    fractions = counted.pixels / max(1, counted.pixels.sum())
+    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=":")
+    ax.annotate("dotted: perfect calibration", (0.99, 0.04), ha="right", fontsize=8, color=MUTED)
     filled = counted.pixels > 0
-    sure, right = counted.mean_confidence[filled], counted.accuracy[filled]
-    many = share[filled] >= FEW_PIXELS
-    _line(ax, sure, right, theme.first, "", "-")
-    faces = np.where(many, theme.first, "none")
-    for x, y, face in zip(sure, right, faces):
-        ax.plot([x], [y], "o", color=theme.first, markersize=5, markerfacecolor=str(face),
-                clip_on=False)  # fmt: skip
-    below.bar(edges[:-1] + 0.5 / BINS, share, 0.8 / BINS, color=theme.muted)
-    for each in (ax, below):
-        _plain(each, theme)
+    confidence, accuracy = counted.mean_confidence[filled], counted.accuracy[filled]
+    _line(ax, confidence, accuracy, FIRST, "", "-")
+    faces = np.where(fractions[filled] >= MIN_FRACTION, FIRST, "none")
+    for x, y, face in zip(confidence, accuracy, faces):
+        ax.plot([x], [y], "o", color=FIRST, markersize=5, markerfacecolor=str(face), clip_on=False)
+    histogram.bar(edges[:-1] + 0.5 / BINS, fractions, 0.8 / BINS, color=MUTED)
+    for each in (ax, histogram):
+        _style(each)
         each.set(xlim=(0, 1), ylim=(0, 1))
-    ax.set_ylabel("accuracy", color=theme.muted, fontsize=9)
-    below.set_ylabel("pixels", color=theme.muted, fontsize=9)
-    below.set_xlabel("confidence", color=theme.muted, fontsize=9)
-    for axis in (ax.yaxis, below.yaxis, below.xaxis):
+    ax.set_ylabel("accuracy", color=MUTED, fontsize=9)
+    histogram.set_ylabel("pixels", color=MUTED, fontsize=9)
+    histogram.set_xlabel("confidence", color=MUTED, fontsize=9)
+    for axis in (ax.yaxis, histogram.yaxis, histogram.xaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    below.set_yticks([0, 0.5, 1])
-    for i in np.flatnonzero(counted.pixels):
-        told = (
-            f"confidence {percent(counted.mean_confidence[i])}: right "
-            f"{percent(counted.accuracy[i])} of the time; {percent(share[i])} of the pixels"
-        )
-        _point_at(ax, (edges[i], edges[i + 1]), told, theme)
+    histogram.set_yticks([0, 0.5, 1])
     return figure
 
 
-def change(result: Comparison, names: Sequence[str], theme: Theme = PRINT) -> Figure:
-    """The difference of each class and of the mean, with its interval."""
+def change(result: Comparison, names: Sequence[str]) -> Figure:
+    """The differences of the mIoU and of each class's IoU, with their intervals."""
     rows = [("mIoU", result.difference, result.drawn)]
     rows += [(n, e, c) for n, e, c in zip(names, result.classes, result.images) if c]
-    figure, ax = _one((6.4, 0.9 + 0.27 * len(rows)), theme, grid="x")
-    ax.axvline(0, color=theme.muted, linewidth=0.9)
-    ax.axhline(0.5, color=theme.grid, linewidth=0.9)
-    for y, (name, each, images) in enumerate(rows):
-        color = theme.muted
-        if each.outside_noise:
-            color = theme.first if each.value > 0 else theme.second
-        marker = "|" if not each.outside_noise else "o" if y else "D"
-        ax.plot([each.low, each.high], [y, y], color=color, linewidth=2.6 if y == 0 else 1.6)
-        ax.plot([each.value], [y], marker, color=color, markersize=6, markeredgewidth=1.6)
-        told = f"{name}: {points(each.value)}, {points(each.low)} to {points(each.high)}"
-        few = f"; in {images} images, too few to trust" if images < FEW_IMAGES else ""
-        _point_at(ax, (y - 0.5, y + 0.5), told + few, theme, across=True)
-    labels = [f"{n} *" if images < FEW_IMAGES else n for n, _, images in rows]
+    figure, ax = _single_axes((6.4, 0.9 + 0.27 * len(rows)), grid="x")
+    ax.axvline(0, color=MUTED, linewidth=0.9)
+    ax.axhline(0.5, color=GRID, linewidth=0.9)
+    for y, (_, estimate, _) in enumerate(rows):
+        color, marker = MUTED, "|"
+        if estimate.outside_noise:
+            color, marker = FIRST if estimate.value > 0 else SECOND, "o" if y else "D"
+        width = 2.6 if y == 0 else 1.6
+        ax.plot([estimate.low, estimate.high], [y, y], color=color, linewidth=width)
+        ax.plot([estimate.value], [y], marker, color=color, markersize=6, markeredgewidth=1.6)
+    labels = [f"{n} *" if images < MIN_IMAGES else n for n, _, images in rows]
     ax.set_yticks(range(len(rows)), labels)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:+.4g}" if x else "0"))
-    ax.yaxis.set_major_formatter(matplotlib.ticker.FixedFormatter(labels))
-    ax.set_xlabel("change of IoU, percentage points", color=theme.muted, fontsize=9)
+    ax.set_xlabel("change of IoU, percentage points", color=MUTED, fontsize=9)
     ax.tick_params(axis="y", length=0)
     return figure
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%" if np.isfinite(value) else "-"
-
-
-def points(value: float) -> str:
-    """A difference of two fractions in percentage points, with its sign."""
-    return f"{100 * value:+.2f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "-"
-
-
-def _one(size: tuple[float, float], theme: Theme, grid: str = "y") -> tuple[Figure, Axes]:
+def _single_axes(size: tuple[float, float], grid: str = "y") -> tuple[Figure, Axes]:
     figure = Figure(size, layout="constrained")
     ax = figure.subplots()
-    _plain(ax, theme, grid)
+    _style(ax, grid)
     if grid == "y":
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure, ax
 
 
-def _plain(ax: Axes, theme: Theme, grid: str | None = "y") -> None:
+def _style(ax: Axes, grid: str | None = "y") -> None:
     ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.spines["bottom"].set_color(theme.grid)
-    ax.tick_params(labelcolor=theme.ink, color=theme.grid, labelsize=8.5, length=3)
+    ax.spines["bottom"].set_color(GRID)
+    ax.tick_params(labelcolor=INK, color=GRID, labelsize=8.5, length=3)
     ax.tick_params(axis="y", length=0)
     ax.patch.set_visible(False)
     if grid:
-        ax.grid(axis=grid, color=theme.grid, linewidth=0.7)
+        ax.grid(axis=grid, color=GRID, linewidth=0.7)
     ax.set_axisbelow(True)
 
 
@@ -243,24 +185,10 @@ def _line(
     ax.plot(x, y, dash, marker=marker, color=color, markersize=size, linewidth=1.6, clip_on=False)
 
 
-def _name(
-    ax: Axes,
-    x: np.ndarray,
-    y: np.ndarray,
-    name: str,
-    color: str,
-    at: int,
-    offset: tuple[float, float],
+def _label_line(
+    ax: Axes, x: np.ndarray, y: np.ndarray, name: str, color: str, at: int, offset: float
 ) -> None:
-    """Names a line beside itself, where one needs no legend to find it."""
+    """Writes a line's name above or below its point `at`, instead of a legend."""
     if np.isfinite(y[at]):
-        ax.annotate(name, (x[at], y[at]), offset, textcoords="offset points", color=color,
+        ax.annotate(name, (x[at], y[at]), (0, offset), textcoords="offset points", color=color,
                     ha="center", va="center", fontsize=9, annotation_clip=False)  # fmt: skip
-
-
-def _point_at(
-    ax: Axes, span: tuple[float, float], told: str, theme: Theme, across: bool = False
-) -> None:
-    if theme.pointed is not None:
-        draw = ax.axhspan if across else ax.axvspan
-        draw(*span, facecolor=theme.pointed, edgecolor="none", zorder=10, gid=TIP + told)

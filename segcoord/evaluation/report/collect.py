@@ -1,6 +1,6 @@
-"""What a report needs of the images, gathered one by one; none of them is kept but a few examples.
+"""Statistics of a report, collected image by image.
 
-Memory: for each image 3 K counts; else it doesn't grow with the split.
+Memory grows by 3 K counts per image (K classes). Of the images themselves only a few are kept.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from segcoord.data.split import Sample
 from segcoord.evaluation.bootstrap import Comparison, count_image
 from segcoord.evaluation.metrics import Scores
 from segcoord.evaluation.report.boundary import BoundaryBands
-from segcoord.evaluation.report.calibration import IMAGES, Calibration
-from segcoord.evaluation.report.extremes import Examples
+from segcoord.evaluation.report.calibration import MAX_IMAGES, Calibration
+from segcoord.evaluation.report.extremes import ExtremeImages
 from segcoord.evaluation.report.object_sizes import ObjectSizes
 from segcoord.models.segmentation import SegmentationModel
 
 
 class ReportCollector:
-    """Everything but the confusion matrix, which the evaluation counts itself.
+    """Collects everything but the confusion matrix, which `evaluate` counts.
 
     Args:
-        model: that predicts; in eval mode.
-        images: how many will come.
+        model: in eval mode; the calibration predicts some images with it.
+        images: number of images to come.
     """
 
     def __init__(self, model: SegmentationModel, images: int) -> None:
@@ -34,49 +34,50 @@ class ReportCollector:
         self.bands = BoundaryBands(k)
         self.sizes = ObjectSizes(k)
         self.calibration = Calibration()
-        self.examples = Examples()
-        self._looked_at = set(np.linspace(0, images - 1, min(images, IMAGES)).round().astype(int))
+        self.extremes = ExtremeImages()
+        picked = np.linspace(0, images - 1, min(images, MAX_IMAGES)).round().astype(int)
+        self._calibrated = set(picked)
         self._counts: list[np.ndarray] = []
 
     def add(
         self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth: np.ndarray
     ) -> None:
-        """Takes one image, as `evaluate` hands it to `on_image`."""
-        if len(self._counts) in self._looked_at:
+        """An `ImageCallback` for `evaluate`."""
+        if len(self._counts) in self._calibrated:
             self.calibration.add(self.model, image, truth)
         counts = count_image(prediction, truth, len(self.model.labels))
         self._counts.append(counts)
         self.bands.add(prediction, truth)
         self.sizes.add(prediction, truth)
-        self.examples.add(sample.stem, image, prediction, truth, counts)
+        self.extremes.add(sample.stem, image, prediction, truth, counts)
 
     @property
     def counts(self) -> np.ndarray:
-        """(N, 3, K) int64 of the images, in the order they came."""
+        """(N, 3, K) int64 from `count_image`, in the order of the images."""
         return np.stack(self._counts)
 
     @property
     def calibrated_images(self) -> int:
-        """How many images the calibration looked at."""
-        return len(self._looked_at)
+        """Number of images that the calibration uses."""
+        return len(self._calibrated)
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report tells.
+    """The content of a report.
 
     Args:
         scores: of the whole split.
         labels: the classes.
-        how: `evaluation.protocol`.
-        gathered: of its images.
+        protocol: from `evaluation.protocol`.
+        collected: statistics of the images.
         change: from another checkpoint to this one, if there is another.
-        against: that checkpoint's path.
+        against: path of that checkpoint.
     """
 
     scores: Scores
     labels: LabelSet
-    how: dict
-    gathered: ReportCollector
+    protocol: dict
+    collected: ReportCollector
     change: Comparison | None = None
     against: str | None = None

@@ -1,4 +1,4 @@
-"""The charts of a report as PNG and PDF for papers."""
+"""The charts of a report as PNG and PDF files."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from segcoord.utils.files import atomic_write
 DPI = 300
 
 
-def write_figures(folder: Path, findings: ReportData) -> list[Path]:
+def write_figures(folder: Path, data: ReportData) -> list[Path]:
     """Writes NAME.png (300 dpi) and NAME.pdf of each chart, and worst.png and best.png.
 
     Returns:
-        What was written.
+        The written files.
 
     Raises:
         UserError: the folder can't be written.
     """
-    scores, labels, gathered = findings.scores, findings.labels, findings.gathered
-    drawn: dict[str, Figure] = {
+    scores, labels, collected = data.scores, data.labels, data.collected
+    figures: dict[str, Figure] = {
         "classes": charts.classes(scores, labels),
         "confusion": charts.confusion(scores, labels),
-        "sizes": charts.sizes(gathered.sizes),
-        "boundary": charts.boundary(gathered.bands, scores),
-        "calibration": charts.calibration(gathered.calibration),
+        "sizes": charts.sizes(collected.sizes),
+        "boundary": charts.boundary(collected.bands, scores),
+        "calibration": charts.calibration(collected.calibration),
     }
-    if findings.change is not None:
-        drawn["change"] = charts.change(findings.change, labels.names)
+    if data.change is not None:
+        figures["change"] = charts.change(data.change, labels.names)
     written = []
-    for name, figure in drawn.items():
+    for name, figure in figures.items():
         for suffix in ("png", "pdf"):
             path = folder / f"{name}.{suffix}"
             with atomic_write(path) as temporary:
@@ -42,12 +42,12 @@ def write_figures(folder: Path, findings: ReportData) -> list[Path]:
                 dateless = {"metadata": {"CreationDate": None}} if suffix == "pdf" else {}
                 figure.savefig(temporary, format=suffix, dpi=DPI, **dateless)
             written.append(path)
-    for name, examples in zip(("worst", "best"), gathered.examples.worst_and_best()):
-        if not examples:  # a split of one image has no best beside its worst
+    for name, images in zip(("worst", "best"), collected.extremes.worst_and_best()):
+        if not images:  # a split of one image has no best image besides its worst
             continue
         rows = [
             [e.image, blend(e.image, e.truth, labels), blend(e.image, e.prediction, labels)]
-            for e in examples
+            for e in images
         ]
         path = folder / f"{name}.png"
         write_picture(path, sheet(rows, ("image", "truth", "prediction"), labels))
