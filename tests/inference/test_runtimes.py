@@ -23,15 +23,6 @@ from segcoord.inference.views import Views
 from segcoord.utils.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def openvino_folder(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
-    """The best model of `tiny_run` in OpenVINO's format."""
-    folder = tmp_path_factory.mktemp("exported") / "openvino"
-    options = [f"--checkpoint={tiny_run / 'best.ckpt'}", "--format=openvino"]
-    assert main(["export", *options, f"--out={folder}"]) == 0
-    return folder
-
-
 def score(checkpoint: Path, folder: Path, *options: str) -> dict:
     path = folder / "score.json"
     arguments = [f"--checkpoint={checkpoint}", f"--json={path}", "--data.workers=0", *options]
@@ -39,37 +30,31 @@ def score(checkpoint: Path, folder: Path, *options: str) -> dict:
     return json.loads(path.read_text())
 
 
-def test_scores_are_equal_and_record_the_runtime(
-    openvino_folder, exported, tiny_run, tmp_path
-) -> None:
+def test_scores_are_equal_and_record_the_runtime(exported, tiny_run, tmp_path) -> None:
     expected = score(tiny_run / "best.ckpt", tmp_path)
     assert (expected["protocol"]["runtime"], expected["protocol"]["precision"]) == ("torch", "fp32")
-    cases = [
-        (openvino_folder, [], "openvino"),
-        (exported, [], "onnxruntime"),
-        (exported, ["--runtime=openvino"], "openvino"),
-    ]
-    for folder, options, name in cases:
-        result = score(folder, tmp_path, *options)
+    for options, name in (([], "onnxruntime"), (["--runtime=openvino"], "openvino")):
+        result = score(exported, tmp_path, *options)
         assert result["miou"] == pytest.approx(expected["miou"], abs=1e-4)
         protocol = result["protocol"]
         keys = ("runtime", "precision", "device")
         assert [protocol[key] for key in keys] == [name, "fp32", "cpu"]
-        assert protocol["checkpoint"] == str(folder)
+        assert protocol["checkpoint"] == str(exported)
         assert protocol["step"] == expected["protocol"]["step"]
         assert name in protocol["versions"]
 
 
-def test_compare_accepts_an_exported_model(openvino_folder, tiny_run, tmp_path) -> None:
+def test_compare_accepts_an_exported_model(exported, tiny_run, tmp_path) -> None:
     path = tmp_path / "difference.json"
     options = [f"--json={path}", "--data.workers=0", "--resamples=50"]
-    assert main(["compare", str(tiny_run), str(openvino_folder), *options]) == 0
+    assert main(["compare", str(tiny_run), str(exported), *options]) == 0
     assert abs(json.loads(path.read_text())["difference"]["value"]) < 1e-4
 
 
-def test_batches_and_views_equal_those_of_pytorch(openvino_folder, tiny_run) -> None:
+def test_batches_and_views_equal_those_of_pytorch(exported, tiny_run) -> None:
     """Batches, odd sizes, scales and tiles."""
-    torch_model, model = segcoord.load(tiny_run / "best.ckpt"), segcoord.load(openvino_folder)
+    torch_model = segcoord.load(tiny_run / "best.ckpt")
+    model = segcoord.load(exported, runtime="openvino")
     images = torch.from_numpy(np.stack(synthetic(3, (75, 93))))
     with torch.inference_mode():
         logits = [m(m.normalize(images)) for m in (torch_model, model)]
@@ -80,11 +65,11 @@ def test_batches_and_views_equal_those_of_pytorch(openvino_folder, tiny_run) -> 
     assert (masks[0] == masks[1]).mean() > 0.999
 
 
-def test_only_exported_models_require_the_cpu(openvino_folder, tiny_run, tmp_path) -> None:
+def test_only_exported_models_require_the_cpu(exported, tiny_run, tmp_path) -> None:
     shared = tmp_path / "shared"
     segcoord.load(tiny_run / "best.ckpt", fold=False).save_pretrained(shared)
-    assert accelerator_for(openvino_folder, "auto") == "cpu"
-    assert accelerator_for(openvino_folder, "cuda") == "cuda"  # which loading rejects
+    assert accelerator_for(exported, "auto") == "cpu"
+    assert accelerator_for(exported, "cuda") == "cuda"  # which loading rejects
     assert [accelerator_for(p, "auto") for p in (shared, tiny_run / "best.ckpt")] == ["auto"] * 2
 
 
@@ -92,25 +77,25 @@ SIGNAL_AFTER_DELETION = """
 import signal, subprocess, sys
 import segcoord
 signal.signal(signal.SIGCHLD, lambda *_: None)  # as a data loader with workers does
-models = [segcoord.load(sys.argv[1]) for _ in range(2)]
+models = [segcoord.load(sys.argv[1], runtime="openvino") for _ in range(2)]
 del models[0]
 del models
 subprocess.run(["true"], check=True)
 """
 
 
-def test_signals_after_deleting_models_do_not_crash(openvino_folder) -> None:
-    command = [sys.executable, "-c", SIGNAL_AFTER_DELETION, openvino_folder]
+def test_signals_after_deleting_models_do_not_crash(exported) -> None:
+    command = [sys.executable, "-c", SIGNAL_AFTER_DELETION, exported]
     assert subprocess.run(command, timeout=60).returncode == 0
 
 
-def test_bfloat16_is_a_runtime_of_its_own(openvino_folder) -> None:
+def test_bfloat16_is_a_runtime_of_its_own(exported) -> None:
     if "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with pytest.raises(UserError, match="no BF16; use --runtime openvino"):
-            segcoord.load(openvino_folder, runtime="openvino-bf16")
+            segcoord.load(exported, runtime="openvino-bf16")
         return
     image = torch.from_numpy(synthetic(1)[0])[None]
-    models = [segcoord.load(openvino_folder, runtime=r) for r in ("openvino", "openvino-bf16")]
+    models = [segcoord.load(exported, runtime=r) for r in ("openvino", "openvino-bf16")]
     exact, rounded = (m(m.normalize(image)) for m in models)
     error = ((exact - rounded).abs().max() / exact.abs().max()).item()
     assert 1e-4 < error < 0.1  # 8 bits of precision
@@ -127,14 +112,18 @@ def test_runtime_uses_the_thread_count_of_pytorch(exported: Path) -> None:
         ("checkpoint", "onnxruntime", "segcoord export --checkpoint .* --format onnx --out DIR"),
         ("checkpoint", "openvino", "--format openvino --out DIR"),
         ("checkpoint", "tensorrt", "--runtime: found 'tensorrt', expected one of torch"),
-        ("openvino", "onnxruntime", "exported as openvino, which openvino or openvino-bf16 reads"),
-        ("openvino", "torch", "segcoord export --format torchscript or pt2"),
+        (
+            "exported",
+            "torch",
+            "exported as onnx, which onnxruntime or openvino or openvino-bf16 reads",
+        ),
+        ("exported", "torch", "segcoord export --format torchscript or pt2"),
     ],
 )
 def test_runtime_that_cannot_read_the_model_is_an_error(
-    source, runtime, message, openvino_folder, tiny_run
+    source, runtime, message, exported, tiny_run
 ) -> None:
-    path = tiny_run / "best.ckpt" if source == "checkpoint" else openvino_folder
+    path = tiny_run / "best.ckpt" if source == "checkpoint" else exported
     with pytest.raises(UserError, match=message):
         segcoord.load(path, runtime=runtime)
 
@@ -147,9 +136,9 @@ def test_exported_models_support_neither_other_devices_nor_unfused_layers(export
 
 
 def corrupt_weights(folder: Path) -> None:
-    content = bytearray((folder / "model.bin").read_bytes())
+    content = bytearray((folder / "model.onnx").read_bytes())
     content[1000] ^= 1
-    (folder / "model.bin").write_bytes(content)
+    (folder / "model.onnx").write_bytes(content)
 
 
 def corrupt_format(folder: Path) -> None:
@@ -160,31 +149,31 @@ def corrupt_format(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("corrupt", "message"),
     [
-        (corrupt_weights, "model.bin: damaged, its checksum differs"),
-        (lambda f: (f / "model.bin").unlink(), "model.bin: missing; export the model again"),
+        (corrupt_weights, "model.onnx: damaged, its checksum differs"),
+        (lambda f: (f / "model.onnx").unlink(), "model.onnx: missing; export the model again"),
         (lambda f: (f / DESCRIPTION).write_text('{"format": '), "segcoord.json: damaged"),
         (lambda f: (f / DESCRIPTION).write_text("[]"), "found format 'list'"),
         (corrupt_format, "found format 'segcoord-export-9', expected 'segcoord-export-1'"),
         (lambda f: (f / DESCRIPTION).unlink(), "a folder, expected a checkpoint file"),
     ],
 )
-def test_damaged_folders_are_errors(corrupt, message: str, openvino_folder, tmp_path: Path) -> None:
-    shutil.copytree(openvino_folder, tmp_path / "copy")
+def test_damaged_folders_are_errors(corrupt, message: str, exported, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "copy")
     corrupt(tmp_path / "copy")
     with pytest.raises(UserError, match=message):
         segcoord.load(tmp_path / "copy")
 
 
-def test_the_model_card_may_be_edited(openvino_folder, tmp_path: Path) -> None:
-    shutil.copytree(openvino_folder, tmp_path / "copy")
+def test_the_model_card_may_be_edited(exported, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "copy")
     (tmp_path / "copy" / "README.md").write_text("mine")
     assert len(segcoord.load(tmp_path / "copy").labels) == 8
 
 
-def test_a_missing_runtime_names_the_package_to_install(openvino_folder, monkeypatch) -> None:
+def test_a_missing_runtime_names_the_package_to_install(exported, monkeypatch) -> None:
     monkeypatch.setattr("segcoord.inference.runtimes.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'segcoord\[openvino\]'"):
-        segcoord.load(openvino_folder)
+        segcoord.load(exported, runtime="openvino")
 
 
 def test_loading_fuses_batch_norms_unless_disabled(tiny_run: Path) -> None:
