@@ -33,20 +33,13 @@ THREADS = min(4, available_cores())  # for reading, and as many for writing
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """What to predict and write.
-
-    Args:
-        out: the output folder.
-        overlays, probs: whether to write them.
-        views: test-time augmentation, and the tiles of all images, if any.
-        max_pixels: images with more pixels are cut into tiles.
-    """
+    """What to predict and write."""
 
     out: Path
     overlays: bool
     probs: bool
     views: Views
-    max_pixels: int
+    max_pixels: int  # images with more pixels are cut into tiles
 
     @property
     def table(self) -> Path:
@@ -78,29 +71,17 @@ class PredictedImage(NamedTuple):
 
 @dataclass
 class BatchPredictor:
-    """Predicts sources and counts the results.
-
-    Args:
-        job: what to predict and write.
-        model: the model.
-        crop: the longer side of the model's training crops; 0 if unknown.
-        stopped: returns True once the user has asked to stop.
-        done: number of predicted sources.
-        tiled: number of images cut into tiles because of `max_pixels`.
-        large: number of images much longer than `crop`, predicted at scale 1.
-        largest: the longest side of these.
-        failed: path and reason of each source that could not be predicted.
-    """
+    """Predicts sources and counts the results."""
 
     job: PredictionJob
     model: SegmentationModel
-    crop: int
-    stopped: Callable[[], bool]
-    done: int = 0
-    tiled: int = 0
-    large: int = 0
-    largest: int = 0
-    failed: list[str] = field(default_factory=list)
+    crop: int  # the longer side of the model's training crops; 0 if unknown
+    stopped: Callable[[], bool]  # whether the user has asked to stop
+    done: int = 0  # predicted sources
+    tiled: int = 0  # images cut into tiles because of `max_pixels`
+    large: int = 0  # images much longer than `crop`, predicted at scale 1
+    largest: int = 0  # the longest side of these
+    failed: list[str] = field(default_factory=list)  # path and reason
 
     def images(self, sources: list[Source], areas: AreaTable) -> None:
         """Predict images while threads read the next ones and write the previous ones."""

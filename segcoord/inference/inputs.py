@@ -29,17 +29,11 @@ OUTPUTS = ("masks", "overlays", "probs")
 
 @dataclass(frozen=True)
 class Source:
-    """An image, a video or a camera to predict.
+    """An image, a video or a camera to predict."""
 
-    Args:
-        path: of the file; it may not be readable, which is reported when it is read.
-        name: of its outputs: a relative path without suffix.
-        camera: the camera's number; None for a file.
-    """
-
-    path: Path
-    name: Path
-    camera: int | None = None
+    path: Path  # may not be readable, which is reported when it is read
+    name: Path  # of its outputs: a relative path without suffix
+    camera: int | None = None  # the camera's number
 
     @property
     def is_video(self) -> bool:
@@ -52,16 +46,11 @@ class Source:
 
 @dataclass
 class Sources:
-    """All sources of a command.
-
-    Args:
-        images, videos: in the order of the inputs, without duplicates; cameras are videos.
-        skipped: number of other files in folders and globs, by suffix.
-    """
+    """All sources of a command, in the order of the inputs, without duplicates."""
 
     images: list[Source] = field(default_factory=list)
-    videos: list[Source] = field(default_factory=list)
-    skipped: Counter = field(default_factory=Counter)
+    videos: list[Source] = field(default_factory=list)  # and cameras
+    skipped: Counter = field(default_factory=Counter)  # other files in folders and globs, by suffix
 
     def __str__(self) -> str:
         counts = (("image", len(self.images)), ("video", len(self.videos)))

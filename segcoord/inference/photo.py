@@ -50,15 +50,10 @@ _TURNS = {  # EXIF orientation: whether to transpose, then the steps along rows 
 
 
 class Photo(NamedTuple):
-    """A photo's pixels.
+    """A photo's pixels, with notes about conversions that users may not expect."""
 
-    Args:
-        pixels: (H, W, 3) uint8 RGB, upright.
-        notes: messages about conversions that users may not expect; usually empty.
-    """
-
-    pixels: np.ndarray
-    notes: tuple[str, ...]
+    pixels: np.ndarray  # (H, W, 3) uint8 RGB, upright
+    notes: tuple[str, ...]  # usually empty
 
 
 def read_photo(path: Path) -> Photo:

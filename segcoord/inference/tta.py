@@ -29,19 +29,13 @@ BAND = 2**20  # logits upsampled at a time: a few megabytes, which fit in the ca
 
 @dataclass(frozen=True)
 class _Interpolation:
-    """Linear interpolation along one axis, for the image's pixels that a tile covers.
-
-    Args:
-        start, stop: range of the pixels.
-        low, high: (stop - start,) int64, the logits before and after each pixel.
-        weight: (stop - start,) float32, of the logit after it.
-    """
+    """Linear interpolation along one axis, for the n pixels of the image that a tile covers."""
 
     start: int
     stop: int
-    low: Tensor
-    high: Tensor
-    weight: Tensor
+    low: Tensor  # (n,) int64, the logit before each pixel
+    high: Tensor  # (n,) int64, the logit after it
+    weight: Tensor  # (n,) float32, of the logit after it
 
     def crop(self, start: int, stop: int) -> _Interpolation | None:
         """Restrict it to a range of pixels; None if no pixel is left."""

@@ -35,17 +35,11 @@ class VideoInterrupted(Exception):
 
 
 class VideoResult(NamedTuple):
-    """Result of a video.
-
-    Args:
-        frames: number of predicted frames.
-        claimed: number of frames according to the file's header; 0 if unknown.
-        pixels: (256,) int64, pixels by class index over all frames.
-    """
+    """Number of predicted frames and their pixels by class."""
 
     frames: int
-    claimed: int
-    pixels: np.ndarray
+    claimed: int  # frames according to the file's header; 0 if unknown
+    pixels: np.ndarray  # (256,) int64 by class index, over all frames
 
     def __str__(self) -> str:
         missing = f" of the {self.claimed} in its header" if self.frames < self.claimed else ""
