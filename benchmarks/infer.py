@@ -1,19 +1,19 @@
-"""Milliseconds of one image through the network, and to its mask: ours by each runtime, and peers.
+"""Latency of the network and of a mask for one image: our model in each runtime, and peers.
 
     python benchmarks/infer.py [--checkpoint C] [--rounds 9] [--quick] [--only WORD...]
                                [--json FILE]
 
 Batch 1, 512x512 and 1024x2048, output strides 16 and 8, 21 classes (or the checkpoint's). Each
-variant has a process of its own, so that the allocator is the one it is named with; they take turns
-in one run, and ratios are medians of those within a round.
+variant runs in its own process with the allocator setting of its name; variants alternate within a
+round, and ratios are medians over rounds.
 
-Peers come as they are: smp's DeepLabV3 on mobilenet_v2 (stride 8, a standard ASPP, no attention),
-and torchvision's two on mobilenet_v3_large (stride 16). "logits" is what their forward gives, at
-full size; of ours it is the logits at the stride, which `segcoord.predict` upsamples only where
-classes compete. "mask" is from a uint8 image to the uint8 class of every pixel, for both.
+Peers are unmodified: smp's DeepLabV3 on mobilenet_v2 (stride 8, a standard ASPP, no attention), and
+torchvision's two models on mobilenet_v3_large (stride 16). "logits" is their forward pass at full
+size; for ours it is the logits at the stride, which `segcoord.predict` upsamples only where classes
+compete. "mask" is from a uint8 image to the uint8 class of every pixel, for both.
 
-With --checkpoint, int8 is calibrated on images of its train split, and the share of pixels that get
-the same class as in float32 is told, over images of its val split.
+With --checkpoint, int8 is calibrated on images of its train split, and the fraction of pixels with
+the same class as in float32 is measured on images of its val split.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from segcoord.deploy.graph import network_graph
 from segcoord.deploy.quantize import CalibrationImages, Inputs, track_calibration
 from segcoord.deploy.verify import synthetic
 from segcoord.inference.fast_argmax import predict_classes
+from segcoord.inference.load import read_metadata
 from segcoord.inference.runtimes import OnnxNet, OpenVinoNet
 from segcoord.models.fuse import fold_batch_norm
 from segcoord.models.segmentation import SegmentationModel
@@ -53,7 +54,7 @@ from segcoord.utils.allocator import keep_freed_memory
 CASES = [(size, stride) for size in ((512, 512), (1024, 2048)) for stride in (16, 8)]
 EAGER, PEER = "ours, eager NCHW", "smp.DeepLabV3, as it comes"
 BASELINES = {"eager": EAGER, "smp": PEER}
-VARIANTS = {  # name: the allocator kept as our commands keep it, and its arithmetic
+VARIANTS = {  # name: whether freed memory is kept as in our commands, and the precision
     PEER: (False, "fp32"),
     "torchvision lraspp_mobilenet_v3_large, as it comes": (False, "fp32"),
     "torchvision deeplabv3_mobilenet_v3_large, as it comes": (False, "fp32"),
@@ -67,12 +68,12 @@ VARIANTS = {  # name: the allocator kept as our commands keep it, and its arithm
     "ours, OpenVINO int8": (True, "int8"),
     "ours, OpenVINO int8, the rest bf16": (True, "int8"),
 }
-SLICE = 0.4  # seconds that a variant runs in a round, or one pass if that takes longer
+SLICE = 0.4  # seconds per variant and round; at least one pass
 CALIBRATION, COMPARED = 100, 16  # images
 
 
 def our_model(checkpoint: str | None, stride: int) -> SegmentationModel:
-    """The checkpoint's weights, or random ones, at a stride; with its batch norms."""
+    """A model with the checkpoint's weights, or random ones, without fused batch norms."""
     if checkpoint is None:
         torch.manual_seed(0)
         return segcoord.create_model("mobilenetv2_ca_100", 21, stride).eval()
@@ -85,18 +86,18 @@ def our_model(checkpoint: str | None, stride: int) -> SegmentationModel:
 
 
 def images_of(checkpoint: str | None, name: str, count: int):
-    """Images (H, W, 3) uint8: of a split of the checkpoint's data, or made up."""
+    """(H, W, 3) uint8 images: from a split of the checkpoint's data, or synthetic."""
     if checkpoint is None:
         return synthetic(4)
-    given = dict(segcoord.checkpoints.described(checkpoint)["config"]["data"])
-    classes = given.pop("classes")
-    data = DataConfig(**given, classes=classes and [ClassConfig(**c) for c in classes])
+    settings = dict(read_metadata(checkpoint)["config"]["data"])
+    classes = settings.pop("classes")
+    data = DataConfig(**settings, classes=classes and [ClassConfig(**c) for c in classes])
     split = find_split(data, getattr(data, name))
     return CalibrationImages(split, min(count, len(split)))
 
 
 def write_files(checkpoint: str | None, stride: int, folder: Path) -> dict:
-    """The exported files of a stride; what int8 changes, where there are trained weights."""
+    """Export the model; returns the fraction of equal pixels by variant for a trained model."""
     graph = network_graph(our_model(checkpoint, stride))
     images = images_of(checkpoint, "train_split", CALIBRATION)
     onnx.write(graph, folder / "fp32.onnx", {})
@@ -139,18 +140,18 @@ def peer(name: str) -> torch.nn.Module:
     return make(weights=None, weights_backbone=None, num_classes=21).eval()
 
 
-def ways(
+def functions(
     name: str, size: tuple[int, int], stride: int, checkpoint: str | None, folder: Path
 ) -> dict[str, Callable[[], object]]:
-    """What is timed of a variant: "logits" and "mask"; "flops" counts the first."""
+    """The functions of a variant to time: "logits" and "mask"."""
     image = torch.from_numpy(np.ascontiguousarray(synthetic(1, size)[0]))[None]  # (1, H, W, 3)
     model = our_model(checkpoint, stride)
     if not name.startswith("ours"):
         net, x = peer(name), model.prepare(image)
 
         def run(x: Tensor) -> Tensor:
-            result = net(x)
-            return result["out"] if isinstance(result, dict) else result
+            output = net(x)
+            return output["out"] if isinstance(output, dict) else output
 
         def mask() -> Tensor:
             return run(model.prepare(image)).argmax(1).to(torch.uint8)
@@ -176,7 +177,7 @@ def ways(
     eager = "eager" in name
 
     def mask() -> Tensor:
-        if eager:  # as it is written everywhere, in NCHW
+        if eager:  # the usual implementation
             return model(model.normalize(image).contiguous()).argmax(1).to(torch.uint8)
         logits = model.logits_at_stride(model.normalize(image))
         return predict_classes(logits, model.padded_size(*size), size)
@@ -186,31 +187,31 @@ def ways(
 
 @torch.inference_mode()
 def serve(name: str, case: tuple, checkpoint: str | None, folder: Path, pipe: Connection) -> None:
-    """Answers every request, "logits" or "mask", with the seconds of one pass."""
+    """Answer each request, "logits" or "mask", with the seconds of one pass."""
     if VARIANTS[name][0]:
         keep_freed_memory()
-    runs = ways(name, *case, checkpoint, folder)
+    timed = functions(name, *case, checkpoint, folder)
     repeats = {}
-    for what, run in runs.items():  # warms up
+    for what, run in timed.items():  # warm up
         run()
-        began = time.perf_counter()
+        start = time.perf_counter()
         run()
-        repeats[what] = max(1, min(20, int(SLICE / (time.perf_counter() - began))))
+        repeats[what] = max(1, min(20, int(SLICE / (time.perf_counter() - start))))
     pipe.send(True)
     while what := pipe.recv():
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(repeats[what]):
-            runs[what]()
-        pipe.send((time.perf_counter() - began) / repeats[what])
+            timed[what]()
+        pipe.send((time.perf_counter() - start) / repeats[what])
 
 
 def measure(names: list[str], case: tuple, args: argparse.Namespace, folder: Path) -> dict:
-    """Seconds by variant and by "logits" or "mask", a value for each round."""
+    """Seconds by variant and by "logits" or "mask", one value per round."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     for name in names:
-        pipes[name], theirs = context.Pipe()
-        process = context.Process(target=serve, args=(name, case, args.checkpoint, folder, theirs))
+        pipes[name], remote = context.Pipe()
+        process = context.Process(target=serve, args=(name, case, args.checkpoint, folder, remote))
         process.start()
         processes.append(process)
         pipes[name].recv()
@@ -230,7 +231,7 @@ def measure(names: list[str], case: tuple, args: argparse.Namespace, folder: Pat
 
 @torch.inference_mode()
 def peaks() -> dict[str, float]:
-    """GFLOP/s of the largest arithmetic that PyTorch reaches here: a convolution, a product."""
+    """Peak GFLOP/s in PyTorch: of a convolution in float32, of a matrix product in bfloat16."""
     x = torch.randn(1, 512, 64, 64).contiguous(memory_format=torch.channels_last)
     conv = torch.nn.Conv2d(512, 512, 3, padding=1).to(memory_format=torch.channels_last)
     a = torch.randn(2048, 2048, dtype=torch.bfloat16)
@@ -239,40 +240,42 @@ def peaks() -> dict[str, float]:
     for kind, run in (("fp32", lambda: conv(x)), ("bf16", lambda: a @ a)):
         times = []
         for _ in range(15):
-            began = time.perf_counter()
+            start = time.perf_counter()
             run()
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
         best[kind] = flops[kind] / min(times) / 1e9
     return best
 
 
 @cache
 def operations(name: str, case: tuple) -> float:
-    """GFLOP of a pass to the logits, two for a multiplication and its addition."""
-    run = ways(name, *case, None, Path())["logits"]
+    """GFLOP of a forward pass to the logits, counting a multiply-add as two."""
+    run = functions(name, *case, None, Path())["logits"]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run()
     return counter.get_total_flops() / 1e9
 
 
 def line(row: dict) -> str:
-    """A row of the printed table."""
+    """Format a row of the printed table."""
 
-    def shown(value: float | None, form: str) -> str:
-        return format("" if value is None else format(value, form), ">9")
+    def column(value: float | None, spec: str) -> str:
+        return format("" if value is None else format(value, spec), ">9")
 
-    told = [shown(row[key], ".1f") for key in ("ms", "best_ms", "mask_ms")]
-    told += [shown(row["share_of_peak"], ".0%")]
-    told += [shown(row[f"times_as_fast_as_{key}"], ".2f") for key in BASELINES]
-    return f"{row['variant']:52}{''.join(told)}{shown(row['equal_pixels'], '.2%')}"
+    columns = [column(row[key], ".1f") for key in ("ms", "best_ms", "mask_ms")]
+    columns += [column(row["share_of_peak"], ".0%")]
+    columns += [column(row[f"times_as_fast_as_{key}"], ".2f") for key in BASELINES]
+    return f"{row['variant']:52}{''.join(columns)}{column(row['equal_pixels'], '.2%')}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", help="a trained model of ours, for the weights and int8")
+    parser.add_argument("--checkpoint", help="a trained model, for the weights and int8")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--quick", action="store_true", help="512x512 at stride 16 alone")
-    parser.add_argument("--only", nargs="+", help="variants with one of these words in their name")
+    parser.add_argument("--quick", action="store_true", help="only 512x512 at stride 16")
+    parser.add_argument(
+        "--only", nargs="+", help="only variants whose name contains one of these words"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     names = [n for n in VARIANTS if any(w in n for w in args.only or [""])]
@@ -287,27 +290,28 @@ def main() -> None:
                 equal[stride] = write_files(args.checkpoint, stride, folders[stride])
             seconds = measure(names, (size, stride), args, folders[stride])
             print(f"\n{size[0]}x{size[1]}, stride {stride}")
-            heads = ("logits ms", "best", "mask ms", "of peak", "x eager", "x smp", "equal")
-            print(" " * 52 + "".join(f"{head:>9}" for head in heads))
+            headers = ("logits ms", "best", "mask ms", "of peak", "x eager", "x smp", "equal")
+            print(" " * 52 + "".join(f"{header:>9}" for header in headers))
             for name in names:
-                own = seconds[name]["logits"]
-                middle = statistics.median(own)
+                times = seconds[name]["logits"]
+                median = statistics.median(times)
                 ratios = {
                     f"times_as_fast_as_{key}": statistics.median(
-                        a / b for a, b in zip(seconds[base]["logits"], own)
+                        a / b for a, b in zip(seconds[base]["logits"], times)
                     )
                     if base in names
                     else None
                     for key, base in BASELINES.items()
                 }
-                known = peak.get(VARIANTS[name][1])
+                peak_gflops = peak.get(VARIANTS[name][1])
                 counted = EAGER if name.startswith("ours") else name
-                share = known and operations(counted, (size, stride)) / middle / known
+                gflop = operations(counted, (size, stride))
+                share = peak_gflops and gflop / median / peak_gflops
                 row = {
                     "case": f"{size[0]}x{size[1]}, stride {stride}",
                     "variant": name,
-                    "ms": 1e3 * middle,
-                    "best_ms": 1e3 * min(own),
+                    "ms": 1e3 * median,
+                    "best_ms": 1e3 * min(times),
                     "mask_ms": 1e3 * statistics.median(seconds[name]["mask"]),
                     "share_of_peak": share,
                     "equal_pixels": equal[stride].get(name),

@@ -1,4 +1,5 @@
-"""A trained model on images: loading, views and tiles, argmax, photos, videos, Grad-CAM, runtimes.
+"""Inference with trained models: loading, prediction, test-time augmentation, photos, videos,
+Grad-CAM and runtimes.
 
-Nothing here knows of a dataset's splits, of ground truth or of scores.
+Independent of dataset splits, ground truth and scores.
 """

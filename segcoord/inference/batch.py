@@ -1,4 +1,4 @@
-"""A model over a user's images and videos: what is read, what is written, what went wrong."""
+"""Predict a list of images and videos: read ahead, write behind, collect failures."""
 
 from __future__ import annotations
 
@@ -26,49 +26,42 @@ from segcoord.utils.devices import is_out_of_memory
 from segcoord.utils.errors import UserError
 from segcoord.utils.threads import map_in_threads
 
-LONGEST = 4096  # pixels of an overlay's longer side, which is for eyes
-MUCH = 3  # times as long as a crop of the training: things look unlike what it saw
-THREADS = min(4, available_cores())  # that read, and as many that write
+MAX_OVERLAY = 4096  # pixels of an overlay's longer side
+LARGE_FACTOR = 3  # an image is large if it is this many times longer than a training crop
+THREADS = min(4, available_cores())  # for reading, and as many for writing
 
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """What is looked for, and written.
-
-    Args:
-        out: the folder of all outputs.
-        overlays, probs: whether they are written.
-        views: how an image is looked at, but for the tiles of large ones.
-        max_pixels: of a look; images with more are cut into tiles.
-    """
+    """What to predict and write."""
 
     out: Path
     overlays: bool
     probs: bool
     views: Views
-    max_pixels: int
+    max_pixels: int  # images with more pixels are cut into tiles
 
     @property
     def table(self) -> Path:
         return self.out / "areas.csv"
 
     def outputs(self, source: Source) -> dict[str, Path]:
-        """The files that are written of a source, by kind."""
+        """The output files of a source, by kind."""
         if source.is_video:
             return {"overlays": self.out / "overlays" / f"{source.name}.mp4"}
-        kinds = {"masks": ".png"}
+        suffixes = {"masks": ".png"}
         if self.overlays:
-            kinds["overlays"] = ".jpg"
+            suffixes["overlays"] = ".jpg"
         if self.probs:
-            kinds["probs"] = ".npz"
-        return {kind: self.out / kind / f"{source.name}{end}" for kind, end in kinds.items()}
+            suffixes["probs"] = ".npz"
+        return {kind: self.out / kind / f"{source.name}{end}" for kind, end in suffixes.items()}
 
     def views_of(self, size: tuple[int, int]) -> Views:
         return self.views.within(self.max_pixels, size)
 
 
 class PredictedImage(NamedTuple):
-    """An image on its way to the disk; probabilities (K, H, W) float16, or None."""
+    """An image to write; probabilities are (K, H, W) float16, or None."""
 
     source: Source
     pixels: np.ndarray
@@ -78,43 +71,31 @@ class PredictedImage(NamedTuple):
 
 @dataclass
 class BatchPredictor:
-    """Goes through sources, and keeps what became of them.
-
-    Args:
-        job: what is written.
-        model: that predicts.
-        crop: the longer side of the crops that it was trained on; 0 where that isn't known.
-        stopped: whether to stop.
-        done: sources that were predicted.
-        tiled: images that were cut because of `max_pixels`.
-        large: images much longer than `crop`, seen at their own scale.
-        largest: the longest side of these.
-        failed: path and reason of each source that could not be predicted.
-    """
+    """Predicts sources and counts the results."""
 
     job: PredictionJob
     model: SegmentationModel
-    crop: int
-    stopped: Callable[[], bool]
-    done: int = 0
-    tiled: int = 0
-    large: int = 0
-    largest: int = 0
-    failed: list[str] = field(default_factory=list)
+    crop: int  # the longer side of the model's training crops; 0 if unknown
+    stopped: Callable[[], bool]  # whether the user has asked to stop
+    done: int = 0  # predicted sources
+    tiled: int = 0  # images cut into tiles because of `max_pixels`
+    large: int = 0  # images much longer than `crop`, predicted at scale 1
+    largest: int = 0  # the longest side of these
+    failed: list[str] = field(default_factory=list)  # path and reason
 
     def images(self, sources: list[Source], areas: AreaTable) -> None:
-        """Reads ahead and writes behind in threads, so that the model waits for neither."""
+        """Predict images while threads read the next ones and write the previous ones."""
         if not sources:
             return
         with (
-            progress_counter("predict", len(sources)) as tell,
-            closing(self._predicted(sources)) as found,
+            progress_counter("predict", len(sources)) as on_progress,
+            closing(self._predict_all(sources)) as predicted,
         ):
-            tell(0)
-            for source, pixels in map_in_threads(self._write, found, THREADS, THREADS):
+            on_progress(0)
+            for source, pixels in map_in_threads(self._write, predicted, THREADS, THREADS):
                 areas.add(source.path, pixels)
                 self.done += 1
-                tell(self.done + len(self.failed))
+                on_progress(self.done + len(self.failed))
 
     def videos(self, sources: list[Source], areas: AreaTable) -> None:
         for source in sources:
@@ -122,19 +103,19 @@ class BatchPredictor:
                 return
             path = self.job.outputs(source)["overlays"]
             try:
-                seen = predict_video(
-                    source, path, lambda x: self._look(x)[0], self.model.labels, self.stopped
+                result = predict_video(
+                    source, path, lambda x: self._predict(x)[0], self.model.labels, self.stopped
                 )
             except UnreadableVideo as error:
                 self._fail(source, error)
                 continue
             except VideoInterrupted:
                 return
-            areas.add(source.path, seen.pixels)
+            areas.add(source.path, result.pixels)
             self.done += 1
-            console.print(f"{source.shown}: {seen}")
+            console.print(f"{source.shown}: {result}")
 
-    def _predicted(self, sources: list[Source]) -> Iterator[PredictedImage]:
+    def _predict_all(self, sources: list[Source]) -> Iterator[PredictedImage]:
         with closing(map_in_threads(_read, sources, THREADS, THREADS)) as photos:
             for source, photo in photos:
                 if self.stopped():
@@ -142,17 +123,17 @@ class BatchPredictor:
                 try:
                     if isinstance(photo, UserError):
                         raise photo
-                    found = self._look(photo.pixels)
+                    prediction = self._predict(photo.pixels)
                 except UserError as error:
                     self._fail(source, error)
                     continue
                 for note in photo.notes:
                     console.print(f"{source.shown}: {note}")
-                self._count(found[0].shape)
-                yield PredictedImage(source, photo.pixels, *found)
+                self._count(prediction[0].shape)
+                yield PredictedImage(source, photo.pixels, *prediction)
 
-    def _look(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """(H, W) uint8 classes, and (K, H, W) float16 probabilities where they are asked for."""
+    def _predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """(H, W) uint8 classes, and (K, H, W) float16 probabilities if the job writes them."""
         height, width = pixels.shape[:2]
         views = self.job.views_of((height, width))
         try:
@@ -162,24 +143,24 @@ class BatchPredictor:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            less = "Lower --max-pixels." if self.job.views.tile is None else "Lower --tile."
-            found = f"the memory is not enough for its {width}x{height} pixels."
-            raise UserError(found, remedy=less) from error
+            option = "--max-pixels" if self.job.views.tile is None else "--tile"
+            message = f"out of memory at {width}x{height} pixels."
+            raise UserError(message, remedy=f"Lower {option}.") from error
 
-    def _write(self, seen: PredictedImage) -> tuple[Source, np.ndarray]:
-        """Writes the files of an image; returns its (256,) pixels by class."""
-        files = self.job.outputs(seen.source)
-        write_mask(files["masks"], seen.classes, self.model.labels, palette=True)
+    def _write(self, image: PredictedImage) -> tuple[Source, np.ndarray]:
+        """Write the outputs of an image; returns its (256,) pixel counts by class."""
+        files = self.job.outputs(image.source)
+        write_mask(files["masks"], image.classes, self.model.labels, palette=True)
         if "overlays" in files:
-            shown = reduced(seen.pixels, seen.classes, LONGEST)
-            write_picture(files["overlays"], overlay(*shown, self.model.labels))
+            small = reduced(image.pixels, image.classes, MAX_OVERLAY)
+            write_picture(files["overlays"], overlay(*small, self.model.labels))
         if "probs" in files:
-            write_probabilities(files["probs"], seen.probabilities, self.model.labels)
-        return seen.source, histogram(seen.classes)
+            write_probabilities(files["probs"], image.probabilities, self.model.labels)
+        return image.source, histogram(image.classes)
 
     def _count(self, size: tuple[int, int]) -> None:
         self.tiled += self.job.views_of(size) is not self.job.views
-        if self.crop and self.job.views.scales == (1.0,) and max(size) > MUCH * self.crop:
+        if self.crop and self.job.views.scales == (1.0,) and max(size) > LARGE_FACTOR * self.crop:
             self.large += 1
             self.largest = max(self.largest, *size)
 

@@ -1,4 +1,4 @@
-"""How much of each image every class takes, as a CSV that grows while images are predicted."""
+"""A CSV of the area that each class covers in each image, written during prediction."""
 
 from __future__ import annotations
 
@@ -11,41 +11,46 @@ import numpy as np
 from segcoord.data.labels import LabelSet
 from segcoord.utils.files import AppendOnlyFile, atomic_write
 
-HEAD = ("file", "class", "id", "pixels", "share")
+HEADER = ("file", "class", "id", "pixels", "share")
 
 
 class AreaTable:
-    """A row for each file and class: the class's pixels, and their share of the file's, 0 to 1.
+    """One row per file and class: the class's pixels, and their fraction of the file, 0 to 1.
 
-    Rows of a file come together or not at all, so that the table is whole whenever one looks.
+    All rows of a file are appended at once, so the table is complete at any time.
 
     Args:
-        path: of the CSV, which begins anew.
-        labels: the classes; id is what a mask has for one.
+        path: of the CSV, which is overwritten.
+        labels: the classes; the column id is a class's value in masks.
 
     Raises:
-        UserError: it can't be written.
+        UserError: the file can't be written.
     """
 
     def __init__(self, path: Path, labels: LabelSet) -> None:
         with atomic_write(path) as temporary:
-            temporary.write_bytes(_lines([HEAD]))
+            temporary.write_bytes(_csv_lines([HEADER]))
         self._file = AppendOnlyFile(path)
         self._labels = labels
 
     def add(self, file: Path, pixels: np.ndarray) -> None:
-        """Adds a file's rows; OSError where the disk refuses.
+        """Append the rows of a file.
 
         Args:
-            file: as it was given.
-            pixels: (256,) by class index.
+            file: its path as given by the user.
+            pixels: (256,) pixel counts by class index.
+
+        Raises:
+            OSError: the disk is full or not writable.
         """
         total = max(1, int(pixels.sum()))
         classes = zip(self._labels.classes, pixels.tolist())
-        self._file.add(_lines([(file, c.name, c.id, n, f"{n / total:.6f}") for c, n in classes]))
+        self._file.add(
+            _csv_lines([(file, c.name, c.id, n, f"{n / total:.6f}") for c, n in classes])
+        )
 
 
-def _lines(rows: list[tuple]) -> bytes:
+def _csv_lines(rows: list[tuple]) -> bytes:
     text = StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")  # a path may have any bytes
+    return text.getvalue().encode("utf-8", "surrogateescape")  # paths may contain any bytes

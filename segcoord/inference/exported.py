@@ -1,11 +1,11 @@
-"""The folder of an exported model.
+"""Read the folder of an exported model.
 
-segcoord.json     what the files are: model, labels, normalisation, precision, checks, checksums
-model.*           normalised images to logits at the network's stride
-image_to_mask.*   photographs to class ids, where it was asked for
+segcoord.json     description of the files: model, labels, normalization, precision, checksums
+model.*           normalized images to logits at the network's stride
+image_to_mask.*   photos to class ids, if requested
 README.md         the model card
 
-Reading needs neither the checkpoint nor the package that wrote the files.
+Neither the checkpoint nor the package that wrote the files is needed.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ FORMAT = "segcoord-export-1"
 DESCRIPTION = "segcoord.json"
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript", "pt2": ".pt2"}
 NETWORK, IMAGE_TO_MASK = "model", "image_to_mask"
-"""Stems of the two files."""
+"""File names without suffix."""
 
 
 def read_description(folder: str | Path) -> dict:
-    """What segcoord.json says, once the files beside it are found to be what it says.
+    """Read segcoord.json and verify the sizes and checksums of the files that it lists.
 
     Raises:
-        UserError: not the folder of an exported model, or a damaged one.
+        UserError: the folder is not that of an exported model, or is damaged.
     """
     folder = Path(folder)
     file = folder / DESCRIPTION
     if not file.is_file():
         inside = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
         raise UserError(
-            f"{folder}: a folder, expected a checkpoint file, or what segcoord export wrote, which "
-            f"has {DESCRIPTION}; it holds {inside}"
+            f"{folder}: a folder, expected a checkpoint file, or a folder with {DESCRIPTION} "
+            f"written by segcoord export; it contains {inside}"
         )
     try:
         content = json.loads(file.read_text())
     except ValueError as error:
-        raise UserError(f"{file}: damaged ({error}); export the model anew") from error
+        raise UserError(f"{file}: damaged ({error}); export the model again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{file}: found format {found!r}, expected {FORMAT!r}")
@@ -52,12 +52,12 @@ def read_description(folder: str | Path) -> dict:
         raise UserError(f"{file}: damaged, it lacks {', '.join(sorted(lacking)) or 'the format'}")
     for name, known in content["files"].items():
         path = folder / name
-        if name == "README.md":  # a card is there to be edited
+        if name == "README.md":  # users may edit the model card
             continue
         if not path.is_file():
-            raise UserError(f"{path}: missing; export the model anew")
+            raise UserError(f"{path}: missing; export the model again")
         if path.stat().st_size != known["bytes"] or _checksum(path) != known["sha256"]:
-            raise UserError(f"{path}: damaged since it was written; export the model anew")
+            raise UserError(f"{path}: damaged, its checksum differs; export the model again")
     return content
 
 
@@ -66,22 +66,23 @@ def network_file(folder: Path, fmt: str, stem: str = NETWORK) -> Path:
 
 
 def load_exported(folder: str | Path, runtime: str | None = None) -> tuple[SegmentationModel, dict]:
-    """The model of an exported folder, on the CPU, and what its segcoord.json says.
+    """Load the model of an exported folder on the CPU, with the content of its segcoord.json.
 
     Args:
-        folder: that `segcoord export` wrote.
-        runtime: of `runtimes.RUNTIMES`; the format's own unless given.
+        folder: written by `segcoord export`.
+        runtime: a key of `runtimes.RUNTIMES`; None for the format's default.
 
     Raises:
-        UserError: not such a folder, a damaged one, a runtime that can't read it or isn't there.
+        UserError: the folder is not that of an exported model or is damaged, or the runtime can't
+            read its format or is not installed.
     """
     folder = Path(folder)
     content = read_description(folder)
-    fmt, plain = content["export"]["format"], content["model"]
+    fmt, config = content["export"]["format"], content["model"]
     runtime = runtime_of(fmt, runtime, folder)
     net = open_net(network_file(folder, fmt), fmt, runtime)
-    labels = LabelSet.from_dict(plain["labels"])
-    model = SegmentationModel(net, plain["spec"], labels, plain["mean"], plain["std"]).eval()
+    labels = LabelSet.from_dict(config["labels"])
+    model = SegmentationModel(net, config["spec"], labels, config["mean"], config["std"]).eval()
     model.runtime, model.precision = runtime, content["export"]["precision"]
     return model, content
 

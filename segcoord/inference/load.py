@@ -1,4 +1,4 @@
-"""TODO."""
+"""Load models from checkpoints, `save_pretrained` folders and exported folders."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ def load(
     runtime: str | None = None,
     fold: bool = True,
 ) -> SegmentationModel:
-    """The model of a checkpoint or of an exported folder, in eval mode.
+    """Load a model in eval mode.
 
     Args:
-        path: a checkpoint, from which the model is rebuilt without anything else, a folder of
-            `save_pretrained`, or one that `segcoord export` wrote.
-        device: of a checkpoint's model; an exported one runs on the CPU.
-        runtime: torch, onnxruntime, openvino or openvino-bf16; unless given, torch for a
-            checkpoint, and for a folder the one that its format is for.
-        fold: fold the batch norms into the convolutions before them, which PyTorch runs fastest in
-            channels_last. False for whoever trains on, saves the model, or looks at its layers.
+        path: a checkpoint, a folder written by `save_pretrained`, or an exported folder written by
+            `segcoord export`. No other file is needed.
+        device: device of the model; an exported model runs on the CPU only.
+        runtime: torch, onnxruntime, openvino or openvino-bf16; None for torch, or for the default
+            of an exported folder's format.
+        fold: fuse batch norms into the preceding convolutions and use channels_last, the fastest
+            form in PyTorch. Pass False to train, save or inspect the model.
 
     Raises:
-        UserError: no such file, not one of segcoord, a damaged one, weights that don't fit; a
-            runtime, device or form that it can't have.
+        UserError: the file is missing, damaged or not written by segcoord, the weights don't match,
+            or the model doesn't support the runtime, device or `fold`.
     """
     return load_with_metadata(path, device, runtime=runtime, fold=fold)[0]
 
 
 def is_exported(path: str | Path) -> bool:
-    """Whether it is a folder, and not one of `save_pretrained`."""
+    """True for a folder other than one written by `save_pretrained`."""
     return Path(path).is_dir() and not (Path(path) / CONFIG).is_file()
 
 
 def accelerator_for(path: str | Path, asked: str) -> str:
-    """What "auto" is for this model: "cpu" for an exported one, which has no other."""
+    """The accelerator to use: "cpu" instead of "auto" for an exported model."""
     return "cpu" if asked == "auto" and is_exported(path) else asked
 
 
@@ -57,7 +57,7 @@ def load_with_metadata(
     runtime: str | None = None,
     fold: bool = True,
 ) -> tuple[SegmentationModel, dict]:
-    """As `load`, and what the file tells besides: `config` and `progress` of the training."""
+    """`load`, with the file's other contents, such as the training's `config` and `progress`."""
     if is_exported(path):
         if torch.device(device).type != "cpu":
             raise UserError(f"{path}: an exported model runs on the CPU, found device {device}")
@@ -69,30 +69,30 @@ def load_with_metadata(
         check_runtime_name(runtime)
         fmt = RUNTIMES[runtime][0]
         raise UserError(
-            f"--runtime {runtime}: reads an exported folder, and {path} is a checkpoint. Make one: "
-            f"segcoord export --checkpoint {path} --format {fmt} --out DIR"
+            f"--runtime {runtime}: needs an exported folder, but {path} is a checkpoint. Export "
+            f"it: segcoord export --checkpoint {path} --format {fmt} --out DIR"
         )
     checkpoint = read_segmentation(path)
     model = rebuild(checkpoint, path, device)
     if not fold:
         return model, checkpoint
-    folded = fold_batch_norm(model)
-    folded.folded = True
-    return folded, checkpoint
+    model = fold_batch_norm(model)
+    model.folded = True
+    return model, checkpoint
 
 
 def read_metadata(path: str | Path) -> dict:
-    """What `load_with_metadata` tells besides, without the model."""
+    """The metadata of `load_with_metadata`, without building the model."""
     if is_exported(path):
         return read_description(path)["checkpoint"]
     return read_segmentation(path)
 
 
 def checkpoint_path(path: str) -> Path:
-    """The path of a checkpoint or of an exported folder, or of the best.ckpt in a run's folder."""
+    """The path itself, or best.ckpt for the folder of a run."""
     if not Path(path).is_dir() or (Path(path) / DESCRIPTION).is_file():
         return Path(path)
     best = Path(path) / "best.ckpt"
     if not best.is_file():
-        raise UserError(f"{path}: no run, for it has no best.ckpt; give a run's or a checkpoint")
+        raise UserError(f"{path}: not a run, since it has no best.ckpt; give a run or a checkpoint")
     return best

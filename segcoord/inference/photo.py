@@ -1,12 +1,12 @@
-"""A user's photo, whatever kind of file it is, as people see it.
+"""Read photos of any kind as upright 8-bit RGB.
 
-Evaluation and training read with `segcoord.data.reading`, where pixels must stay where their masks
-have them. Here a photo is turned upright by EXIF, what is transparent lies on white, and 16 bits
-become 8. An ordinary upright file gives the same pixels in both.
+Datasets are read by `segcoord.data.image_io`, which keeps pixels where their masks have them. Here
+EXIF orientation is applied, transparency becomes white, and 16 bits become 8. For an ordinary
+upright file both give the same pixels.
 
-Plain JPEG and PNG are decoded by OpenCV, which is fast and gives what training sees. All else is
-Pillow's, which knows palettes, alpha, CMYK and a TIFF's orientation. Embedded colour profiles are
-ignored, as in training.
+Plain JPEG and PNG are decoded by OpenCV, which is fast and is what training uses. All other files
+are decoded by Pillow, which handles palettes, alpha, CMYK and a TIFF's orientation. Embedded color
+profiles are ignored, as in training.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from segcoord.data.image_io import exif_orientation
 from segcoord.utils.errors import UserError
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "HEIF")
-"""Pillow's names; HEIF where a plug-in for it was registered, pillow-heif say."""
+"""Pillow's names; HEIF needs a registered plug-in such as pillow-heif."""
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO 23008-12
 _RAW = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
-_DIRECT = {"L", "RGB"}  # modes that OpenCV decodes as Pillow does
-_DARK = 4096  # a camera of 12 bits stays below this where it doesn't use all 16
-_INTERPRETATION = 262  # of a TIFF's values; 0: white is 0
+_OPENCV_MODES = {"L", "RGB"}  # modes that OpenCV decodes as Pillow does
+_DARK = 4096  # values of a 12-bit camera that are not scaled to 16 bits stay below this
+_PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0 means that 0 is white
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-_TURNS = {  # EXIF's orientation: swap rows and columns, then their directions
+_TURNS = {  # EXIF orientation: whether to transpose, then the steps along rows and columns
     2: (False, 1, -1),
     3: (False, -1, -1),
     4: (False, -1, 1),
@@ -50,33 +50,28 @@ _TURNS = {  # EXIF's orientation: swap rows and columns, then their directions
 
 
 class Photo(NamedTuple):
-    """What `read_photo` makes of a file.
+    """A photo's pixels, with notes about conversions that users may not expect."""
 
-    Args:
-        pixels: (H, W, 3) uint8 RGB, upright.
-        notes: what its owner may not expect of them, in words; mostly none.
-    """
-
-    pixels: np.ndarray
-    notes: tuple[str, ...]
+    pixels: np.ndarray  # (H, W, 3) uint8 RGB, upright
+    notes: tuple[str, ...]  # usually empty
 
 
 def read_photo(path: Path) -> Photo:
-    """Decodes a photo by what it holds, whatever its name ends in.
+    """Decode a photo by its content, whatever its suffix.
 
-    Grey, palette, CMYK, alpha, 16 bits of PNG, TIFF and JPEG 2000: all become 8-bit RGB. Of several
-    frames or pages the first is taken.
+    Gray, palette, CMYK, alpha and 16 bits (PNG, TIFF, JPEG 2000) become 8-bit RGB. Of several
+    frames or pages, the first is read.
 
     Raises:
-        UserError: not an image of `FORMATS`, truncated, damaged, of values without a known range,
-            or of more pixels than twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million unless changed.
+        UserError: not an image of `FORMATS`, truncated, damaged, with values of unknown range, or
+            with more than 2 * `PIL.Image.MAX_IMAGE_PIXELS` pixels, 179 million by default.
     """
     return decode_photo(_content(path), path)
 
 
 def decode_photo(raw: bytes, path: Path) -> Photo:
-    """As `read_photo`, of a file's content; `path` names it in errors."""
-    header = _opened(path, raw)
+    """`read_photo` for a file's content; `path` names it in errors."""
+    header = _open(path, raw)
     notes = []
     try:
         frames = 1 if header.format == "MPO" else getattr(header, "n_frames", 1)
@@ -85,17 +80,16 @@ def decode_photo(raw: bytes, path: Path) -> Photo:
         if header.format == "PNG":
             check_png(path, raw)
         if header.format in ("JPEG", "MPO"):
-            notes += _guessed(path, raw, header.mode)
-        pixels = _decoded(path, raw, header, notes)
+            notes += _jpeg_warnings(path, raw, header.mode)
+        pixels = _decode(path, raw, header, notes)
         pixels = _upright(pixels, exif_orientation(header))
     except UserError as error:
-        raise UserError(error.found, path=path, remedy="Fetch or save it anew.") from error
+        raise UserError(error.found, path=path, remedy="Download or save it again.") from error
     except MemoryError as error:
-        raise UserError("the memory is not enough to read it.", path=path) from error
-    except Exception as error:  # Pillow's decoders raise all kinds for damaged files
-        told = str(error) or type(error).__name__
-        found = damaged_error(path, told).found
-        raise UserError(found, path=path, remedy="Fetch or save it anew.") from error
+        raise UserError("out of memory while reading it.", path=path) from error
+    except Exception as error:  # Pillow's decoders raise many types for damaged files
+        found = damaged_error(path, str(error) or type(error).__name__).found
+        raise UserError(found, path=path, remedy="Download or save it again.") from error
     return Photo(pixels, tuple(notes))
 
 
@@ -104,7 +98,7 @@ def _content(path: Path) -> bytes:
         raise UserError(
             "a camera's raw file, which has to be developed first.",
             path=path,
-            remedy="Save it as JPEG, PNG or TIFF with the camera's program, or darktable.",
+            remedy="Convert it to JPEG, PNG or TIFF with the camera's software or darktable.",
         )
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "neither a file nor a folder"
@@ -121,93 +115,93 @@ def _content(path: Path) -> bytes:
 
 
 def known_formats() -> list[str]:
-    """Those of `FORMATS` that this Pillow has."""
+    """The `FORMATS` that the installed Pillow can read."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _opened(path: Path, raw: bytes) -> Image.Image:
+def _open(path: Path, raw: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(raw), formats=known_formats())
     except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise UserError(
-            f"too large ({error}), expected at most {most / 1e6:.0f} million pixels.",
+            f"too large ({error}), expected at most {limit / 1e6:.0f} million pixels.",
             path=path,
-            remedy="Cut it into parts; or in Python raise PIL.Image.MAX_IMAGE_PIXELS.",
+            remedy="Cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in Python.",
         ) from error
     except Exception as error:
         if raw[4:8] == b"ftyp" and raw[8:12] in _HEIC:
             raise UserError(
-                "a HEIC photo, a kind that is not read.",
+                "a HEIC photo, which is not supported.",
                 path=path,
-                remedy="Save it as JPEG, by heif-convert of libheif say.",
+                remedy="Convert it to JPEG, for example with heif-convert of libheif.",
             ) from error
         if isinstance(error, OSError):
             found = not_an_image_error(path, raw[:32], error).found
         else:
             found = damaged_error(path, error).found
-        raise UserError(found, path=path, remedy="Fetch or save it anew.") from error
+        raise UserError(found, path=path, remedy="Download or save it again.") from error
 
 
-def _guessed(path: Path, raw: bytes, mode: str) -> list[str]:
-    """What is said of a JPEG in which libjpeg meets damage that it can bridge."""
+def _jpeg_warnings(path: Path, raw: bytes, mode: str) -> list[str]:
+    """The note for a JPEG with damage that libjpeg tolerates."""
     try:
         check_jpeg(path, raw, mode)
     except UserError as error:
-        return [f"{error.found} It was predicted as viewers show it"]
+        return [f"{error.found} It was predicted as image viewers show it"]
     return []
 
 
-def _decoded(path: Path, raw: bytes, header: Image.Image, notes: list[str]) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, as stored but for a TIFF, which Pillow turns; adds to the notes."""
+def _decode(path: Path, raw: bytes, header: Image.Image, notes: list[str]) -> np.ndarray:
+    """(H, W, 3) uint8 RGB as stored, except a TIFF, which Pillow rotates; appends to `notes`."""
     kind = header.format
-    direct = kind in ("JPEG", "MPO", "PNG") and header.mode in _DIRECT
-    if direct and not header.has_transparency_data and is_complete(raw, kind):
+    by_opencv = kind in ("JPEG", "MPO", "PNG") and header.mode in _OPENCV_MODES
+    if by_opencv and not header.has_transparency_data and is_complete(raw, kind):
         pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), _COLOR)
         if pixels is not None:
             return pixels
     header.load()
     if header.mode.startswith(("I", "F")):
-        return _grey_of_16_bits(path, header, notes)
+        return _gray_16_bit(path, header, notes)
     image = header
     if image.has_transparency_data:
         image = _on_white(image.convert("RGBA"), notes)
-    return np.array(image.convert("RGB"))  # of colours with 16 bits Pillow took the upper 8
+    return np.array(image.convert("RGB"))  # of 16-bit colors, Pillow keeps the upper 8 bits
 
 
 def _on_white(image: Image.Image, notes: list[str]) -> Image.Image:
-    """An image of mode RGBA without its transparency."""
+    """Paste an RGBA image on white."""
     alpha = image.getchannel("A")
     if alpha.getextrema()[0] == 255:
         return image
-    notes.append("what is transparent in it was taken for white")
+    notes.append("its transparent pixels were replaced by white")
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=alpha)
     return white
 
 
-def _grey_of_16_bits(path: Path, image: Image.Image, notes: list[str]) -> np.ndarray:
-    wide = image.mode == "I" and image.format in ("PNG", "PPM")  # how some Pillows hold 16 bits
-    if not (image.mode.startswith("I;16") or wide):
+def _gray_16_bit(path: Path, image: Image.Image, notes: list[str]) -> np.ndarray:
+    int32 = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits in some Pillow versions
+    if not (image.mode.startswith("I;16") or int32):
         raise UserError(
-            f"values of mode {image.mode}, whose range is not known; expected 8 or 16 bits.",
+            f"values of mode {image.mode}, whose range is unknown; expected 8 or 16 bits.",
             path=path,
         )
     values = np.array(image).astype(np.uint16)
-    if image.format == "TIFF" and image.tag_v2.get(_INTERPRETATION) == 0:
-        values = 65535 - values  # as Pillow does where there are 8 bits
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC_INTERPRETATION) == 0:
+        values = 65535 - values  # as Pillow does for 8 bits
     brightest = int(values.max())
     if brightest < _DARK:
-        notes.append(f"its brightest value is {brightest} of 65535, so it was seen as almost black")
-    grey = cv2.convertScaleAbs(values, alpha=1 / 257)  # 65535 becomes 255
-    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+        notes.append(f"its brightest value is {brightest} of 65535, so it is almost black")
+    gray = cv2.convertScaleAbs(values, alpha=1 / 257)  # 65535 becomes 255
+    return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
 
 
-def _upright(pixels: np.ndarray, exif: int) -> np.ndarray:
-    """Turned and mirrored as EXIF's orientation says; what is none of its values turns nothing."""
-    if exif not in _TURNS:
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply EXIF orientation; invalid values are ignored."""
+    if orientation not in _TURNS:
         return pixels
-    swap, rows, columns = _TURNS[exif]
-    pixels = pixels.swapaxes(0, 1) if swap else pixels
-    return np.ascontiguousarray(pixels[::rows, ::columns])
+    transpose, row_step, column_step = _TURNS[orientation]
+    pixels = pixels.swapaxes(0, 1) if transpose else pixels
+    return np.ascontiguousarray(pixels[::row_step, ::column_step])

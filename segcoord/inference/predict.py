@@ -1,4 +1,4 @@
-"""One image in, one mask out; no dataset, no trainer."""
+"""Predict the classes of an image."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ def predict(
     """The most likely class of every pixel, at the image's own size.
 
     Args:
-        model: from `create_model` or `load`; it is put in eval mode for the call.
-        image: (H, W, 3) uint8 RGB, or the path of a photo of any kind, which is then turned upright
-            by its EXIF orientation; `segcoord.photos` has how it is read.
-        views: scales, flip and tiles, over which the probabilities are averaged; by default the
-            whole image is looked at once.
+        model: from `create_model` or `load`; put in eval mode during the call.
+        image: (H, W, 3) uint8 RGB, or the path of a photo, which is read by
+            `segcoord.inference.photo.read_photo` and rotated by its EXIF orientation.
+        views: scales, flip and tiles for test-time augmentation; by default the whole image once.
 
     Returns:
         (H, W) uint8 class indices.
 
     Raises:
-        ValueError: an array of another shape or dtype, or no array.
-        UserError: a file that can't be read.
+        ValueError: the image is no array, or of another shape or dtype.
+        UserError: the file can't be read.
     """
     image = _pixels(image)
     with _eval_mode(model):
@@ -47,20 +46,20 @@ def predict(
 def predict_probabilities(
     model: SegmentationModel, image: np.ndarray | str | Path, views: Views = SINGLE_VIEW
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `predict`, with the probability of each class at every pixel.
+    """`predict`, with the probability of each class at every pixel.
 
     Args:
-        model, image, views: as of `predict`.
+        model, image, views: see `predict`.
 
     Returns:
-        (H, W) uint8, what `predict` returns; (K, H, W) float16, softmax probabilities, averaged in
-        float32 over the views. Rounded to float16, several may be equal where the former differ.
+        (H, W) uint8 class indices, those of `predict`; (K, H, W) float16 softmax probabilities,
+        averaged over the views in float32. Rounding to float16 can make the largest ones equal.
     """
     image = _pixels(image)
     with _eval_mode(model):
-        looks = predict_views(model, image, views)
-        probabilities = average_probabilities(looks, image.shape[:2])
-        return _classes(model, image, looks, views), probabilities.numpy()
+        view_logits = predict_views(model, image, views)
+        probabilities = average_probabilities(view_logits, image.shape[:2])
+        return _classes(model, image, view_logits, views), probabilities.numpy()
 
 
 def _pixels(image: np.ndarray | str | Path) -> np.ndarray:
@@ -86,11 +85,11 @@ def _eval_mode(model: SegmentationModel) -> Iterator[None]:
 
 
 def _classes(
-    model: SegmentationModel, image: np.ndarray, looks: list[ViewLogits], views: Views
+    model: SegmentationModel, image: np.ndarray, view_logits: list[ViewLogits], views: Views
 ) -> np.ndarray:
-    """(H, W) uint8 of what was seen of an image."""
+    """(H, W) uint8 class indices."""
     size = image.shape[:2]
-    if views.scales != (1.0,) or len(looks) > 1 or len(looks[0]) > 1:
-        return average_classes(looks, size).cpu().numpy()
-    logits = looks[0][0].logits.unsqueeze(0)  # (1, K, h, w)
+    if views.scales != (1.0,) or len(view_logits) > 1 or len(view_logits[0]) > 1:
+        return average_classes(view_logits, size).cpu().numpy()
+    logits = view_logits[0][0].logits.unsqueeze(0)  # (1, K, h, w)
     return predict_classes(logits, model.padded_size(*size), size)[0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""segcoord predict: masks of anybody's photos and videos."""
+"""The command `segcoord predict`: check options and inputs, predict, print a summary."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from segcoord.utils.devices import fabric_on
 from segcoord.utils.errors import UserError
 from segcoord.utils.threads import graceful_interrupt
 
-MAX_PIXELS = 2**22  # docs/predict.md has the memory that they take
+MAX_PIXELS = 2**22  # docs/predict.md lists the memory needed
 SOME_FAILED = 3
-"""Exit code where some inputs were predicted and others could not be."""
+"""Exit code if some inputs were predicted and others failed."""
 
 
 def run_prediction(args: Namespace) -> int:
-    """Predicts what the inputs mean; returns the exit code.
+    """Predict all inputs.
 
-    0: all of it. 3: some could not be predicted. 1: none could. 130: Ctrl-C came before the end.
+    Returns:
+        The exit code: 0 if all were predicted, 3 if some failed, 1 if all failed, 130 after Ctrl-C.
     """
     job = _job(args)
     sources = find_sources(args.inputs, job.out)
@@ -34,76 +35,72 @@ def run_prediction(args: Namespace) -> int:
     device = fabric_on(accelerator_for(args.checkpoint, args.device)).device
     model, checkpoint = load_with_metadata(args.checkpoint, device, runtime=args.runtime)
     crop = max(checkpoint.get("config", {}).get("data", {}).get("crop_size", [0]))
-    warnings.filterwarnings("ignore", module="PIL")  # of sizes and EXIF, which do no harm
-    passed = f"; passed over: {by_suffix(sources.passed_over)}" if sources.passed_over else ""
-    console.print(f"{sources}{passed}")
+    warnings.filterwarnings("ignore", module="PIL")  # harmless, about sizes and EXIF
+    skipped = f"; skipped: {by_suffix(sources.skipped)}" if sources.skipped else ""
+    console.print(f"{sources}{skipped}")
     areas = AreaTable(job.table, model.labels)
-    began, total = time.monotonic(), len(sources.images) + len(sources.videos)
-    with graceful_interrupt(_tell_of_the_stop) as stopped:
-        prediction = BatchPredictor(job, model, crop, stopped)
+    start, total = time.monotonic(), len(sources.images) + len(sources.videos)
+    message = "Stopping after the current images; press Ctrl-C again to stop at once."
+    with graceful_interrupt(lambda: console.print(message)) as stopped:
+        predictor = BatchPredictor(job, model, crop, stopped)
         try:
-            prediction.images(sources.images, areas)
-            prediction.videos(sources.videos, areas)
+            predictor.images(sources.images, areas)
+            predictor.videos(sources.videos, areas)
         finally:
-            _summarize(prediction, total, time.monotonic() - began)
-        if prediction.done + len(prediction.failed) < total:
-            return 130  # a camera that was stopped is done
-    if prediction.failed:
-        return SOME_FAILED if prediction.done else 1
+            _summarize(predictor, total, time.monotonic() - start)
+        if predictor.done + len(predictor.failed) < total:
+            return 130  # unless only a camera was stopped, which counts as done
+    if predictor.failed:
+        return SOME_FAILED if predictor.done else 1
     return 0
 
 
 def _job(args: Namespace) -> PredictionJob:
-    """Raises UserError for options that don't go together."""
+    """Raises UserError for incompatible options."""
     if args.overlap is not None and not args.tile:
-        raise UserError(f"--overlap: found {args.overlap} without --tile, 769x769 say")
+        raise UserError(f"--overlap: found {args.overlap} without --tile, such as 769x769")
     if args.max_pixels is not None and args.tile:
-        raise UserError("--max-pixels: --tile says already how images are cut; give one of them")
-    most = MAX_PIXELS if args.max_pixels is None else args.max_pixels
-    if most < 4096:
-        raise UserError(f"--max-pixels: found {most}, expected at least 4096")
+        raise UserError("--max-pixels and --tile both set the size of tiles; give one of them")
+    max_pixels = MAX_PIXELS if args.max_pixels is None else args.max_pixels
+    if max_pixels < 4096:
+        raise UserError(f"--max-pixels: found {max_pixels}, expected at least 4096")
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file, expected a folder")
     tile = args.tile and parse_tile(args.tile)
     views = Views(tuple(args.scales), args.flip, tile, args.overlap or 0)
-    return PredictionJob(out, not args.no_overlays, args.probs, views, most)
+    return PredictionJob(out, not args.no_overlays, args.probs, views, max_pixels)
 
 
 def _check_outputs(job: PredictionJob, sources: Sources) -> None:
-    """Raises UserError for videos that options forbid, and outputs that can't be written."""
+    """Raises UserError for options that don't apply to videos, and for conflicting outputs."""
     if sources.videos and job.probs:
-        raise UserError("--probs: is of images; predict the videos without it")
+        raise UserError("--probs: applies to images only; predict the videos without it")
     if sources.videos and not job.overlays:
-        raise UserError("--no-overlays: of videos nothing else is written; predict them without it")
-    written = [(s, [*job.outputs(s).values()]) for s in [*sources.images, *sources.videos]]
-    check_outputs(written, job.table)
+        raise UserError("--no-overlays: videos have no other output; predict them without it")
+    outputs = [(s, [*job.outputs(s).values()]) for s in [*sources.images, *sources.videos]]
+    check_outputs(outputs, job.table)
 
 
-def _tell_of_the_stop() -> None:
-    console.print("Stopping after what is begun; Ctrl-C again to stop at once.")
-
-
-def _summarize(prediction: BatchPredictor, total: int, seconds: float) -> None:
-    job, done = prediction.job, prediction.done
-    rate = f", {done / seconds:.3g} a second" if done else ""
+def _summarize(predictor: BatchPredictor, total: int, seconds: float) -> None:
+    job, done = predictor.job, predictor.done
+    rate = f", {done / seconds:.3g} per second" if done else ""
     console.print(f"{done} of {total} predicted in {format_duration(seconds)}{rate}")
-    if prediction.tiled:
-        bound = f"{job.max_pixels / 1e6:.3g} million pixels"
-        console.print(f"{prediction.tiled} of them, of more than {bound}, in tiles")
-    if prediction.large:
+    if predictor.tiled:
+        limit = f"{job.max_pixels / 1e6:.3g} million pixels"
+        console.print(f"{predictor.tiled} of them in tiles, with more than {limit}")
+    if predictor.large:
         console.print(
-            f"{prediction.large} of them much larger than what training saw: up to "
-            f"{prediction.largest} pixels long, its crops {prediction.crop}. Where masks look "
-            "torn, let the model see them smaller: "
-            f"--scales {prediction.crop / prediction.largest:.2g}"
+            f"{predictor.large} of them much larger than the training crops: up to "
+            f"{predictor.largest} pixels long, the crops {predictor.crop}. If masks look "
+            f"fragmented, scale down: --scales {predictor.crop / predictor.largest:.2g}"
         )
     if done:
         for kind in OUTPUTS:
             if (job.out / kind).is_dir():
                 console.print(f"{kind:10} {job.out / kind}")
         console.print(f"{'areas':10} {job.table}")
-    if prediction.failed:
-        console.print(f"\n{len(prediction.failed)} could not be predicted:", style="red")
-        for line in prediction.failed:
+    if predictor.failed:
+        console.print(f"\n{len(predictor.failed)} could not be predicted:", style="red")
+        for line in predictor.failed:
             console.print(f"  {line}")

@@ -1,16 +1,14 @@
-"""Classes of the pixels from several views of an image: other scales, mirrored, in tiles.
+"""Test-time augmentation: scales, horizontal flip and overlapping tiles.
 
-Each view is an image of its own to the network. Its logits are upsampled bilinearly
-(align_corners=False) from their stride to the image's own size, in one step; where its tiles
-overlap, their mean is taken; and the softmax probabilities of all views are averaged. So do DeepLab
+Each view of the image is predicted on its own. Its logits are upsampled bilinearly
+(align_corners=False) from the network's stride to the image's size in one step, and averaged where
+tiles overlap. The softmax probabilities of all views are then averaged, as in DeepLab
 (tensorflow/models, deeplab/model.py: predict_labels_multi_scale) and mmsegmentation
-(models/segmentors/seg_tta.py, slide_inference), which upsample in two steps.
+(models/segmentors/seg_tta.py, slide_inference), which upsample in two steps. Images are scaled as
+in training: bilinearly, without antialiasing.
 
-The images are scaled as those that the network was trained on: bilinearly, with no antialiasing.
-
-What is kept of the views is their logits at the network's stride. They are upsampled and averaged
-a few rows at a time, so that the memory needed does not depend on the number of classes times the
-size of the image, which is 160 MB for 19 classes at 1024x2048.
+Only the logits at the network's stride are kept. They are upsampled and averaged a few rows at a
+time, because the logits of all pixels need 160 MB for 19 classes at 1024x2048.
 """
 
 from __future__ import annotations
@@ -26,56 +24,50 @@ from torch import Tensor
 from segcoord.inference.views import Views, scaled_size
 from segcoord.models.segmentation import SegmentationModel
 
-BAND = 2**20  # logits that are upsampled at a time: some megabytes, which stay in the cache
+BAND = 2**20  # logits upsampled at a time: a few megabytes, which fit in the cache
 
 
 @dataclass(frozen=True)
-class _Line:
-    """Along rows or columns: which pixels of the image a tile covers, and what makes each of them.
-
-    Args:
-        start, stop: of the pixels.
-        low, high: (stop - start,) int64, the coarse pixels before and behind each.
-        share: (stop - start,) float32, of the one behind.
-    """
+class _Interpolation:
+    """Linear interpolation along one axis, for the n pixels of the image that a tile covers."""
 
     start: int
     stop: int
-    low: Tensor
-    high: Tensor
-    share: Tensor
+    low: Tensor  # (n,) int64, the logit before each pixel
+    high: Tensor  # (n,) int64, the logit after it
+    weight: Tensor  # (n,) float32, of the logit after it
 
-    def part(self, start: int, stop: int) -> _Line | None:
-        """What lies between two pixels of the image; None where nothing does."""
+    def crop(self, start: int, stop: int) -> _Interpolation | None:
+        """Restrict it to a range of pixels; None if no pixel is left."""
         start, stop = max(start, self.start), min(stop, self.stop)
         if start >= stop:
             return None
         inside = slice(start - self.start, stop - self.start)
-        return _Line(start, stop, self.low[inside], self.high[inside], self.share[inside])
+        return _Interpolation(start, stop, self.low[inside], self.high[inside], self.weight[inside])
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """The logits of a tile, (K, h, w) at the network's stride, and where they lie in the image."""
+    """The logits of a tile, (K, h, w) at the network's stride, and their place in the image."""
 
     logits: Tensor
-    rows: _Line
-    columns: _Line
+    rows: _Interpolation
+    columns: _Interpolation
 
     def upsampled(self, start: int, stop: int) -> tuple[slice, slice, Tensor] | None:
-        """Rows and columns of the image, and their logits (K, rows, columns); see `_Line.part`."""
-        rows, columns = self.rows.part(start, stop), self.columns
+        """The tile's rows within a range: rows, columns, and logits (K, rows, columns)."""
+        rows, columns = self.rows.crop(start, stop), self.columns
         if rows is None:
             return None
         first, last = int(rows.low[0]), int(rows.high[-1])
-        x = self.logits[:, first : last + 1]  # (K, h', w): what the rows are made of
-        x = torch.lerp(x[:, :, columns.low], x[:, :, columns.high], columns.share)
-        x = torch.lerp(x[:, rows.low - first], x[:, rows.high - first], rows.share[:, None])
+        x = self.logits[:, first : last + 1]  # (K, h', w)
+        x = torch.lerp(x[:, :, columns.low], x[:, :, columns.high], columns.weight)
+        x = torch.lerp(x[:, rows.low - first], x[:, rows.high - first], rows.weight[:, None])
         return slice(rows.start, rows.stop), slice(columns.start, columns.stop), x
 
 
 ViewLogits = list[_Tile]
-"""What one view of an image gave."""
+"""The tiles of one view of an image."""
 
 
 def predict_views(model: SegmentationModel, image: np.ndarray, views: Views) -> list[ViewLogits]:
@@ -84,125 +76,129 @@ def predict_views(model: SegmentationModel, image: np.ndarray, views: Views) -> 
     Args:
         model: in eval mode.
         image: (H, W, 3) uint8 RGB.
-        views: what to look at.
+        views: scales, flip and tiles.
     """
     return [
-        _predict_view(model, image, scale, mirrored, views)
+        _predict_view(model, image, scale, flipped, views)
         for scale in views.scales
-        for mirrored in (False, True)[: 1 + views.flip]
+        for flipped in (False, True)[: 1 + views.flip]
     ]
 
 
-def average_classes(looks: list[ViewLogits], size: tuple[int, int]) -> Tensor:
+def average_classes(view_logits: list[ViewLogits], size: tuple[int, int]) -> Tensor:
     """The class with the highest probability, averaged over the views, at every pixel.
 
     Args:
-        looks: of `predict_views`. Of a single one the logits decide: its probabilities, which have
-            the same order, might be equal where the logits differ.
+        view_logits: from `predict_views`. For a single view, the argmax of the logits is taken,
+            since rounding can make probabilities equal where logits differ.
         size: (H, W) of the image.
 
     Returns:
-        (H, W) uint8 on the model's device, the first class where several are equal.
+        (H, W) uint8 on the model's device; the first class if several are equal.
     """
-    classes = torch.empty(size, dtype=torch.uint8, device=looks[0][0].logits.device)
-    for rows, bands in _bands(looks, size):
+    classes = torch.empty(size, dtype=torch.uint8, device=view_logits[0][0].logits.device)
+    for rows, bands in _bands(view_logits, size):
         total = bands[0] if len(bands) == 1 else sum(band.softmax(0) for band in bands)
-        classes[rows] = total.max(0).indices  # thrice as fast as argmax in this layout
+        classes[rows] = total.max(0).indices  # three times as fast as argmax in this layout
     return classes
 
 
-def average_probabilities(looks: list[ViewLogits], size: tuple[int, int]) -> Tensor:
-    """The softmax probabilities of all views, averaged in float32, at every pixel.
+def average_probabilities(view_logits: list[ViewLogits], size: tuple[int, int]) -> Tensor:
+    """The softmax probabilities at every pixel, averaged over the views in float32.
 
     Returns:
         (K, H, W) float16 on the CPU.
     """
-    found = torch.empty(len(looks[0][0].logits), *size, dtype=torch.float16)
-    for rows, bands in _bands(looks, size):
+    probabilities = torch.empty(len(view_logits[0][0].logits), *size, dtype=torch.float16)
+    for rows, bands in _bands(view_logits, size):
         total = sum(band.softmax(0) for band in bands)
-        found[:, rows] = total.div_(len(bands)).half().cpu()
-    return found
+        probabilities[:, rows] = total.div_(len(bands)).half().cpu()
+    return probabilities
 
 
-def _bands(looks: list[ViewLogits], size: tuple[int, int]) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Some rows of the image, and each view's logits (K, rows, W) of them."""
+def _bands(
+    view_logits: list[ViewLogits], size: tuple[int, int]
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Ranges of rows of the image, with each view's logits (K, rows, W)."""
     height, width = size
-    rows = max(1, BAND // (len(looks[0][0].logits) * width))
+    rows = max(1, BAND // (len(view_logits[0][0].logits) * width))
     for start in range(0, height, rows):
         stop = min(start + rows, height)
-        yield slice(start, stop), [_band(tiles, start, stop, width) for tiles in looks]
+        yield slice(start, stop), [_band(tiles, start, stop, width) for tiles in view_logits]
 
 
 def _predict_view(
-    model: SegmentationModel, image: np.ndarray, scale: float, mirrored: bool, views: Views
+    model: SegmentationModel, image: np.ndarray, scale: float, flipped: bool, views: Views
 ) -> ViewLogits:
     size = image.shape[:2]
     scaled = scaled_size(size, scale)
     pixels = image
     if scaled != size:
         pixels = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR)
-    if mirrored:
+    if flipped:
         pixels = cv2.flip(pixels, 1)
-    found = []
-    for place in views.tiles(scaled):
-        tile = torch.from_numpy(np.ascontiguousarray(pixels[place])).unsqueeze(0)
-        logits = model.logits_at_stride(model.normalize(tile.to(model.mean.device)))[0].float()
-        padded = model.padded_size(*tile.shape[1:3])
+    tiles = []
+    for tile in views.tiles(scaled):
+        # PyTorch warns of arrays that are not writable, as those of a memory-mapped pack.
+        crop = torch.from_numpy(np.require(pixels[tile], requirements="CW")).unsqueeze(0)
+        logits = model.logits_at_stride(model.normalize(crop.to(model.mean.device)))[0].float()
+        padded = model.padded_size(*crop.shape[1:3])
         rows, columns = (
-            _line(*lengths, mirrored=mirrored and axis == 1, device=logits.device)
-            for axis, lengths in enumerate(zip(size, scaled, place, logits.shape[1:], padded))
+            _interpolation(*lengths, flipped=flipped and axis == 1, device=logits.device)
+            for axis, lengths in enumerate(zip(size, scaled, tile, logits.shape[1:], padded))
         )
         if rows is not None and columns is not None:
-            found.append(_Tile(logits.contiguous(), rows, columns))
-    return found
+            tiles.append(_Tile(logits.contiguous(), rows, columns))
+    return tiles
 
 
-def _line(
+def _interpolation(
     length: int,
     scaled: int,
-    place: slice,
+    tile: slice,
     coarse: int,
     padded: int,
     *,
-    mirrored: bool,
+    flipped: bool,
     device: torch.device,
-) -> _Line | None:
-    """Along one axis; None where the tile lies between two pixels of the image.
+) -> _Interpolation | None:
+    """Interpolation from a tile's logits along one axis; None if it contains no pixel center.
 
     Args:
         length: of the image.
-        scaled: of the scaled image.
-        place: of the tile in that.
-        coarse: of the tile's logits.
-        padded: of what the network saw, which they stand for.
-        mirrored: whether the scaled image was.
+        scaled: length of the scaled image.
+        tile: range of the tile in the scaled image.
+        coarse: number of logits.
+        padded: length of the network's input, which the logits cover.
+        flipped: whether the scaled image was flipped along this axis.
         device: of the logits.
     """
-    centres = (np.arange(length) + 0.5) * (scaled / length)  # of the pixels, in the scaled image
-    start, stop = np.searchsorted(centres, [place.start, place.stop]).tolist()
+    centers = (np.arange(length) + 0.5) * (scaled / length)  # of the pixels, in the scaled image
+    start, stop = np.searchsorted(centers, [tile.start, tile.stop]).tolist()
     if start == stop:
         return None
-    among = (centres[start:stop] - place.start) * (coarse / padded) - 0.5
-    among = among.clip(0, coarse - 1)
-    if mirrored:
-        start, stop, among = length - stop, length - start, among[::-1]
-    low = np.floor(among).astype(np.int64)
+    position = (centers[start:stop] - tile.start) * (coarse / padded) - 0.5
+    position = position.clip(0, coarse - 1)
+    if flipped:
+        start, stop, position = length - stop, length - start, position[::-1]
+    low = np.floor(position).astype(np.int64)
     high = np.minimum(low + 1, coarse - 1)
-    share = (among - low).astype(np.float32)
-    return _Line(start, stop, *(torch.from_numpy(x).to(device) for x in (low, high, share)))
+    weight = (position - low).astype(np.float32)
+    tensors = (torch.from_numpy(x).to(device) for x in (low, high, weight))
+    return _Interpolation(start, stop, *tensors)
 
 
 def _band(tiles: ViewLogits, start: int, stop: int, width: int) -> Tensor:
-    """(K, stop - start, width): the logits of some rows of the image, averaged over tiles."""
+    """(K, stop - start, width): logits of a range of rows, averaged over tiles."""
     if len(tiles) == 1:
         return tiles[0].upsampled(start, stop)[2]
     logits = tiles[0].logits
     total = logits.new_zeros(len(logits), stop - start, width)
     count = logits.new_zeros(stop - start, width)
     for tile in tiles:
-        found = tile.upsampled(start, stop)
-        if found is not None:
-            rows, columns, logits = found
+        upsampled = tile.upsampled(start, stop)
+        if upsampled is not None:
+            rows, columns, logits = upsampled
             rows = slice(rows.start - start, rows.stop - start)
             total[:, rows, columns] += logits
             count[rows, columns] += 1

@@ -1,4 +1,4 @@
-"""Videos and cameras: frames in, a video of overlays out, by OpenCV."""
+"""Predict the frames of a video or camera and write a video of overlays, with OpenCV."""
 
 from __future__ import annotations
 
@@ -20,36 +20,30 @@ from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write
 from segcoord.utils.threads import map_in_threads
 
-CODEC = "mp4v"  # MPEG-4 part 2: every build of OpenCV writes it; players know it, browsers don't
-USUAL_RATE = 25.0  # frames per second, where a camera or a file doesn't say
-FASTEST = 1000.0  # what claims to be faster doesn't know
+CODEC = "mp4v"  # MPEG-4 Part 2: every build of OpenCV writes it; players support it, browsers don't
+DEFAULT_FPS = 25.0  # if a camera or file reports none
+MAX_FPS = 1000.0  # larger values are invalid
 PREFETCH = 2  # frames
 
 
 class UnreadableVideo(UserError):
-    """A source of which no frame can be read."""
+    """No frame of the source can be read."""
 
 
 class VideoInterrupted(Exception):
-    """A video was left before its end, as was asked for."""
+    """The user stopped the prediction before the end of a video file."""
 
 
 class VideoResult(NamedTuple):
-    """What became of a video.
-
-    Args:
-        frames: how many were predicted.
-        claimed: how many its file says it has; 0 where it doesn't.
-        pixels: (256,) int64 by class index, of all frames together.
-    """
+    """Number of predicted frames and their pixels by class."""
 
     frames: int
-    claimed: int
-    pixels: np.ndarray
+    claimed: int  # frames according to the file's header; 0 if unknown
+    pixels: np.ndarray  # (256,) int64 by class index, over all frames
 
     def __str__(self) -> str:
-        short = f" of the {self.claimed} that it claims" if self.frames < self.claimed else ""
-        return f"{self.frames} frames{short}"
+        missing = f" of the {self.claimed} in its header" if self.frames < self.claimed else ""
+        return f"{self.frames} frames{missing}"
 
 
 def predict_video(
@@ -59,54 +53,57 @@ def predict_video(
     labels: LabelSet,
     stopped: Callable[[], bool],
 ) -> VideoResult:
-    """Writes a video's frames with their classes laid over, and a legend of all classes below.
+    """Write a video of overlays with a legend of all classes below.
 
-    Frames are read and written in threads while others are predicted. Sound is not kept. A camera
-    goes on until it is stopped.
+    Threads read and write frames during prediction. Sound is not copied. A camera is recorded until
+    `stopped` returns True.
 
     Args:
         source: a file or camera.
-        path: of the .mp4, which appears when it is finished.
-        predict: (H, W, 3) uint8 RGB -> (H, W) uint8 class indices.
-        labels: for the colours.
-        stopped: whether to stop, which ends a camera's video and leaves a file's away.
+        path: the .mp4 to write, which appears once it is complete.
+        predict: maps (H, W, 3) uint8 RGB to (H, W) uint8 class indices.
+        labels: names and colors of the classes.
+        stopped: whether to stop, which completes a camera's video and discards a file's.
 
     Raises:
-        NoVideo: no frame of it can be read.
-        Stopped: a file was not seen to its end.
+        UnreadableVideo: no frame can be read.
+        VideoInterrupted: stopped before the end of a file.
         UserError: the video can't be written.
     """
     with _capture(source) as capture:
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        rate = rate if 0 < rate <= FASTEST else USUAL_RATE
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        fps = fps if 0 < fps <= MAX_FPS else DEFAULT_FPS
         claimed = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         claimed = 0 if source.camera is not None else claimed
 
-        def predicted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def predict_frames() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             with closing(
                 map_in_threads(lambda _: capture.read(), repeat(None), 1, PREFETCH)
             ) as frames:
-                for there, frame in frames:
-                    if not there or stopped():
+                for success, frame in frames:
+                    if not success or stopped():
                         return
                     frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
                     yield frame, predict(frame)
 
         pixels, count = np.zeros(256, np.int64), 0
         with (
-            progress_counter(f"predict {source.shown}", claimed or None) as tell,
+            progress_counter(f"predict {source.shown}", claimed or None) as on_progress,
             atomic_write(path, suffix=path.suffix) as temporary,
         ):
-            tell(0)
-            with _Writer(temporary, path, rate, labels) as writer, closing(predicted()) as both:
-                for of_frame in map_in_threads(writer.add, both, 1, PREFETCH):
-                    pixels += of_frame
+            on_progress(0)
+            with (
+                _Writer(temporary, path, fps, labels) as writer,
+                closing(predict_frames()) as predicted,
+            ):
+                for frame_pixels in map_in_threads(writer.add, predicted, 1, PREFETCH):
+                    pixels += frame_pixels
                     count += 1
-                    tell(count)
+                    on_progress(count)
             if stopped() and source.camera is None:
                 raise VideoInterrupted
             if not count:
-                raise UnreadableVideo("no frame of it could be read.", path=source.shown)
+                raise UnreadableVideo("no frame can be read.", path=source.shown)
             writer.check(count)
     return VideoResult(count, claimed, pixels)
 
@@ -115,31 +112,30 @@ def predict_video(
 def _capture(source: Source) -> Iterator[cv2.VideoCapture]:
     if source.camera is None and not source.path.is_file():
         raise UnreadableVideo("no such file.", path=source.shown)
-    what = str(source.path) if source.camera is None else source.camera
-    capture = cv2.VideoCapture(what)
+    capture = cv2.VideoCapture(str(source.path) if source.camera is None else source.camera)
     try:
         if not capture.isOpened():
-            told = "can't be read as a video."
+            message = "can't be read as a video."
             if source.camera is not None:
-                told = f"there is no camera {source.camera}, or it is in use."
-            raise UnreadableVideo(told, path=source.shown)
+                message = f"there is no camera {source.camera}, or it is in use."
+            raise UnreadableVideo(message, path=source.shown)
         yield capture
     finally:
         capture.release()
 
 
 class _Writer:
-    """A video of overlays, all of the first one's size.
+    """Writes a video of overlays, all of the size of the first.
 
     Args:
         temporary: the file to write.
-        path: what it will be called.
-        rate: frames per second.
-        labels: for colours and legend.
+        path: its final path, for errors.
+        fps: frames per second.
+        labels: for colors and legend.
     """
 
-    def __init__(self, temporary: Path, path: Path, rate: float, labels: LabelSet) -> None:
-        self.temporary, self.path, self.rate, self.labels = temporary, path, rate, labels
+    def __init__(self, temporary: Path, path: Path, fps: float, labels: LabelSet) -> None:
+        self.temporary, self.path, self.fps, self.labels = temporary, path, fps, labels
         self.file: cv2.VideoWriter | None = None
 
     def __enter__(self) -> _Writer:
@@ -150,34 +146,33 @@ class _Writer:
             self.file.release()
 
     def add(self, frame_and_classes: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """Writes one; returns its (256,) pixels by class."""
+        """Write a frame; returns its (256,) pixel counts by class."""
         frame, classes = frame_and_classes
         if self.file is None:
-            self._begin(*classes.shape)
+            self._open(*classes.shape)
         picture = np.concatenate([blend(frame, classes, self.labels), self.legend])
         height, width = picture.shape[:2]
-        # Codecs that halve the colours' resolution want even sizes.
-        more = (0, height % 2, 0, width % 2)
-        picture = cv2.copyMakeBorder(picture, *more, cv2.BORDER_REPLICATE)
+        # Codecs with chroma subsampling need even sizes.
+        picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         self.file.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         return histogram(classes)
 
-    def _begin(self, height: int, width: int) -> None:
-        text = max(11, width // 45)
-        self.legend = legend(self.labels, range(len(self.labels)), width, text)
+    def _open(self, height: int, width: int) -> None:
+        font_size = max(11, width // 45)
+        self.legend = legend(self.labels, range(len(self.labels)), width, font_size)
         height += len(self.legend)
         size = (width + width % 2, height + height % 2)
-        code = cv2.VideoWriter_fourcc(*CODEC)
-        self.file = cv2.VideoWriter(str(self.temporary), code, self.rate, size)
+        fourcc = cv2.VideoWriter_fourcc(*CODEC)
+        self.file = cv2.VideoWriter(str(self.temporary), fourcc, self.fps, size)
         if not self.file.isOpened():
             raise UserError(f"{self.path}: OpenCV can't write a video of {size[0]}x{size[1]}")
 
     def check(self, count: int) -> None:
-        """Raises UserError where frames are missing, of which OpenCV's writer says nothing."""
+        """Raises UserError if frames are missing, which OpenCV's writer does not report."""
         capture = cv2.VideoCapture(str(self.temporary))
         written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         capture.release()
         if written < count:
             raise UserError(
-                f"{self.path}: {written} of {count} frames were written; check the free space"
+                f"{self.path}: only {written} of {count} frames were written; check the free space"
             )

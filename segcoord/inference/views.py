@@ -1,7 +1,4 @@
-"""How often an image is looked at before its pixels get their classes: scales, mirrored, in tiles.
-
-Imports no torch; `segcoord.averaging` does what is said here.
-"""
+"""Options of test-time augmentation: scales, horizontal flip, tiles. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,22 +8,22 @@ from dataclasses import dataclass, replace
 
 from segcoord.utils.errors import UserError
 
-LARGEST = 16  # scale; beyond, a photograph's memory is what is asked for, mostly by a typo
+MAX_SCALE = 16  # larger scales are mostly typos and would exhaust the memory
 
 
 @dataclass(frozen=True)
 class Views:
-    """What the probabilities of a pixel are averaged over; one look at the whole image by default.
+    """The views of an image whose probabilities are averaged; by default the whole image once.
 
     Args:
-        scales: factors of the image's height and width, at most 16.
-        flip: look at each scale mirrored too, left to right.
-        tile: height and width of the windows that a scaled image is cut into; None for no cutting.
-        overlap: pixels that neighbouring tiles share at least, in each direction.
+        scales: factors of the image's height and width, above 0 and at most 16.
+        flip: also predict each scale flipped horizontally.
+        tile: height and width of the tiles that a scaled image is cut into; None for no tiles.
+        overlap: minimum overlap of adjacent tiles in pixels, in each direction.
 
     Raises:
-        UserError: a scale that is not above 0, above 16 or given twice, a tile without pixels, an
-            overlap that is not below the tile's height and width, or without tile.
+        UserError: a scale is out of range or given twice, the tile is empty, or the overlap is not
+            smaller than the tile or is given without a tile.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -36,17 +33,19 @@ class Views:
 
     def __post_init__(self) -> None:
         for scale in self.scales:
-            if not 0 < scale <= LARGEST:
-                raise UserError(f"scales: found {scale:g}, expected above 0, and {LARGEST} at most")
-        twice = [s for s in self.scales if self.scales.count(s) > 1]
-        if twice or not self.scales:
-            found = f"{twice[0]:g} twice" if twice else "none"
-            raise UserError(f"scales: found {found}, expected each scale once, 0.5 1.0 1.5 say")
+            if not 0 < scale <= MAX_SCALE:
+                raise UserError(
+                    f"scales: found {scale:g}, expected above 0, and {MAX_SCALE} at most"
+                )
+        duplicates = [s for s in self.scales if self.scales.count(s) > 1]
+        if duplicates or not self.scales:
+            found = f"{duplicates[0]:g} twice" if duplicates else "none"
+            raise UserError(f"scales: found {found}, expected distinct scales such as 0.5 1.0 1.5")
         if self.tile is None:
             if self.overlap:
                 raise UserError(
-                    f"overlap: found {self.overlap} without tiles that could overlap; give the "
-                    "tile too, 769x769 say"
+                    f"overlap: found {self.overlap} without tiles; give the tile too, such as "
+                    "769x769"
                 )
             return
         if min(self.tile) < 1:
@@ -59,24 +58,24 @@ class Views:
 
     @property
     def count(self) -> int:
-        """Looks at an image; each may be cut into tiles."""
+        """Number of views, each of which may be cut into tiles."""
         return len(self.scales) * (1 + self.flip)
 
     def tiles(self, size: tuple[int, int]) -> list[tuple[slice, slice]]:
-        """Where the tiles of an image of (H, W) lie: rows and columns of each, row by row.
+        """Rows and columns of each tile of an image of size (H, W), row by row.
 
-        They begin at the upper left, tile - overlap apart; the last of a row or column is moved
-        back to end with the image. Where the image is smaller than a tile, so is the tile. As
-        slide_inference of mmsegmentation (mmseg/models/segmentors/encoder_decoder.py) has it.
+        Tiles start at the upper left with a step of tile - overlap. The last tile along an axis is
+        moved back to end with the image, and tiles are no larger than the image. Same as
+        slide_inference of mmsegmentation (mmseg/models/segmentors/encoder_decoder.py).
         """
         rows, columns = (_along(n, t, t - self.overlap) for n, t in zip(size, self.tile or size))
         return [(row, column) for row in rows for column in columns]
 
     def within(self, pixels: int, size: tuple[int, int]) -> Views:
-        """These views, in tiles of at most so many pixels where an image's largest one has more.
+        """Add tiles of at most so many pixels if the image's largest view has more.
 
-        The tiles overlap by an eighth of their shorter side, and fill the image's height or width
-        where that is below the square's. Views that have tiles already keep theirs.
+        Tiles are about square, or as high or wide as the image if that is less, and overlap by an
+        eighth of their shorter side. Views that already have tiles are returned unchanged.
 
         Args:
             pixels: at least 1024.
@@ -88,37 +87,37 @@ class Views:
         rows = min(height, math.isqrt(pixels))
         columns = min(width, pixels // rows)
         rows = min(height, pixels // columns)
-        # A length that strides divide needs no padding.
+        # Multiples of the stride need no padding.
         rows = rows if rows == height else rows - rows % 32
         columns = columns if columns == width else columns - columns % 32
         return replace(self, tile=(rows, columns), overlap=min(rows, columns) // 8)
 
     def __str__(self) -> str:
-        """As a report names what is not the default; empty for the default."""
-        told = []
+        """The settings that differ from the default, as printed in reports."""
+        parts = []
         if self.scales != (1.0,):
             kind = "multi-scale" if len(self.scales) > 1 else "scale"
-            told.append(" ".join([kind, *(f"{s:g}" for s in self.scales)]))
+            parts.append(" ".join([kind, *(f"{s:g}" for s in self.scales)]))
         if self.flip:
-            told.append("flip")
+            parts.append("flip")
         if self.tile:
             overlap = f" overlapping by {self.overlap}" if self.overlap else ""
-            told.append(f"tiles of {_size(self.tile)}{overlap}")
-        return " + ".join(told)
+            parts.append(f"tiles of {_size(self.tile)}{overlap}")
+        return " + ".join(parts)
 
     def to_dict(self) -> dict:
-        """For JSON; None where there are no tiles, and where nothing is averaged."""
-        how = []
+        """For JSON; None for no tiles and for no averaging."""
+        steps = []
         if self.tile:
-            how.append("mean of the logits where tiles overlap")
+            steps.append("mean of the logits where tiles overlap")
         if self.count > 1:
-            how.append("mean of the views' softmax probabilities at the image's own size")
+            steps.append("mean of the views' softmax probabilities at the image's own size")
         tiles = {"size": list(self.tile), "overlap": self.overlap} if self.tile else None
         return {
             "scales": list(self.scales),
             "flip": self.flip,
             "tiles": tiles,
-            "average_of_views": ", then ".join(how) or None,
+            "average_of_views": ", then ".join(steps) or None,
         }
 
 
@@ -136,15 +135,11 @@ def _along(length: int, tile: int, step: int) -> list[slice]:
 
 
 def parse_tile(text: str) -> tuple[int, int]:
-    """(height, width) of "769x769".
-
-    Raises:
-        UserError: something else.
-    """
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found:
-        raise UserError(f"--tile: found {text!r}, expected HEIGHTxWIDTH in pixels, 769x769 say")
-    return int(found[1]), int(found[2])
+    """Parse "769x513" as (height, width); raises UserError for another format."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match:
+        raise UserError(f"--tile: found {text!r}, expected HEIGHTxWIDTH in pixels, such as 769x769")
+    return int(match[1]), int(match[2])
 
 
 def _size(tile: tuple[int, int]) -> str:

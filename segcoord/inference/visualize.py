@@ -1,4 +1,4 @@
-"""Pictures of masks: blends over the image, a legend, a sheet of many."""
+"""Visualize masks: overlays, legends, and sheets of several images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PAPER, INK = (255, 255, 255), (32, 32, 32)
 def blend(
     image: np.ndarray, indices: np.ndarray, labels: LabelSet, opacity: float = 0.6
 ) -> np.ndarray:
-    """The classes' colours laid over the image; where void, the image itself.
+    """Blend class colors over the image, except where the mask is void.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         indices: (H, W) uint8 class indices, 255 for void.
-        labels: the colours.
-        opacity: of the colours, 0 to 1.
+        labels: the classes' colors.
+        opacity: of the colors, 0 to 1.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -35,20 +35,20 @@ def blend(
 
 
 def legend(labels: LabelSet, shown: Sequence[int], width: int, size: int = 14) -> np.ndarray:
-    """A strip with a coloured box and the name of each class in `shown`.
+    """Draw a box in the color of each class in `shown`, with its name.
 
     Returns:
-        (h, width, 3) uint8 RGB, h as many lines as are needed.
+        (h, width, 3) uint8 RGB, as high as the lines need.
     """
     font = ImageFont.load_default(size)
     entries, x, y = [], size // 2, size // 2
     for index in shown:
         name = labels.names[index]
-        wide = round(1.6 * size + font.getlength(name) + size)
-        if x > size and x + wide > width:
+        entry_width = round(1.6 * size + font.getlength(name) + size)
+        if x > size and x + entry_width > width:
             x, y = size // 2, y + round(1.6 * size)
         entries.append((x, y, tuple(labels.classes[index].color), name))
-        x += wide
+        x += entry_width
     strip = Image.new("RGB", (width, y + round(1.7 * size)), PAPER)
     draw = ImageDraw.Draw(strip)
     for x, y, color, name in entries:
@@ -58,19 +58,19 @@ def legend(labels: LabelSet, shown: Sequence[int], width: int, size: int = 14) -
 
 
 def overlay(image: np.ndarray, indices: np.ndarray, labels: LabelSet) -> np.ndarray:
-    """The blend with a legend of the classes in it below; as wide as the image."""
+    """The blend, with a legend of its classes below; as wide as the image."""
     shown = [i for i in np.unique(indices).tolist() if i != VOID]
-    key = legend(labels, shown, image.shape[1], max(11, image.shape[1] // 45))
-    return np.concatenate([blend(image, indices, labels), key])
+    strip = legend(labels, shown, image.shape[1], max(11, image.shape[1] // 45))
+    return np.concatenate([blend(image, indices, labels), strip])
 
 
 def reduced(image: np.ndarray, indices: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image and its classes with at most `longest` pixels on the longer side.
+    """Scale an image and its classes down to at most `longest` pixels on the longer side.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         indices: (H, W) uint8 class indices.
-        longest: of the result.
+        longest: length of the longer side.
     """
     factor = longest / max(indices.shape)
     if factor >= 1:
@@ -83,12 +83,12 @@ def reduced(image: np.ndarray, indices: np.ndarray, longest: int) -> tuple[np.nd
 def sheet(
     rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], labels: LabelSet, width: int = 360
 ) -> np.ndarray:
-    """Rows of pictures under column titles, with one legend of all classes below.
+    """Draw rows of pictures under column titles, with a legend of all classes below.
 
     Args:
-        rows: each as many (H, W, 3) uint8 pictures as there are titles.
+        rows: one (H, W, 3) uint8 picture per title in each row.
         titles: of the columns.
-        labels: for the legend.
+        labels: the classes of the legend.
         width: of a column, in pixels.
 
     Returns:
@@ -97,27 +97,29 @@ def sheet(
     gap, size = 8, 16
     font = ImageFont.load_default(size)
     heights = [round(max(p.shape[0] / p.shape[1] for p in row) * width) for row in rows]
-    full = gap + len(titles) * (width + gap)
-    key = legend(labels, range(len(labels)), full, size)
+    total = gap + len(titles) * (width + gap)
+    strip = legend(labels, range(len(labels)), total, size)
     top = 2 * size
-    page = Image.new("RGB", (full, top + sum(heights) + gap * len(rows) + key.shape[0]), PAPER)
+    page = Image.new("RGB", (total, top + sum(heights) + gap * len(rows) + strip.shape[0]), PAPER)
     draw = ImageDraw.Draw(page)
     y = top
     for column, title in enumerate(titles):
         draw.text((gap + column * (width + gap), top / 2), title, INK, font, anchor="lm")
     for row, height in zip(rows, heights):
         for column, picture in enumerate(row):
-            tall = round(picture.shape[0] / picture.shape[1] * width)
-            scaled = Image.fromarray(picture).resize((width, tall), Image.Resampling.LANCZOS)
+            scaled_height = round(picture.shape[0] / picture.shape[1] * width)
+            scaled = Image.fromarray(picture).resize(
+                (width, scaled_height), Image.Resampling.LANCZOS
+            )
             page.paste(scaled, (gap + column * (width + gap), y))
         y += height + gap
-    page.paste(Image.fromarray(key), (0, y))
+    page.paste(Image.fromarray(strip), (0, y))
     return np.asarray(page)
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Writes (H, W, 3) uint8 RGB as PNG or JPEG, by the path's suffix."""
+    """Write (H, W, 3) uint8 RGB as JPEG for .jpg and .jpeg, else as PNG."""
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
     with atomic_write(path) as temporary:
-        # Pillow's own compress_level, 6, takes four times as long for an eighth less.
+        # Pillow's default compress_level of 6 takes 4 times as long and saves an eighth.
         Image.fromarray(picture).save(temporary, format=kind, quality=92, compress_level=2)

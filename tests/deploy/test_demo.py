@@ -139,7 +139,7 @@ def header_of(width: int, height: int) -> bytes:
         (b"no image", "it has no known format"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is a web page"),
         (file_of(PHOTO)[:-30], "truncated or damaged"),
-        (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC photo, a kind that is not read."),
+        (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC photo, which is not supported."),
         (bytes(pictures.MAX_BYTES + 1), "20.0 MB; at most 20"),
         (header_of(5000, 4000), "5000 x 4000 pixels, 20 million; at most 16 million"),
         (header_of(50_000, 40_000), "more than 16 million"),

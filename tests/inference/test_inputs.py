@@ -1,4 +1,4 @@
-"""What inputs mean, and where outputs go."""
+"""How inputs are resolved, and where outputs are written."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_is_searched_to_its_bottom(photos: Path) -> None:
+def test_folders_are_searched_recursively(photos: Path) -> None:
     found = find_sources([str(photos / "photos")], photos / "out")
     assert [str(s.name) for s in found.images] == ["a", "b", "day 1/c", "day 1/x/d", "day 2/c"]
     assert [s.path for s in found.images][1] == photos / "photos" / "b.JPG"
     assert [(str(s.name), s.is_video) for s in found.videos] == [("clip", True)]
-    assert found.passed_over == {".txt": 2, ".pdf": 1, "without suffix": 1}
+    assert found.skipped == {".txt": 2, ".pdf": 1, "without suffix": 1}
 
 
-def test_outputs_below_the_input_are_no_inputs(photos: Path) -> None:
+def test_outputs_below_an_input_folder_are_not_inputs(photos: Path) -> None:
     touch(photos, "photos/out/masks/a.png")
     assert "out/masks/a" in names(photos, "photos")
     assert "out/masks/a" not in names(photos, "photos", out="photos/out")
@@ -46,7 +46,7 @@ def test_outputs_below_the_input_are_no_inputs(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["photos", "photos/*", "photos/*.*", "photos/**/*.*"])
-def test_photos_may_lie_in_the_folder_of_the_outputs(photos: Path, text: str) -> None:
+def test_the_output_folder_may_contain_inputs(photos: Path, text: str) -> None:
     before = names(photos, text, out="photos")
     touch(photos, *(f"photos/{kind}/day 1/c.png" for kind in OUTPUTS))
     assert names(photos, text, out="photos") == before
@@ -59,27 +59,27 @@ def test_links_to_folders_are_not_followed(photos: Path) -> None:
     assert names(photos, "photos") == ["a", "b", "day 1/c", "day 1/x/d", "day 2/c", "link"]
 
 
-def test_a_folder_that_is_named_like_an_image(photos: Path) -> None:
+def test_a_folder_named_like_an_image_is_an_image_only_if_empty(photos: Path) -> None:
     (photos / "photos" / "empty.png").mkdir()
     touch(photos, "photos/frames.png/1.jpg")
     found = names(photos, "photos")
     assert "empty" in found and "frames.png/1" in found and "frames" not in found
 
 
-def test_a_glob_keeps_folders_and_takes_suffixes_in_any_case(photos: Path) -> None:
+def test_globs_keep_subfolders_and_ignore_the_case_of_suffixes(photos: Path) -> None:
     assert names(photos, "photos/**/*.png") == ["day 1/c", "day 2/c"]
     assert names(photos, "photos/*.jpg") == ["b"]
     assert names(photos, "photos/day*") == ["day 1/c", "day 1/x/d", "day 2/c"]
     assert names(photos, "photos/[ab].jp*") == ["a", "b"]
 
 
-def test_what_is_named_is_taken_whatever_its_suffix(photos: Path) -> None:
+def test_a_file_given_by_name_may_have_any_suffix(photos: Path) -> None:
     assert names(photos, "photos/Makefile", "photos/day 1/e.pdf") == ["Makefile", "e"]
 
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_a_list_is_relative_to_itself(photos: Path, start: bytes, end: bytes) -> None:
+def test_paths_in_a_list_are_relative_to_it(photos: Path, start: bytes, end: bytes) -> None:
     elsewhere = str(photos / "photos" / "day 2" / "c.png").encode()
     lines = [b"day 1/c.Png", b"", b"a.jpeg", elsewhere, b"gone.jpg", b""]
     (photos / "photos" / "list.txt").write_bytes(start + end.join(lines))
@@ -97,11 +97,11 @@ def test_a_number_is_a_camera_unless_a_file_has_that_name(tmp_path: Path, monkey
     assert find_sources(["3"], tmp_path / "out").images == [Source(Path("3"), Path("3"))]
 
 
-def test_what_is_given_twice_is_predicted_once(photos: Path) -> None:
+def test_duplicate_inputs_are_predicted_once(photos: Path) -> None:
     assert names(photos, "photos/a.jpeg", "photos/a.jpeg", "photos/*.jpeg") == ["a"]
 
 
-def test_nothing_found_is_an_error_that_lists_what_is_there(photos: Path) -> None:
+def test_finding_nothing_is_an_error_that_lists_other_suffixes(photos: Path) -> None:
     touch(photos / "texts", "a.txt", "b.TXT", "sub/c.pdf")
     with pytest.raises(
         UserError, match=r"texts: no image or video, only 2 \.txt, 1 \.pdf\. .*\.jpg"
@@ -119,36 +119,38 @@ def check(root: Path, *inputs: str, out: str = "out") -> None:
     check_outputs(written, root / out / "areas.csv")
 
 
-def test_two_inputs_of_one_name_are_refused(photos: Path) -> None:
+def test_two_inputs_with_the_same_output_are_an_error(photos: Path) -> None:
     check(photos, "photos")
     with pytest.raises(
-        UserError, match=r"day 2/c\.png and .*day 1/c\.Png would both become .*out/c"
+        UserError, match=r"day 2/c\.png and .*day 1/c\.Png would both be written to .*out/c"
     ):
         check(photos, "photos/day 1/c.Png", "photos/day 2/c.png")
     touch(photos, "photos/a.png")
-    with pytest.raises(UserError, match=r"a\.png and .*a\.jpeg would both become"):
+    with pytest.raises(UserError, match=r"a\.png and .*a\.jpeg would both be written to"):
         check(photos, "photos")
 
 
-def test_an_input_is_never_written_over(photos: Path) -> None:
-    with pytest.raises(UserError, match=r"day 2/c\.png: is an input, and would be written over"):
+def test_an_output_never_overwrites_an_input(photos: Path) -> None:
+    with pytest.raises(UserError, match=r"day 2/c\.png: is an input and would be overwritten"):
         check(photos, "photos/day 2/c.png", out="photos/day 2")
     (photos / "linked").symlink_to(photos / "photos" / "day 2")
     with pytest.raises(UserError, match="is an input"):
         check(photos, "photos/day 2/c.png", out="linked")
 
 
-def test_an_output_can_not_be_a_folder_too(photos: Path) -> None:
+def test_an_output_cannot_also_be_a_folder(photos: Path) -> None:
     touch(photos, "photos/frames.png/1.jpg", "photos/frames.jpg")
-    with pytest.raises(UserError, match=r"1\.jpg would become .* in a folder named as"):
+    with pytest.raises(
+        UserError, match=r"1\.jpg would be written to .* inside a folder with the name"
+    ):
         check(photos, "photos")
 
 
-def test_names_may_have_any_bytes(tmp_path: Path) -> None:
+def test_paths_may_contain_any_bytes(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     touch(tmp_path, name)
     (source,) = find_sources([str(tmp_path)], tmp_path / "out").images
-    source.shown.encode()  # what a terminal does
+    source.shown.encode()  # as a terminal does
     assert source.path.name == name
     (tmp_path / "list.txt").write_bytes(b"caf\xe9.jpg\n")
     (listed,) = find_sources([str(tmp_path / "list.txt")], tmp_path / "out").images

@@ -1,4 +1,4 @@
-"""segcoord predict as its users run it: on real files, through the command."""
+"""`segcoord predict` on real files, through the command."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from segcoord.inference.photo import read_photo
 from segcoord.inference.video import VideoInterrupted, predict_video
 from segcoord.inference.views import Views
 from segcoord.inference.visualize import blend, overlay, reduced
+from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.threads import map_in_threads
 
 
 @pytest.fixture(scope="module")
-def model(tiny_run: Path) -> segcoord.model.SegmentationModel:
+def model(tiny_run: Path) -> SegmentationModel:
     return segcoord.load(tiny_run / "best.ckpt")
 
 
@@ -44,7 +45,7 @@ def scenes(sample_voc: Path) -> list[Path]:
 
 @pytest.fixture
 def photos(scenes: list[Path], tmp_path: Path) -> Path:
-    """Four photos in two folders, of three suffixes."""
+    """Four photos in two folders, with four suffixes."""
     folder = tmp_path / "photos"
     (folder / "day").mkdir(parents=True)
     shutil.copy(scenes[0], folder / "a.JPG")
@@ -55,8 +56,8 @@ def photos(scenes: list[Path], tmp_path: Path) -> Path:
     return folder
 
 
-def command(tiny_run: Path, *words: object) -> int:
-    arguments = [f"--checkpoint={tiny_run / 'best.ckpt'}", "--device=cpu", *map(str, words)]
+def command(tiny_run: Path, *options: object) -> int:
+    arguments = [f"--checkpoint={tiny_run / 'best.ckpt'}", "--device=cpu", *map(str, options)]
     return run(predict, "segcoord predict", arguments)
 
 
@@ -69,7 +70,9 @@ def areas(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_folder(photos: Path, tiny_run: Path, model, tmp_path: Path, capsys) -> None:
+def test_masks_overlays_and_areas_of_a_folder(
+    photos: Path, tiny_run: Path, model, tmp_path: Path, capsys
+) -> None:
     (photos / "notes.txt").touch()
     out = tmp_path / "out"
     assert command(tiny_run, photos, f"--out={out}") == 0
@@ -78,7 +81,7 @@ def test_a_folder(photos: Path, tiny_run: Path, model, tmp_path: Path, capsys) -
     expected = ["areas.csv", *(f"{m}.png" for m in masks), *(f"{o}.jpg" for o in overlays)]
     assert files(out) == sorted(expected)
     printed = capsys.readouterr().out
-    assert "4 images; passed over: 1 .txt" in printed
+    assert "4 images; skipped: 1 .txt" in printed
     assert "4 of 4 predicted" in printed
     rows = areas(out)
     assert len(rows) == 4 * len(model.labels)
@@ -94,41 +97,43 @@ def test_a_folder(photos: Path, tiny_run: Path, model, tmp_path: Path, capsys) -
             shown, exact = np.array(image).astype(int), overlay(pixels, mask, model.labels)
         assert shown.shape == exact.shape
         assert np.abs(shown - exact).mean() < 6
-        own = [row for row in rows if row["file"] == str(photos / path)]
-        assert [row["class"] for row in own] == model.labels.names
-        assert [int(row["id"]) for row in own] == [c.id for c in model.labels.classes]
+        own_rows = [row for row in rows if row["file"] == str(photos / path)]
+        assert [row["class"] for row in own_rows] == model.labels.names
+        assert [int(row["id"]) for row in own_rows] == [c.id for c in model.labels.classes]
         counts = np.bincount(mask.ravel(), minlength=len(model.labels))
-        assert [int(row["pixels"]) for row in own] == counts.tolist()
-        shares = [float(row["share"]) for row in own]
-        np.testing.assert_allclose(shares, counts / mask.size, atol=1e-6)
+        assert [int(row["pixels"]) for row in own_rows] == counts.tolist()
+        fractions = [float(row["share"]) for row in own_rows]
+        np.testing.assert_allclose(fractions, counts / mask.size, atol=1e-6)
 
 
-def test_probabilities(photos: Path, tiny_run: Path, model, tmp_path: Path) -> None:
-    """They are those of the views, and asking for them changes no mask."""
-    how = ["--scales", "0.75", "1.0", "--flip"]
-    for name, more in (("one", []), ("more", how)):
-        out = tmp_path / name
-        inputs = [photos / "a.JPG", photos / "c.tif"]
-        assert command(tiny_run, *inputs, f"--out={out}", "--probs", "--no-overlays", *more) == 0
+def test_probabilities_are_those_of_the_views(
+    photos: Path, tiny_run: Path, model, tmp_path: Path
+) -> None:
+    """Writing them does not change the masks."""
+    photo, names = photos / "c.tif", model.labels.names
+    for views, options in (
+        (Views(), []),
+        (Views((0.75, 1.0), True), ["--scales", "0.75", "1.0", "--flip"]),
+    ):
+        out = tmp_path / f"{len(options)}"
+        masks = [out / "masks" / "c.png", out / "without" / "masks" / "c.png"]
+        assert command(tiny_run, photo, f"--out={out}", "--probs", "--no-overlays", *options) == 0
         assert not (out / "overlays").exists()
-        assert command(tiny_run, *inputs, f"--out={out}-plain", *more) == 0
-        views = Views((0.75, 1.0), True) if more else Views()
-        for path, target in (("a.JPG", "a"), ("c.tif", "c")):
-            mask, probabilities = segcoord.predict_probabilities(model, photos / path, views)
-            with np.load(out / "probs" / f"{target}.npz") as file:
-                assert file["names"].tolist() == model.labels.names
-                assert file["probabilities"].dtype == np.float16
-                np.testing.assert_array_equal(file["probabilities"], probabilities)
-            np.testing.assert_array_equal(mask, segcoord.predict(model, photos / path, views))
-            assert probabilities.shape == (len(model.labels), *mask.shape)
-            np.testing.assert_allclose(probabilities.astype(float).sum(0), 1, atol=2e-3)
-            picked = np.take_along_axis(probabilities, mask[None].astype(int), 0)[0]
-            assert (picked >= probabilities.max(0) - 1e-3).all()
-            both = [root / "masks" / f"{target}.png" for root in (out, Path(f"{out}-plain"))]
-            assert both[0].read_bytes() == both[1].read_bytes()
+        assert command(tiny_run, photo, f"--out={out / 'without'}", *options) == 0
+        assert masks[0].read_bytes() == masks[1].read_bytes()
+        mask, probabilities = segcoord.predict_probabilities(model, photo, views)
+        with np.load(out / "probs" / "c.npz") as file:
+            assert file["names"].tolist() == names
+            assert file["probabilities"].dtype == np.float16
+            np.testing.assert_array_equal(file["probabilities"], probabilities)
+        np.testing.assert_array_equal(mask, segcoord.predict(model, photo, views))
+        assert probabilities.shape == (len(names), *mask.shape)
+        np.testing.assert_allclose(probabilities.astype(float).sum(0), 1, atol=2e-3)
+        picked = np.take_along_axis(probabilities, mask[None].astype(int), 0)[0]
+        assert (picked >= probabilities.max(0) - 1e-3).all()
 
 
-def test_one_look_has_the_softmax_of_the_logits(scenes: list[Path], model) -> None:
+def test_probabilities_of_a_single_view_are_the_softmax(scenes: list[Path], model) -> None:
     image = read_photo(scenes[0]).pixels
     _, probabilities = segcoord.predict_probabilities(model, image)
     with torch.inference_mode():
@@ -137,7 +142,7 @@ def test_one_look_has_the_softmax_of_the_logits(scenes: list[Path], model) -> No
     np.testing.assert_allclose(probabilities, expected, atol=1e-3)
 
 
-def test_large_images_are_cut_and_small_ones_are_not(
+def test_only_large_images_are_cut_into_tiles(
     scenes: list[Path], tiny_run: Path, model, tmp_path: Path, capsys
 ) -> None:
     large = np.tile(read_photo(scenes[0]).pixels, (2, 3, 1))  # 192x384
@@ -146,15 +151,15 @@ def test_large_images_are_cut_and_small_ones_are_not(
     inputs, out = [tmp_path / "large.png", tmp_path / "small.jpg"], tmp_path / "out"
     assert command(tiny_run, *inputs, f"--out={out}", "--max-pixels=16384") == 0
     printed = capsys.readouterr().out
-    assert "1 of them, of more than 0.0164 million pixels, in tiles" in printed
+    assert "1 of them in tiles, with more than 0.0164 million pixels" in printed
     assert (
-        "1 of them much larger than what training saw: up to 384 pixels long, its crops 64"
+        "1 of them much larger than the training crops: up to 384 pixels long, the crops 64"
         in printed
     )
     assert "--scales 0.17" in printed
-    cut = segcoord.predict(model, large, Views(tile=(128, 128), overlap=16))
+    tiled = segcoord.predict(model, large, Views(tile=(128, 128), overlap=16))
     whole = segcoord.predict(model, read_photo(scenes[0]).pixels)
-    for name, mask in (("large", cut), ("small", whole)):
+    for name, mask in (("large", tiled), ("small", whole)):
         with Image.open(out / "masks" / f"{name}.png") as image:
             np.testing.assert_array_equal(np.array(image), model.labels.to_value[mask])
 
@@ -164,23 +169,23 @@ def test_large_images_are_cut_and_small_ones_are_not(
     pixels=st.integers(4096, 2**22),
     scales=st.sampled_from([(1.0,), (0.5, 1.5)]),
 )
-def test_tiles_stay_within_the_bound(size, pixels, scales) -> None:
+def test_tiles_have_at_most_the_given_pixels(size, pixels, scales) -> None:
     views = Views(scales).within(pixels, size)
     scaled = [max(1, int(n * scales[-1] + 0.5)) for n in size]
     if scaled[0] * scaled[1] <= pixels:
         assert views == Views(scales)
         return
-    places = views.tiles(tuple(scaled))
+    tiles = views.tiles(tuple(scaled))
     covered = np.zeros(scaled, bool)
-    for rows, columns in places:
+    for rows, columns in tiles:
         assert (rows.stop - rows.start) * (columns.stop - columns.start) <= pixels
         covered[rows, columns] = True
     assert covered.all()
     assert views.overlap == min(views.tile) // 8
-    assert len(places) <= 3 + 4 * scaled[0] * scaled[1] / pixels  # not many more than need be
+    assert len(tiles) <= 3 + 4 * scaled[0] * scaled[1] / pixels  # not many more than needed
 
 
-def test_evaluates_own_tiles_have_no_other_bound(photos: Path, tiny_run: Path, tmp_path, model):
+def test_tile_option_is_used_unchanged(photos: Path, tiny_run: Path, tmp_path, model):
     out = tmp_path / "out"
     assert command(tiny_run, photos / "a.JPG", f"--out={out}", "--tile=64x64", "--overlap=8") == 0
     mask = segcoord.predict(model, photos / "a.JPG", Views(tile=(64, 64), overlap=8))
@@ -202,7 +207,7 @@ BROKEN = {
 }
 
 
-def break_some(folder: Path) -> None:
+def write_broken(folder: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
     for name in ("cut.jpg", "end.png", "crc.png"):
         noise.save(folder / name)
@@ -222,27 +227,29 @@ def break_some(folder: Path) -> None:
     (folder / "link.png").symlink_to("gone.png")
 
 
-def test_broken_files_are_named_and_the_rest_is_done(tiny_run: Path, tmp_path: Path, capfd) -> None:
+def test_broken_files_are_listed_and_the_others_predicted(
+    tiny_run: Path, tmp_path: Path, capfd
+) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
-    for i in range(90):
+    for i in range(30):
         path = folder / f"{i % 3}" / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((24 + i % 5, 40, 3), 2 * i, np.uint8)).save(path)
-    break_some(folder / "1")
+    write_broken(folder / "1")
     assert command(tiny_run, folder, f"--out={out}", "--no-overlays") == 3
-    assert len(list((out / "masks").rglob("*.png"))) == 90
+    assert len(list((out / "masks").rglob("*.png"))) == 30
     printed = capfd.readouterr().out
-    assert "90 of 100 predicted" in printed
+    assert "30 of 40 predicted" in printed
     listed = printed.partition("10 could not be predicted:\n")[2].splitlines()
     assert len(listed) == 10
     for name, reason in BROKEN.items():
         (line,) = [line for line in listed if line.startswith(f"  {folder / '1' / name}: ")]
         assert reason in line
-    assert len({row["file"] for row in areas(out)}) == 90
+    assert len({row["file"] for row in areas(out)}) == 30
 
 
-def test_nothing_done_is_another_exit_code(tiny_run: Path, tmp_path: Path, capsys) -> None:
-    break_some(tmp_path)
+def test_exit_code_is_1_if_nothing_was_predicted(tiny_run: Path, tmp_path: Path, capsys) -> None:
+    write_broken(tmp_path)
     out = f"--out={tmp_path / 'out'}"
     assert command(tiny_run, tmp_path / "cut.jpg", tmp_path / "empty.jpg", out) == 1
     assert "0 of 2 predicted" in capsys.readouterr().out
@@ -250,10 +257,10 @@ def test_nothing_done_is_another_exit_code(tiny_run: Path, tmp_path: Path, capsy
     assert "nothing.jpg: no such file or folder" in capsys.readouterr().err
 
 
-def test_what_can_not_be_written_ends_the_run(
+def test_a_write_error_ends_the_run(
     scenes: list[Path], tiny_run: Path, tmp_path: Path, capsys
 ) -> None:
-    """As a full disk would: nothing that follows could be written either."""
+    """As on a full disk, where later writes fail too."""
     (tmp_path / "in").mkdir()
     for i in range(40):
         (tmp_path / "in" / f"{i:02d}.jpg").symlink_to(scenes[0])
@@ -268,8 +275,10 @@ def test_what_can_not_be_written_ends_the_run(
     assert not list(out.rglob("*.part"))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (5000, 3)])
-def test_extreme_shapes(size: tuple[int, int], tiny_run: Path, model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (5000, 3)])
+def test_images_of_extreme_shapes(
+    size: tuple[int, int], tiny_run: Path, model, tmp_path: Path
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert command(tiny_run, tmp_path / "a.png", f"--out={tmp_path / 'out'}", "--probs") == 0
@@ -288,35 +297,37 @@ def test_notes_are_printed(photos: Path, tiny_run: Path, tmp_path: Path, capsys)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (["--overlap=8"], "--overlap: found 8 without --tile"),
-        (["--tile=64x64", "--max-pixels=65536"], "--tile says already"),
+        (["--tile=64x64", "--max-pixels=65536"], "--max-pixels and --tile both set"),
         (["--max-pixels=100"], "--max-pixels: found 100, expected at least 4096"),
         (["--runtime=tflite"], "--runtime: found 'tflite'"),
         (["--scales=0"], "scales: found 0"),
-        (["clip.mp4", "--probs"], "--probs: is of images"),
-        (["clip.mp4", "--no-overlays"], "--no-overlays: of videos nothing else"),
-        (["day/a.jpg"], "would both become"),
+        (["clip.mp4", "--probs"], "--probs: applies to images only"),
+        (["clip.mp4", "--no-overlays"], "--no-overlays: videos have no other output"),
+        (["day/a.jpg"], "would both be written to"),
         (["--checkpoint=none.ckpt"], "none.ckpt: no such checkpoint"),
         (["--out=a.JPG"], "a.JPG: is a file, expected a folder"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(
-    words: list[str], told: str, photos: Path, tiny_run: Path, monkeypatch, capsys
+def test_wrong_arguments_fail_before_anything_is_written(
+    arguments: list[str], message: str, photos: Path, tiny_run: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(photos)
     (photos / "clip.mp4").touch()
     before = files(photos)
-    inputs = [word for word in words if not word.startswith("--")]
-    options = [word for word in words if word not in inputs]
+    inputs = [argument for argument in arguments if not argument.startswith("--")]
+    options = [argument for argument in arguments if argument not in inputs]
     assert command(tiny_run, "a.JPG", *inputs, "--out=out", *options) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert files(photos) == before
 
 
-def test_again_into_the_same_folder(photos: Path, tiny_run: Path, capsys) -> None:
-    """Outputs in the folder of the inputs are no inputs of the next run, and are replaced."""
+def test_outputs_in_the_input_folder_are_replaced_by_the_next_run(
+    photos: Path, tiny_run: Path, capsys
+) -> None:
+    """They are not inputs of the next run."""
     out = photos / "out"
     assert command(tiny_run, photos, f"--out={out}") == 0
     written = {name: (out / name).read_bytes() for name in files(out)}
@@ -348,29 +359,29 @@ def clip(scenes: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return video(tmp_path_factory.mktemp("video") / "clip.avi", frames)
 
 
-def test_a_video(clip: Path, tiny_run: Path, model, tmp_path: Path, capsys) -> None:
+def test_video_of_overlays(clip: Path, tiny_run: Path, model, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     assert command(tiny_run, clip, f"--out={out}") == 0
     assert files(out) == ["areas.csv", "overlays/clip.mp4"]
     assert "7 frames" in capsys.readouterr().out
-    found, rate = read_video(out / "overlays" / "clip.mp4")
+    written, fps = read_video(out / "overlays" / "clip.mp4")
     frames, _ = read_video(clip)
-    assert (len(found), rate) == (7, 10)
+    assert (len(written), fps) == (7, 10)
     height, width = frames[0].shape[:2]
-    assert found[0].shape[0] > height and found[0].shape[1] == width
-    assert not any(n % 2 for n in found[0].shape[:2])
+    assert written[0].shape[0] > height and written[0].shape[1] == width
+    assert not any(n % 2 for n in written[0].shape[:2])
     pixels = np.zeros(len(model.labels), int)
-    for shown, frame in zip(found, frames):
+    for shown, frame in zip(written, frames):
         mask = segcoord.predict(model, np.ascontiguousarray(frame))
         expected = blend(frame, mask, model.labels)
-        assert np.abs(shown[:height].astype(int) - expected).mean() < 10  # what the codec loses
+        assert np.abs(shown[:height].astype(int) - expected).mean() < 10  # loss of the codec
         pixels += np.bincount(mask.ravel(), minlength=len(model.labels))
     rows = areas(out)
     assert [int(row["pixels"]) for row in rows] == pixels.tolist()
     assert {row["file"] for row in rows} == {str(clip)}
 
 
-def test_videos_that_are_none_or_end_early(clip: Path, tiny_run: Path, tmp_path, capfd) -> None:
+def test_unreadable_and_truncated_videos(clip: Path, tiny_run: Path, tmp_path, capfd) -> None:
     (tmp_path / "text.mp4").write_text("hello")
     short = tmp_path / "short.AVI"
     short.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
@@ -381,69 +392,71 @@ def test_videos_that_are_none_or_end_early(clip: Path, tiny_run: Path, tmp_path,
     assert "2 of 4 predicted" in printed
     assert "text.mp4: can't be read as a video" in printed
     assert "gone.mp4: no such file" in printed
-    assert "short.AVI: 3 frames of the 7 that it claims" in printed
+    assert "short.AVI: 3 frames of the 7 in its header" in printed
     assert len(list(out.rglob("*.mp4"))) == 2
 
 
-def test_no_camera(tiny_run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_missing_camera_is_an_error(tiny_run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert command(tiny_run, "97", "--out=out") == 1
     assert "97: there is no camera 97, or it is in use" in capsys.readouterr().out
 
 
-def test_a_camera_ends_when_it_is_told_to_and_a_file_leaves_nothing(
+def test_stopping_completes_a_camera_video_and_discards_a_file_video(
     clip: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    """A file of a real video stands for the camera, of which there is none here."""
+    """A video file stands in for the camera."""
     real = cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", lambda what: real(str(clip) if what == 7 else what))
     seen: list[np.ndarray] = []
 
-    def look(frame: np.ndarray) -> np.ndarray:
+    def classify(frame: np.ndarray) -> np.ndarray:
         seen.append(frame)
         return np.full(frame.shape[:2], len(seen), np.uint8)
 
     camera, target = Source(Path("7"), Path("camera7"), 7), tmp_path / "camera7.mp4"
-    result = predict_video(camera, target, look, VOC, lambda: len(seen) == 4)
+    result = predict_video(camera, target, classify, VOC, lambda: len(seen) == 4)
     assert (result.frames, len(read_video(target)[0])) == (4, 4)
     assert np.flatnonzero(result.pixels).tolist() == [1, 2, 3, 4]
 
     seen.clear()
     file, target = Source(clip, Path("clip")), tmp_path / "clip.mp4"
     with pytest.raises(VideoInterrupted):
-        predict_video(file, target, look, VOC, lambda: len(seen) == 4)
+        predict_video(file, target, classify, VOC, lambda: len(seen) == 4)
     assert files(tmp_path) == ["camera7.mp4"]
 
 
-def test_ctrl_c_ends_with_whole_files(
+def test_ctrl_c_leaves_complete_files(
     scenes: list[Path], tiny_run: Path, tmp_path: Path, capsys
 ) -> None:
     (tmp_path / "in").mkdir()
-    for i in range(600):
+    for i in range(200):
         (tmp_path / "in" / f"{i}.jpg").symlink_to(scenes[i % len(scenes)])
     masks = tmp_path / "out" / "masks"
 
-    def press() -> None:
+    def interrupt() -> None:
         while not list(masks.glob("[!.]*.png")):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    pressing = Thread(target=press, daemon=True)
-    pressing.start()
+    thread = Thread(target=interrupt, daemon=True)
+    thread.start()
     assert command(tiny_run, tmp_path / "in", f"--out={tmp_path / 'out'}") == 130
-    pressing.join()
+    thread.join()
     printed = capsys.readouterr().out
-    assert "Stopping after what is begun" in printed
+    assert "Stopping after the current images" in printed
     done = sorted(p.stem for p in masks.iterdir())
-    assert 0 < len(done) < 600
-    assert f"{len(done)} of 600 predicted" in printed
+    assert 0 < len(done) < 200
+    assert f"{len(done)} of 200 predicted" in printed
     assert sorted({Path(row["file"]).stem for row in areas(tmp_path / "out")}) == done
     assert not list(tmp_path.rglob("*.part"))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_ctrl_c_is_the_end_of_a_camera(clip: Path, tiny_run, tmp_path, monkeypatch, capsys) -> None:
-    """A real video, over and over, stands for the camera."""
+def test_ctrl_c_completes_the_video_of_a_camera(
+    clip: Path, tiny_run, tmp_path, monkeypatch, capsys
+) -> None:
+    """A looped video file stands in for the camera."""
     real, reads = cv2.VideoCapture, itertools.count(1)
 
     class Camera:
@@ -455,11 +468,11 @@ def test_ctrl_c_is_the_end_of_a_camera(clip: Path, tiny_run, tmp_path, monkeypat
         def read(self) -> tuple[bool, np.ndarray | None]:
             if next(reads) == 10:
                 os.kill(os.getpid(), signal.SIGINT)
-            there, frame = self.capture.read()
-            if not there:
+            success, frame = self.capture.read()
+            if not success:
                 self.capture.open(str(clip))
-                there, frame = self.capture.read()
-            return there, frame
+                success, frame = self.capture.read()
+            return success, frame
 
     monkeypatch.setattr(cv2, "VideoCapture", lambda what: Camera() if what == 7 else real(what))
     monkeypatch.chdir(tmp_path)
@@ -476,37 +489,37 @@ def test_ctrl_c_is_the_end_of_a_camera(clip: Path, tiny_run, tmp_path, monkeypat
 def test_threads_keep_the_order_and_hold_few_results(count: int, threads: int, ahead: int) -> None:
     lock, held, most = Lock(), 0, 0
 
-    def begun() -> Iterator[int]:
+    def items() -> Iterator[int]:
         nonlocal held, most
         for i in range(count):
             with lock:
                 held, most = held + 1, max(most, held + 1)
             yield i
 
-    found = []
-    for i in map_in_threads(lambda i: i, begun(), threads, ahead):
+    results = []
+    for i in map_in_threads(lambda i: i, items(), threads, ahead):
         with lock:
             held -= 1
-        found.append(i)
-    assert found == list(range(count))
+        results.append(i)
+    assert results == list(range(count))
     assert most <= ahead + 1
 
 
-def test_an_error_in_a_thread_comes_in_its_place() -> None:
-    found = []
+def test_an_error_in_a_thread_is_raised_in_order() -> None:
+    results = []
     with pytest.raises(ZeroDivisionError):
         for value in map_in_threads(lambda i: 6 // (3 - i), range(9), 2, 2):
-            found.append(value)
-    assert found == [2, 3, 6]
+            results.append(value)
+    assert results == [2, 3, 6]
 
 
-def test_overlays_are_reduced_and_blended_as_a_plain_reading_says() -> None:
+def test_overlays_equal_a_simple_implementation() -> None:
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (60, 90, 3), np.uint8)
     indices = random.integers(0, 21, (60, 90), np.uint8)
     indices[:9] = VOID
-    share = np.where(indices == VOID, 0, 0.6)[..., None]
-    expected = (image * (1 - share) + VOC.colors[indices] * share).round()
+    opacity = np.where(indices == VOID, 0, 0.6)[..., None]
+    expected = (image * (1 - opacity) + VOC.colors[indices] * opacity).round()
     np.testing.assert_array_equal(blend(image, indices, VOC), expected)
     small, classes = reduced(image, indices, 30)
     assert (small.shape, classes.shape) == ((20, 30, 3), (20, 30))

@@ -1,4 +1,4 @@
-"""Whatever computes the network, the masks and the scores are the same, and it is named."""
+"""Masks and scores are the same with every runtime, and the runtime is recorded."""
 
 from __future__ import annotations
 
@@ -20,19 +20,7 @@ from segcoord.inference.exported import DESCRIPTION
 from segcoord.inference.load import accelerator_for
 from segcoord.inference.runtimes import openvino_core
 from segcoord.inference.views import Views
-from segcoord.models.checkpoint import read_segmentation
 from segcoord.utils.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> dict[str, Path]:
-    """The run's best model in two formats."""
-    made = {}
-    for fmt in ("openvino", "torchscript"):
-        made[fmt] = tmp_path_factory.mktemp("exported") / fmt
-        options = [f"--checkpoint={tiny_run / 'best.ckpt'}", f"--format={fmt}"]
-        assert main(["export", *options, f"--out={made[fmt]}"]) == 0
-    return made
 
 
 def score(checkpoint: Path, folder: Path, *options: str) -> dict:
@@ -42,82 +30,78 @@ def score(checkpoint: Path, folder: Path, *options: str) -> dict:
     return json.loads(path.read_text())
 
 
-def test_the_score_is_the_same_and_the_runtime_named(folders, exported, tiny_run, tmp_path) -> None:
+def test_scores_are_equal_and_record_the_runtime(exported, tiny_run, tmp_path) -> None:
     expected = score(tiny_run / "best.ckpt", tmp_path)
     assert (expected["protocol"]["runtime"], expected["protocol"]["precision"]) == ("torch", "fp32")
-    cases = [
-        (folders["openvino"], [], "openvino"),
-        (folders["torchscript"], [], "torch"),
-        (exported, [], "onnxruntime"),
-        (exported, ["--runtime=openvino"], "openvino"),
-    ]
-    for folder, options, name in cases:
-        found = score(folder, tmp_path, *options)
-        assert found["miou"] == pytest.approx(expected["miou"], abs=1e-4)
-        told = found["protocol"]
-        assert (told["runtime"], told["precision"], told["device"]) == (name, "fp32", "cpu")
-        assert told["checkpoint"] == str(folder)
-        assert told["step"] == expected["protocol"]["step"]
-        assert name == "torch" or name in told["versions"]
+    for options, name in (([], "onnxruntime"), (["--runtime=openvino"], "openvino")):
+        result = score(exported, tmp_path, *options)
+        assert result["miou"] == pytest.approx(expected["miou"], abs=1e-4)
+        protocol = result["protocol"]
+        keys = ("runtime", "precision", "device")
+        assert [protocol[key] for key in keys] == [name, "fp32", "cpu"]
+        assert protocol["checkpoint"] == str(exported)
+        assert protocol["step"] == expected["protocol"]["step"]
+        assert name in protocol["versions"]
 
 
-def test_an_exported_model_is_compared_as_a_checkpoint_is(folders, tiny_run, tmp_path) -> None:
+def test_compare_accepts_an_exported_model(exported, tiny_run, tmp_path) -> None:
     path = tmp_path / "difference.json"
     options = [f"--json={path}", "--data.workers=0", "--resamples=50"]
-    assert main(["compare", str(tiny_run), str(folders["openvino"]), *options]) == 0
+    assert main(["compare", str(tiny_run), str(exported), *options]) == 0
     assert abs(json.loads(path.read_text())["difference"]["value"]) < 1e-4
 
 
-def test_masks_of_batches_and_views(folders, tiny_run) -> None:
-    """Several images at once, odd sizes, scales and tiles: the code around the network is ours."""
-    plain, model = segcoord.load(tiny_run / "best.ckpt"), segcoord.load(folders["openvino"])
+def test_batches_and_views_equal_those_of_pytorch(exported, tiny_run) -> None:
+    """Batches, odd sizes, scales and tiles."""
+    torch_model = segcoord.load(tiny_run / "best.ckpt")
+    model = segcoord.load(exported, runtime="openvino")
     images = torch.from_numpy(np.stack(synthetic(3, (75, 93))))
     with torch.inference_mode():
-        logits = [m(m.normalize(images)) for m in (plain, model)]
+        logits = [m(m.normalize(images)) for m in (torch_model, model)]
     assert logits[1].shape == (3, 8, 75, 93)
     torch.testing.assert_close(*logits, rtol=0, atol=1e-4 * logits[0].abs().max().item())
     views = Views((0.5, 1.25), True, (64, 80), 16)
-    masks = [segcoord.predict(m, images[0].numpy(), views) for m in (plain, model)]
+    masks = [segcoord.predict(m, images[0].numpy(), views) for m in (torch_model, model)]
     assert (masks[0] == masks[1]).mean() > 0.999
 
 
-def test_only_an_exported_model_is_bound_to_the_cpu(folders, tiny_run, tmp_path) -> None:
+def test_only_exported_models_require_the_cpu(exported, tiny_run, tmp_path) -> None:
     shared = tmp_path / "shared"
     segcoord.load(tiny_run / "best.ckpt", fold=False).save_pretrained(shared)
-    assert accelerator_for(folders["openvino"], "auto") == "cpu"
-    assert accelerator_for(folders["openvino"], "cuda") == "cuda"  # which loading it refuses
+    assert accelerator_for(exported, "auto") == "cpu"
+    assert accelerator_for(exported, "cuda") == "cuda"  # which loading rejects
     assert [accelerator_for(p, "auto") for p in (shared, tiny_run / "best.ckpt")] == ["auto"] * 2
 
 
-SIGNALS_LATER = """
+SIGNAL_AFTER_DELETION = """
 import signal, subprocess, sys
 import segcoord
-signal.signal(signal.SIGCHLD, lambda *_: None)  # as a loader with workers does
-models = [segcoord.load(sys.argv[1]) for _ in range(2)]
+signal.signal(signal.SIGCHLD, lambda *_: None)  # as a data loader with workers does
+models = [segcoord.load(sys.argv[1], runtime="openvino") for _ in range(2)]
 del models[0]
 del models
 subprocess.run(["true"], check=True)
 """
 
 
-def test_signals_find_their_stack_when_models_are_gone(folders) -> None:
-    command = [sys.executable, "-c", SIGNALS_LATER, folders["openvino"]]
+def test_signals_after_deleting_models_do_not_crash(exported) -> None:
+    command = [sys.executable, "-c", SIGNAL_AFTER_DELETION, exported]
     assert subprocess.run(command, timeout=60).returncode == 0
 
 
-def test_bfloat16_is_asked_for_by_name(folders) -> None:
+def test_bfloat16_is_a_runtime_of_its_own(exported) -> None:
     if "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        with pytest.raises(UserError, match="no BF16; take --runtime openvino"):
-            segcoord.load(folders["openvino"], runtime="openvino-bf16")
+        with pytest.raises(UserError, match="no BF16; use --runtime openvino"):
+            segcoord.load(exported, runtime="openvino-bf16")
         return
     image = torch.from_numpy(synthetic(1)[0])[None]
-    models = [segcoord.load(folders["openvino"], runtime=r) for r in ("openvino", "openvino-bf16")]
+    models = [segcoord.load(exported, runtime=r) for r in ("openvino", "openvino-bf16")]
     exact, rounded = (m(m.normalize(image)) for m in models)
     error = ((exact - rounded).abs().max() / exact.abs().max()).item()
     assert 1e-4 < error < 0.1  # 8 bits of precision
 
 
-def test_the_threads_are_pytorchs(exported: Path) -> None:
+def test_runtime_uses_the_thread_count_of_pytorch(exported: Path) -> None:
     net = segcoord.load(exported).net
     assert net.session.get_session_options().intra_op_num_threads == torch.get_num_threads()
 
@@ -128,68 +112,71 @@ def test_the_threads_are_pytorchs(exported: Path) -> None:
         ("checkpoint", "onnxruntime", "segcoord export --checkpoint .* --format onnx --out DIR"),
         ("checkpoint", "openvino", "--format openvino --out DIR"),
         ("checkpoint", "tensorrt", "--runtime: found 'tensorrt', expected one of torch"),
-        ("openvino", "onnxruntime", "exported as openvino, which openvino or openvino-bf16 reads"),
-        ("torchscript", "openvino", "exported as torchscript, which torch reads"),
-        ("openvino", "torch", "segcoord export --format torchscript or pt2"),
+        (
+            "exported",
+            "torch",
+            "exported as onnx, which onnxruntime or openvino or openvino-bf16 reads",
+        ),
+        ("exported", "torch", "segcoord export --format torchscript or pt2"),
     ],
 )
-def test_what_cannot_be(source, runtime, message, folders, tiny_run) -> None:
-    path = tiny_run / "best.ckpt" if source == "checkpoint" else folders[source]
+def test_runtime_that_cannot_read_the_model_is_an_error(
+    source, runtime, message, exported, tiny_run
+) -> None:
+    path = tiny_run / "best.ckpt" if source == "checkpoint" else exported
     with pytest.raises(UserError, match=message):
         segcoord.load(path, runtime=runtime)
 
 
-def test_an_exported_model_has_one_form_and_one_device(folders) -> None:
+def test_exported_models_support_neither_other_devices_nor_unfused_layers(exported: Path) -> None:
     with pytest.raises(UserError, match="runs on the CPU"):
-        segcoord.load(folders["torchscript"], "meta")
+        segcoord.load(exported, "meta")
     with pytest.raises(UserError, match="has no layers; give its checkpoint"):
-        segcoord.load(folders["torchscript"], fold=False)
-    with pytest.raises(UserError, match="it holds an exported model, which has no layers"):
-        read_segmentation(folders["torchscript"])
+        segcoord.load(exported, fold=False)
 
 
-def spoil_weights(folder: Path) -> None:
-    content = bytearray((folder / "model.bin").read_bytes())
+def corrupt_weights(folder: Path) -> None:
+    content = bytearray((folder / "model.onnx").read_bytes())
     content[1000] ^= 1
-    (folder / "model.bin").write_bytes(content)
+    (folder / "model.onnx").write_bytes(content)
 
 
-def spoil_format(folder: Path) -> None:
-    told = json.loads((folder / DESCRIPTION).read_text())
-    (folder / DESCRIPTION).write_text(json.dumps(told | {"format": "segcoord-export-9"}))
+def corrupt_format(folder: Path) -> None:
+    description = json.loads((folder / DESCRIPTION).read_text())
+    (folder / DESCRIPTION).write_text(json.dumps(description | {"format": "segcoord-export-9"}))
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("corrupt", "message"),
     [
-        (spoil_weights, "model.bin: damaged since it was written"),
-        (lambda f: (f / "model.bin").unlink(), "model.bin: missing; export the model anew"),
+        (corrupt_weights, "model.onnx: damaged, its checksum differs"),
+        (lambda f: (f / "model.onnx").unlink(), "model.onnx: missing; export the model again"),
         (lambda f: (f / DESCRIPTION).write_text('{"format": '), "segcoord.json: damaged"),
         (lambda f: (f / DESCRIPTION).write_text("[]"), "found format 'list'"),
-        (spoil_format, "found format 'segcoord-export-9', expected 'segcoord-export-1'"),
+        (corrupt_format, "found format 'segcoord-export-9', expected 'segcoord-export-1'"),
         (lambda f: (f / DESCRIPTION).unlink(), "a folder, expected a checkpoint file"),
     ],
 )
-def test_a_damaged_folder(spoil, message: str, folders, tmp_path: Path) -> None:
-    shutil.copytree(folders["openvino"], tmp_path / "copy")
-    spoil(tmp_path / "copy")
+def test_damaged_folders_are_errors(corrupt, message: str, exported, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "copy")
+    corrupt(tmp_path / "copy")
     with pytest.raises(UserError, match=message):
         segcoord.load(tmp_path / "copy")
 
 
-def test_the_card_may_be_edited(folders, tmp_path: Path) -> None:
-    shutil.copytree(folders["openvino"], tmp_path / "copy")
+def test_the_model_card_may_be_edited(exported, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "copy")
     (tmp_path / "copy" / "README.md").write_text("mine")
     assert len(segcoord.load(tmp_path / "copy").labels) == 8
 
 
-def test_a_missing_runtime_is_named(folders, monkeypatch) -> None:
+def test_a_missing_runtime_names_the_package_to_install(exported, monkeypatch) -> None:
     monkeypatch.setattr("segcoord.inference.runtimes.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'segcoord\[openvino\]'"):
-        segcoord.load(folders["openvino"])
+        segcoord.load(exported, runtime="openvino")
 
 
-def test_loading_folds_and_says_so(tiny_run: Path) -> None:
+def test_loading_fuses_batch_norms_unless_disabled(tiny_run: Path) -> None:
     folded, whole = (segcoord.load(tiny_run / "best.ckpt", fold=f) for f in (True, False))
     assert (folded.folded, whole.folded) == (True, False)
     assert not any("bn" in name and "weight" in name for name in folded.state_dict())
