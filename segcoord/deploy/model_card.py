@@ -6,26 +6,12 @@ from segcoord.data.labels import LabelSet
 from segcoord.models.model_card import card_metadata, class_table
 
 _USAGE = {
-    "onnx": """\
-import onnxruntime
-
-session = onnxruntime.InferenceSession({file!r})
-(result,) = session.run(None, {{{input!r}: image}})""",
-    "openvino": """\
-import openvino
-
-model = openvino.Core().compile_model({file!r}, "CPU")
-result = model([image])[{output!r}]""",
-    "torchscript": """\
-import torch
-
-model = torch.jit.load({file!r})
-result = model(image)""",
-    "pt2": """\
-import torch
-
-model = torch.export.load({file!r}).module()
-result = model(image)""",
+    "onnx": "import onnxruntime\n\nsession = onnxruntime.InferenceSession({file!r})\n"
+    "(result,) = session.run(None, {{{input!r}: image}})",
+    "openvino": 'import openvino\n\nmodel = openvino.Core().compile_model({file!r}, "CPU")\n'
+    "result = model([image])[{output!r}]",
+    "torchscript": "import torch\n\nmodel = torch.jit.load({file!r})\nresult = model(image)",
+    "pt2": "import torch\n\nmodel = torch.export.load({file!r}).module()\nresult = model(image)",
 }
 
 
@@ -81,10 +67,10 @@ def _preprocessing(model: dict) -> str:
     mean, std = (", ".join(f"{255 * v:.4f}" for v in model[key]) for key in ("mean", "std"))
     return (
         f"`model.*` takes RGB as (pixel - mean) / std with mean {mean} and std {std} for pixels in "
-        "0 to 255. Pad height and width with zeros at the bottom and at the right to a multiple of "
-        f"{model['spec']['output_stride']}. Upsample the logits bilinearly (align_corners=False); "
-        "the class is the argmax. `image_to_mask.*`, if present, does all of this inside. No file "
-        "applies the EXIF orientation of photos.\n"
+        "0 to 255; then pad height and width with zeros at the bottom and at the right to a "
+        f"multiple of {model['spec']['output_stride']}. Upsample the logits bilinearly "
+        "(align_corners=False); the class is the argmax. `image_to_mask.*`, if present, does all "
+        "of this inside. No file applies the EXIF orientation of photos.\n"
     )
 
 

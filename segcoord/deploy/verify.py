@@ -48,14 +48,9 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Check:
-    """Agreement of a file with the checkpoint at one size.
+    """Agreement of a file with the checkpoint at one size; `error` and `equal` as in Tolerance.
 
-    Args:
-        file: its name.
-        images, height, width: the size.
-        error: largest error of a logit, relative to the largest logit; None for a file that
-            returns classes.
-        equal: fraction of pixels with the same class.
+    `error` is None for a file that returns classes.
     """
 
     file: str

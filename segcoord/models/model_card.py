@@ -69,14 +69,7 @@ def model_card(
 def card_metadata(
     title: str, tags: list[str], metrics: dict[str, float], dataset: str = ""
 ) -> ModelCardData:
-    """The metadata of a model card; the Hub shows its metrics.
-
-    Args:
-        title: of the model.
-        tags: for the Hub's search.
-        metrics: scores by name, in 0..1.
-        dataset: on which they were measured.
-    """
+    """The Hub's metadata, metrics included; arguments as for `model_card`."""
     results = [
         EvalResult(
             task_type="image-segmentation",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +69,7 @@ def _display_names(paths: Sequence[str]) -> list[str]:
     """The folder of a checkpoint, or an exported folder's own name; duplicates are numbered."""
     resolved = [Path(path).resolve() for path in paths]
     names = [(path if path.is_dir() else path.parent).name or "model" for path in resolved]
-    seen: Counter[str] = Counter()
-    for i, name in enumerate(names):
-        seen[name] += 1
-        if names.count(name) > 1 or seen[name] > 1:
-            names[i] = f"{name} ({seen[name]})"
-    return names
+    return [
+        f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name
+        for i, name in enumerate(names)
+    ]
