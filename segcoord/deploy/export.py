@@ -38,11 +38,7 @@ from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_folder
 from segcoord.utils.provenance import origin
 
-PRECISIONS = {
-    "fp32": FORMATS,
-    "fp16": FORMATS,
-    "int8": ("onnx", "openvino"),
-}
+PRECISIONS = {"fp32": FORMATS, "fp16": FORMATS, "int8": ("onnx", "openvino")}
 """Precision -> the formats that support it."""
 
 

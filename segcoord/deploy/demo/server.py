@@ -25,15 +25,7 @@ SAMPLE_SIZE, SAMPLES = (384, 288), (1, 8, 17, 22)  # (width, height), indices of
 MAX_SAMPLES = 12
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MAX_BODY = MAX_BYTES * 4 // 3 + 2**16  # a file in base64 and the rest of the request
-BLOCKED_PATHS = (
-    "/upload",
-    "/file",
-    "/proxy",
-    "/stream",
-    "/monitoring",
-    "/process_recording",
-    "/vibe",
-)
+BLOCKED = ("/upload", "/file", "/proxy", "/stream", "/monitoring", "/process_recording", "/vibe")
 """Routes of Gradio that the page does not use; some reveal paths or write files."""
 
 
@@ -113,7 +105,7 @@ def launch(handlers: Handlers, host: str, port: int) -> Blocks:
 
 
 class RequestFilter:
-    """ASGI middleware that refuses BLOCKED_PATHS and bodies over MAX_BODY."""
+    """ASGI middleware that refuses BLOCKED and bodies over MAX_BODY."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
@@ -122,7 +114,7 @@ class RequestFilter:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         path = scope["path"].removeprefix("/gradio_api")
-        if path.startswith(BLOCKED_PATHS):
+        if path.startswith(BLOCKED):
             return await _refuse(send, 404, "Not found.")
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if scope["method"] == "POST" and int(length or 0) > MAX_BODY:
