@@ -1,8 +1,8 @@
 """The two graphs to export, and which of their dimensions are dynamic.
 
-Both hold the network with fused batch norms, in NCHW. `CoordAtt` then pools with means and does not
-concatenate (`CoordAtt._plain`), so nothing depends on the traced size: adaptive pooling to a column
-or a row exports with the traced size and is silently wrong at any other.
+Both hold the network with fused batch norms, in NCHW. When traced, `CoordAtt` pools with means and
+does not concatenate, so nothing depends on the traced size: adaptive pooling to a column or a row
+exports with the traced size and is silently wrong at any other.
 """
 
 from __future__ import annotations

@@ -125,10 +125,10 @@ def png_header(width: int, height: int) -> bytes:
     ("content", "message"),
     [
         (b"", "can't be read as an image: the file is empty."),
-        (b"no image", "it is of no known format"),
+        (b"no image", "no known format"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is a web page"),
         (encode_file(PHOTO)[:-30], "truncated or damaged"),
-        (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC photo, a kind that is not read."),
+        (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC photo, "),
         (bytes(demo_images.MAX_BYTES + 1), "20.0 MB; the limit is 20 MB"),
         (png_header(5000, 4000), "5000 x 4000 pixels, 20 million; the limit is 16 million"),
         (png_header(50_000, 40_000), "more than 16 million"),
