@@ -201,7 +201,7 @@ def test_explain_returns_grad_cam_and_gates(handlers: Handlers) -> None:
         ("segment", None, "The server failed"),
     ],
 )
-def test_invalid_bodyreturns_an_error(handlers, handler, body, message, capsys) -> None:
+def test_invalid_request_returns_an_error(handlers, handler, body, message, capsys) -> None:
     assert message in getattr(handlers, handler)(body)["error"]
 
 

@@ -106,19 +106,19 @@ class Handlers:
         if not isinstance(index, int) or not 0 <= index < len(model.labels):
             raise RequestError(f"There is no class {index}.")
         begin = time.perf_counter()
-        look = explain(choice.name, model, image, None)
-        pixels = look.prediction == index
+        explanation = explain(choice.name, model, image, None)
+        pixels = explanation.prediction == index
         if not pixels.any():
             pixels[:] = True
-        cam = grad_cam(model, image, index, look.block, pixels)
+        cam = grad_cam(model, image, index, explanation.block, pixels)
         heat = colored(cam, 0, 1, cv2.COLORMAP_TURBO) if cam.any() else None
-        caption = f"Grad-CAM of {model.labels.names[index]} in {look.block}"
+        caption = f"Grad-CAM of {model.labels.names[index]} in {explanation.block}"
         if choice is not requested:
             caption += f" of {choice.name}"
         if heat is None:
             caption += ": zero everywhere"
         layers = [_layer(heat, caption, (0, 1))]
-        for cell in gate_cells(look, *image.shape[:2]):
+        for cell in gate_cells(explanation, *image.shape[:2]):
             low, high, _ = cell.scale or (0, 0, 0)
             layers.append(_layer(cell.picture, cell.caption.replace("\n", " "), (low, high)))
         return {

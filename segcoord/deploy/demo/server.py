@@ -105,7 +105,7 @@ def launch(handlers: Handlers, host: str, port: int) -> Blocks:
 
 
 class RequestFilter:
-    """ASGI middleware that refuses BLOCKED and bodies over MAX_BODY."""
+    """ASGI middleware that refuses BLOCKED paths and bodies over MAX_BODY."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
