@@ -1,4 +1,4 @@
-# Everything sets itself up: `make demo` and `make test` build .venv on their first run.
+# `make demo` and `make test` create .venv on their first run.
 PYTHON ?= python3
 BIN := .venv/bin
 CONTRACT_TESTS := tests/models/test_attention.py tests/models/test_encoders.py tests/models/test_decoders.py \
@@ -40,14 +40,14 @@ setup: .venv/ready
 
 .venv/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "segcoord needs Python 3.10 or newer; name one with: make PYTHON=/path/to/python3 ..."; exit 1; }
+	  { echo "segcoord needs Python 3.10 or newer; choose one with: make PYTHON=/path/to/python3 ..."; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet uv==0.13.9
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -r requirements.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
-# The exact versions that were tested, for every supported Python.
+# Pins the tested versions for every supported Python.
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev --no-annotate \
 	  --no-header --upgrade pyproject.toml -o requirements.txt

@@ -1,4 +1,4 @@
-"""A trained model out of PyTorch: exports verified in their runtime, and the demo page.
+"""Export of trained models, verified in their own runtime, and the demo page.
 
-Nothing here trains; what reads an exported model back lives in `inference`.
+No training happens here; `inference` reads exported models.
 """

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Writes segcoord.json, the description of an exported folder; `inference.exported` reads it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from segcoord.inference.exported import DESCRIPTION, FORMAT, _checksum
 from segcoord.utils.files import write_json
 
 
-def describe(folder: Path, description: dict) -> None:
-    """Writes segcoord.json, with size and checksum of every file that lies there."""
+def write_description(folder: Path, description: dict) -> None:
+    """Writes segcoord.json, with the size and SHA-256 of every file in the folder."""
     files = {
         p.name: {"bytes": p.stat().st_size, "sha256": _checksum(p)}
         for p in sorted(folder.iterdir())

@@ -1,73 +1,74 @@
-"""ONNX files, by torch.onnx (the exporter on torch.export); int8 by ONNX Runtime's quantisation."""
+"""Writes ONNX files with torch.onnx's dynamo exporter; int8 with ONNX Runtime's quantization."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 from torch.export import Dim
 
 from segcoord.deploy.graph import Graph
+from segcoord.utils.console import progress_bar
 
-OPSET = 18  # of 2022: what the exporter writes by itself, and older runtimes still read
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 18  # the exporter's own opset, of 2022; older runtimes read it
 
 
 def write(graph: Graph, path: Path, metadata: dict) -> None:
     """Writes one file, with the metadata as JSON under the key `segcoord` of metadata_props."""
     names = [graph.input], [graph.output]
-    _save(_export(graph.module, (graph.example,), (graph.dynamic,), *names), path, metadata)
+    _save(_export(graph.module, (graph.example,), (graph.dynamic_shape,), *names), path, metadata)
 
 
-def write_around(network: Path, graph: Graph, path: Path, metadata: dict) -> None:
-    """Writes a file of images to masks around the network that another file holds.
+def write_image_to_mask(network: Path, graph: Graph, path: Path, metadata: dict) -> None:
+    """Adds preprocessing and postprocessing to an exported network.
 
     Args:
         network: the file of `graph`'s network, in any precision.
-        graph: of images to masks.
-        path: of the file.
-        metadata: as of `write`.
+        graph: images to masks.
+        path: the file to write.
+        metadata: as for `write`.
     """
     import onnx
     from onnx import compose
 
     module, image = graph.module, graph.example
-    auto = dict.fromkeys(range(4), Dim.AUTO)
-    sizes = {0: Dim.AUTO, 1: Dim.AUTO, 2: Dim.AUTO}
+    image_shape = dict.fromkeys(range(3), Dim.AUTO)
+    logits_shape = {0: Dim.AUTO, 1: Dim.STATIC, 2: Dim.AUTO, 3: Dim.AUTO}
     with torch.no_grad():
-        x = module.prepare(image)
-        logits = module.network(x)
-    before = _export(module.prepare, (image,), (sizes,), ["given"], ["prepared"])
-    after = _export(
-        module.finish,
-        (logits, image),
-        (auto | {1: Dim.STATIC}, sizes),
-        ["coarse", "again"],
-        [graph.output],
-    )
+        logits = module.network(module.preprocess(image))
+    before = _export(module.preprocess, (image,), (image_shape,), ["image"], ["normalized"])
+    shapes = (logits_shape, image_shape)
+    after = _export(module.postprocess, (logits, image), shapes, ["logits", "image"], ["mask"])
     inner = onnx.load(network)
     for part in (before, after):
         part.ir_version = inner.ir_version
-    before, after = (compose.add_prefix(m, f"{n}/") for n, m in (("in", before), ("out", after)))
-    joined = compose.merge_models(before, inner, [("in/prepared", "image")])
-    joined = compose.merge_models(joined, after, [("logits", "out/coarse")])
-    new = {"in/given": graph.input, "out/again": graph.input, f"out/{graph.output}": graph.output}
-    for node in joined.graph.node:
+    before, after = (compose.add_prefix(m, f"{p}/") for p, m in (("pre", before), ("post", after)))
+    merged = compose.merge_models(before, inner, [("pre/normalized", "image")])
+    merged = compose.merge_models(merged, after, [("logits", "post/logits")])
+    # Preprocessing and postprocessing share the image as one input.
+    merged.graph.input.remove(next(i for i in merged.graph.input if i.name == "post/image"))
+    names = {"pre/image": graph.input, "post/image": graph.input, "post/mask": graph.output}
+    for node in merged.graph.node:
         for ends in (node.input, node.output):
-            ends[:] = [new.get(name, name) for name in ends]
-    again = next(i for i in joined.graph.input if i.name == "out/again")
-    joined.graph.input.remove(again)
-    for value in (*joined.graph.input, *joined.graph.output):
-        value.name = new[value.name]
-    _save(joined, path, metadata)
+            ends[:] = [names.get(name, name) for name in ends]
+    for value in (*merged.graph.input, *merged.graph.output):
+        value.name = names[value.name]
+    _save(merged, path, metadata)
 
 
-def _export(module, examples: tuple, dynamic: tuple, inputs: list[str], outputs: list[str]):
-    """The ModelProto of a module; `dynamic` as torch.export has its dynamic_shapes."""
-    exported = torch.export.export(module, examples, dynamic_shapes=dynamic, strict=False)
+def _export(
+    module: nn.Module, examples: tuple, dynamic_shapes: tuple, inputs: list, outputs: list
+) -> ModelProto:
+    exported = torch.export.export(module, examples, dynamic_shapes=dynamic_shapes, strict=False)
     program = torch.onnx.export(
         exported,
         examples,
@@ -80,47 +81,41 @@ def _export(module, examples: tuple, dynamic: tuple, inputs: list[str], outputs:
     return program.model_proto
 
 
-def quantize(graph: Graph, path: Path, metadata: dict, inputs: Iterator[np.ndarray]) -> None:
-    """Writes one file with int8 weights (per channel) and activations, as QDQ nodes.
+def quantize(graph: Graph, path: Path, metadata: dict, inputs: Sequence[np.ndarray]) -> None:
+    """Writes one file with int8 weights (per channel) and uint8 activations, as QDQ nodes.
 
     Args:
         graph: in float32.
-        path: of the file.
-        metadata: as of `write`.
-        inputs: what the graph takes, of images to calibrate with.
+        path, metadata: as for `write`.
+        inputs: calibration inputs of the graph.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        floats = Path(folder) / "float.onnx"
-        write(graph, floats, {})
-        quantize_file(floats, path, metadata, inputs)
-
-
-def quantize_file(floats: Path, path: Path, metadata: dict, inputs: Iterator[np.ndarray]) -> None:
-    """As `quantize`, of a file in float32."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
-            given = next(inputs, None)
-            return None if given is None else {"image": given}
+            image = next(images, None)
+            return None if image is None else {graph.input: image}
 
     with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready.onnx"
-        quant_pre_process(floats, ready, skip_symbolic_shape=True)
-        quantize_static(
-            ready,
-            path,
-            Reader(),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        float_file, preprocessed = (Path(folder) / name for name in ("float.onnx", "pre.onnx"))
+        write(graph, float_file, {})
+        quant_pre_process(float_file, preprocessed, skip_symbolic_shape=True)
+        with progress_bar() as bar:
+            images = iter(bar.track(inputs, description="calibrate"))
+            quantize_static(
+                preprocessed,
+                path,
+                Reader(),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
     _save(onnx.load(path), path, metadata)
 
 
-def _save(proto: object, path: Path, metadata: dict) -> None:
+def _save(proto: ModelProto, path: Path, metadata: dict) -> None:
     import onnx
 
     onnx.helper.set_model_props(proto, {"segcoord": json.dumps(metadata)})

@@ -1,4 +1,4 @@
-"""OpenVINO files: an .xml with the graph, a .bin beside it with the weights; int8 by NNCF."""
+"""Writes OpenVINO files: the graph as .xml, the weights as .bin; int8 with NNCF."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from segcoord.inference.runtimes import openvino_core
 if TYPE_CHECKING:
     import openvino
 
-LONGEST = 32768
-"""Rows or columns that a feature can have; an image has at least twice as many."""
+MAX_SIDE = 32768
+"""The most rows or columns of a feature; an image has at least twice as many."""
 
 
 def write(graph: Graph, path: Path, metadata: dict, half: bool = False) -> None:
@@ -28,51 +28,51 @@ def write(graph: Graph, path: Path, metadata: dict, half: bool = False) -> None:
 
     Args:
         graph: in float32.
-        path: of the .xml.
-        metadata: plain types.
-        half: keep the weights as float16; a device computes with what it has.
+        path: the .xml file.
+        metadata: JSON-serializable.
+        half: store weights as float16; the device chooses the precision of the arithmetic.
     """
     _save(_convert(graph.module, graph.example), graph, path, metadata, half)
 
 
-def write_around(network: Path, graph: Graph, path: Path, metadata: dict, half: bool) -> None:
-    """Writes both files of a model of images to masks around the network that another holds.
+def write_image_to_mask(
+    network: Path, graph: Graph, path: Path, metadata: dict, half: bool
+) -> None:
+    """Adds preprocessing and postprocessing to an exported network.
 
     Args:
         network: the .xml of `graph`'s network, in any precision.
-        graph: of images to masks.
-        path, metadata, half: as of `write`.
+        graph: images to masks.
+        path, metadata, half: as for `write`.
     """
     import openvino
 
     inner, module = openvino_core().read_model(network), graph.module
     with torch.no_grad():
-        logits = module.network(module.prepare(graph.example))
-    before = _convert(module.prepare, graph.example)
-    after = _convert(module.finish, (logits, graph.example))
+        logits = module.network(module.preprocess(graph.example))
+    before = _convert(module.preprocess, graph.example)
+    after = _convert(module.postprocess, (logits, graph.example))
     image = before.get_parameters()[0]
-    coarse, again = after.get_parameters()
+    logits_input, image_input = after.get_parameters()
     inner.get_parameters()[0].output(0).replace(before.get_results()[0].input_value(0))
-    coarse.output(0).replace(inner.get_results()[0].input_value(0))
-    again.output(0).replace(image.output(0))
+    logits_input.output(0).replace(inner.get_results()[0].input_value(0))
+    image_input.output(0).replace(image.output(0))
     _save(openvino.Model(after.get_results(), [image]), graph, path, metadata, half)
 
 
 def quantize(graph: Graph, path: Path, metadata: dict, inputs: Sequence[np.ndarray]) -> None:
-    """Writes both files with int8 weights (per channel) and activations, by NNCF.
+    """Writes both files with int8 weights (per channel) and activations, quantized with NNCF.
 
     Args:
         graph: in float32.
-        path: of the .xml.
-        metadata: plain types.
-        inputs: what the graph takes, of images to calibrate with; gone through several times.
+        path, metadata: as for `write`.
+        inputs: calibration inputs of the graph, read several times.
     """
     import nncf
 
-    openvino_core()  # before NNCF's own, which come and go
+    openvino_core()  # must exist before NNCF creates and destroys its own
     nncf.set_log_level(logging.ERROR)
-    # The attention's gates are a few short strips: next to no time, and what all the rest is
-    # multiplied by, so they stay in float32.
+    # Attention gates stay in float32: they cost next to no time and scale all other activations.
     model = nncf.quantize(
         _convert(graph.module, graph.example),
         nncf.Dataset(inputs),
@@ -87,30 +87,30 @@ def _convert(module: nn.Module, example: Tensor | tuple) -> openvino.Model:
     import openvino
 
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", FutureWarning)  # it reads a TorchScript of the module
+        warnings.simplefilter("ignore", FutureWarning)  # traces with TorchScript, deprecated
         return openvino.convert_model(module, example_input=example)
 
 
 def _save(model: openvino.Model, graph: Graph, path: Path, metadata: dict, half: bool) -> None:
     import openvino
 
-    _average_by_pools(model)
+    _means_to_average_pools(model)
     model.inputs[0].set_names({graph.input})
     model.outputs[0].set_names({graph.output})
     model.set_rt_info(json.dumps(metadata), "segcoord")
     try:
         openvino.save_model(model, path, compress_to_fp16=half)
-    except RuntimeError as error:  # how its writer tells of a full disk
+    except RuntimeError as error:  # what save_model raises on a full disk
         raise OSError(str(error).splitlines()[0]) from error
 
 
-def _average_by_pools(model: openvino.Model) -> None:
-    """Puts an average pool in place of every mean over rows or columns.
+def _means_to_average_pools(model: openvino.Model) -> None:
+    """Replaces every mean over rows or columns by an average pool.
 
-    OpenVINO's ReduceMean over one spatial axis took a quarter of the whole network's time, the pool
-    next to none. Its window is wider than any feature and ends outside of it, where nothing is
-    counted, so that it is of any size; a feature that is larger still would not fit the gates'
-    product, which is an error and no wrong result.
+    OpenVINO's ReduceMean over one spatial axis took a quarter of the network's time; the pool takes
+    next to none. The pool's window exceeds any feature and pads beyond it without counting the
+    padding, so it fits any size. A still larger feature fails at the gates' product instead of
+    giving a wrong result.
     """
     from openvino import opset13
 
@@ -121,7 +121,7 @@ def _average_by_pools(model: openvino.Model) -> None:
         axes = np.atleast_1d(axes.get_data()).tolist()
         if len(axes) != 1 or axes[0] not in (2, 3):
             continue
-        window = [LONGEST if axis == axes[0] else 1 for axis in (2, 3)]
+        window = [MAX_SIDE if axis == axes[0] else 1 for axis in (2, 3)]
         pool = opset13.avg_pool(
             node.input_value(0),
             strides=window,

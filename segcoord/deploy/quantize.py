@@ -1,36 +1,37 @@
-"""What int8 takes: images to calibrate with, and what it costs, told as mIoU.
+"""Calibration images for int8, and its loss of mIoU.
 
-Post-training quantisation finds the range of every activation on images like those that the model
-will see. They are taken from the split that it was trained on, so that the split it is scored on
-stays unseen.
+Post-training quantization measures the range of every activation on calibration images. They come
+from the train split, so that the split that measures the loss stays unseen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
 from segcoord.data.split import Split
 from segcoord.deploy.graph import Graph
 from segcoord.evaluation.evaluate import evaluate
+from segcoord.models.fuse import fold_batch_norm
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.utils.console import progress_bar
+from segcoord.utils.console import console, progress_bar
 from segcoord.utils.errors import UserError
 
-CALIBRATION = 300  # NNCF's own default; its documentation asks for at least that many
+CALIBRATION = 300  # NNCF's default; its documentation recommends at least that many
 
 
 class CalibrationImages(Sequence):
-    """Images of a split, (H, W, 3) uint8 RGB, evenly spread over it, read when they are asked for.
+    """Images of a split, (H, W, 3) uint8 RGB, evenly spaced, read on access.
 
     Args:
         split: from `find_split`.
-        count: how many; CALIBRATION, or all where there are fewer, unless given.
+        count: number of images; default CALIBRATION, or all of a smaller split.
 
     Raises:
-        UserError: fewer are there than were asked for.
+        UserError: `count` exceeds the split.
     """
 
     def __init__(self, split: Split, count: int | None = None) -> None:
@@ -50,13 +51,11 @@ class CalibrationImages(Sequence):
         return self.split.read(int(self.indices[index]))[0]
 
 
-class Inputs(Sequence):
-    """What a graph takes of each image, made when it is asked for.
-
-    300 images of 1024x2048 at once would be 7.5 GB.
+class GraphInputs(Sequence):
+    """Images as inputs of a graph, computed on access: 300 of 1024x2048 would take 7.5 GB.
 
     Args:
-        graph: that takes them.
+        graph: the graph.
         images: (H, W, 3) uint8 RGB each.
     """
 
@@ -67,26 +66,49 @@ class Inputs(Sequence):
         return len(self.images)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.graph.feed(torch.from_numpy(np.array(self.images[index]))[None]).numpy()
+        return self.graph.to_input(torch.from_numpy(np.array(self.images[index]))[None]).numpy()
 
 
-def track_calibration(inputs: Inputs) -> Iterator[np.ndarray]:
-    """One after the other, with a bar."""
-    with progress_bar() as bar:
-        yield from bar.track(inputs, description="calibrate")
-
-
-def score_network(model: SegmentationModel, split: Split, workers: int, what: str) -> float:
-    """The mIoU of a model on a split, 0 to 1, with a bar that names what runs.
+def quantization_loss(
+    model: SegmentationModel,
+    net: nn.Module,
+    calibration: CalibrationImages,
+    split: Split,
+    workers: int,
+) -> dict:
+    """Scores the checkpoint and its int8 file, prints both mIoUs and returns them.
 
     Raises:
-        UserError: the split has nothing to score.
+        UserError: no pixel of the split's masks has a class.
     """
+    quantized = SegmentationModel(
+        net, model.spec, model.labels, model.mean.flatten().tolist(), model.std.flatten().tolist()
+    )
+    folded = fold_batch_norm(model).to(memory_format=torch.channels_last)
+    before = _miou(folded, split, workers, "the checkpoint")
+    after = _miou(quantized, split, workers, "int8")
+    console.print(
+        f"mIoU on {split.name}, {len(split)} images: {100 * before:.2f} % before, "
+        f"{100 * after:.2f} % at int8, a loss of {100 * (before - after):.2f} points",
+        highlight=False,
+    )
+    return {
+        "split": split.name,
+        "images": len(split),
+        "miou_before": before,
+        "miou_after": after,
+        "calibration": len(calibration),
+        "calibrated_on": calibration.split.name,
+    }
+
+
+def _miou(model: SegmentationModel, split: Split, workers: int, name: str) -> float:
     with progress_bar() as bar:
-        task = bar.add_task(f"score {what}", total=len(split))
+        task = bar.add_task(f"score {name}", total=len(split))
         scores = evaluate(model, split, workers, lambda *_: bar.advance(task))
     if scores is None:
         raise UserError(
-            f"--split {split.name}: no pixel of its masks counts, so the loss of int8 can't be told"
+            f"--split {split.name}: no pixel of its masks has a class, so the loss of int8 can't "
+            "be measured"
         )
     return float(scores.miou)

@@ -1,4 +1,4 @@
-"""TorchScript files, by tracing: sizes stay arithmetic on the input's own."""
+"""Writes TorchScript files by tracing; sizes stay symbolic."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from segcoord.deploy.graph import Graph
 def write(graph: Graph, path: Path, metadata: dict) -> None:
     """Writes one file, with the metadata as JSON in the extra file `segcoord.json`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PyTorch develops torch.export instead
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated
         traced = torch.jit.trace(graph.module, graph.example)
-        content = io.BytesIO()  # its own writer to a file ends the process where the disk is full
+        content = io.BytesIO()  # torch.jit.save to a path aborts the process on a full disk
         torch.jit.save(traced, content, _extra_files={"segcoord.json": json.dumps(metadata)})
     path.write_bytes(content.getvalue())

@@ -1,18 +1,18 @@
-"""Whether an exported file computes what the model does, in its own runtime, at other sizes.
+"""Verifies an exported file in its own runtime, at sizes other than the traced one.
 
-The reference is the model as it was trained, with its batch norms, in PyTorch.
+The reference is the trained model in PyTorch, batch norms not fused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from segcoord.deploy.graph import Graph
 from segcoord.inference.fast_argmax import predict_classes
@@ -21,37 +21,36 @@ from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 
 SIZES = ((1, 1, 1), (1, 97, 131), (2, 75, 226), (2, 160, 64), (1, 257, 193))
-"""Images, height and width: none of them that of `graph.TRACED`, most of them odd."""
+"""Batch size, height and width: none is that of `graph.traced_size`, most are odd."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a file may differ by.
+class Tolerance:
+    """How much a file may differ from the checkpoint.
 
     Args:
-        error: of a logit, as a fraction of the largest one; None for no limit.
-        equal: fraction of pixels that must get the same class.
+        error: largest error of a logit, relative to the largest logit; None for no limit.
+        equal: smallest fraction of pixels with the same class.
     """
 
     error: float | None
     equal: float
 
 
-# Float32 differs by the order of sums; float16 has 11 bits, and int8 may err where it must: what it
-# costs is told as mIoU, and only a file that is wrong altogether is refused.
-LIMITS = {"fp32": Limits(1e-4, 0.999), "fp16": Limits(2e-2, 0.98), "int8": Limits(None, 0.8)}
+# fp32 differs by the order of sums; fp16 has 11 bits of significand. int8 is judged by its mIoU;
+# its limit only refuses a broken file.
+TOLERANCES = {
+    "fp32": Tolerance(1e-4, 0.999),
+    "fp16": Tolerance(2e-2, 0.98),
+    "int8": Tolerance(None, 0.8),
+}
 
 
 @dataclass(frozen=True)
 class Check:
-    """How a file compares at one size.
+    """Agreement of a file with the checkpoint at one size; `error` and `equal` as in Tolerance.
 
-    Args:
-        file: its name.
-        images, height, width: what it was given.
-        error: the largest difference of a logit, as a fraction of the largest logit; None for a
-            file whose output is classes.
-        equal: fraction of pixels with the same class.
+    `error` is None for a file that returns classes.
     """
 
     file: str
@@ -61,82 +60,76 @@ class Check:
     error: float | None
     equal: float
 
-    def to_dict(self) -> dict:
-        return asdict(self)
-
 
 def synthetic(count: int = 4, size: tuple[int, int] = (260, 260)) -> list[np.ndarray]:
-    """Smooth random colours, (H, W, 3) uint8 RGB, with some noise; always the same ones."""
-    random = np.random.default_rng(0)
+    """Smooth random colors with noise, (H, W, 3) uint8 RGB; the same on every call."""
+    rng = np.random.default_rng(0)
     images = []
     for _ in range(count):
-        coarse = random.uniform(0, 255, (9, 9, 3)).astype(np.float32)
+        coarse = rng.uniform(0, 255, (9, 9, 3)).astype(np.float32)
         image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
-        image += random.normal(0, 12, image.shape)
+        image += rng.normal(0, 12, image.shape)
         images.append(image.clip(0, 255).astype(np.uint8))
     return images
 
 
 @torch.inference_mode()
 def verify(
-    file: nn.Module,
+    net: nn.Module,
     name: str,
     graph: Graph,
     model: SegmentationModel,
     images: Sequence[np.ndarray],
-    least: int = 1,
+    min_side: int = 1,
 ) -> list[Check]:
     """Runs a file at several sizes and compares it with the model.
 
     Args:
-        file: as its runtime reads it.
-        name: of it.
-        graph: that was written to it.
+        net: the file in its runtime.
+        name: of the file.
+        graph: the graph in the file.
         model: the reference, in eval mode, on the CPU.
-        images: (H, W, 3) uint8 RGB, which are scaled to those sizes.
-        least: the smallest height and width that the file takes.
+        images: (H, W, 3) uint8 RGB, resized to each size.
+        min_side: smallest height and width of the file's input.
 
     Raises:
-        UserError: the runtime fails at one of the sizes, or what comes out has another shape.
+        UserError: the runtime fails at a size, or the output has another shape or dtype.
     """
     checks = []
     for index, (n, *size) in enumerate(SIZES):
-        h, w = (max(length, least) for length in size)
-        given = [images[(index + i) % len(images)] for i in range(n)]
-        scaled = [cv2.resize(i, (w, h), interpolation=cv2.INTER_AREA) for i in given]
-        batch = torch.from_numpy(np.stack(scaled))  # (N, H, W, 3)
+        h, w = (max(length, min_side) for length in size)
+        chosen = [images[(index + i) % len(images)] for i in range(n)]
+        resized = [cv2.resize(i, (w, h), interpolation=cv2.INTER_AREA) for i in chosen]
+        batch = torch.from_numpy(np.stack(resized))  # (N, H, W, 3)
         padded = model.padded_size(h, w)
         logits = model.net(model.prepare(batch))
         masks = predict_classes(logits, padded, (h, w))
-        makes_masks = graph.output == "mask"
+        returns_masks = graph.output == "mask"
         try:
-            found = file(graph.feed(batch))
-        except Exception as error:  # each runtime has its own types
+            output = net(graph.to_input(batch))
+        except Exception as error:  # each runtime raises its own types
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{name}: fails on {n} images of {h}x{w}: {reason}") from error
-        expected = masks if makes_masks else logits
-        if found.shape != expected.shape or found.dtype != expected.dtype:
+        expected = masks if returns_masks else logits
+        if output.shape != expected.shape or output.dtype != expected.dtype:
             raise UserError(
-                f"{name}: gives {tuple(found.shape)} {found.dtype} for {n} images of {h}x{w}, "
+                f"{name}: returns {tuple(output.shape)} {output.dtype} for {n} images of {h}x{w}, "
                 f"expected {tuple(expected.shape)} {expected.dtype}"
             )
         error = None
-        if not makes_masks:
-            error = ((found - logits).abs().max() / logits.abs().max()).item()
-            found = predict_classes(found, padded, (h, w))
-        checks.append(Check(name, n, h, w, error, _equal(found, masks)))
+        if not returns_masks:
+            error = ((output - logits).abs().max() / logits.abs().max()).item()
+            output = predict_classes(output, padded, (h, w))
+        equal = (output == masks).float().mean().item()
+        checks.append(Check(name, n, h, w, error, equal))
     return checks
 
 
-def _equal(a: Tensor, b: Tensor) -> float:
-    return (a == b).float().mean().item()
-
-
 def assert_within_tolerance(checks: Sequence[Check], precision: str) -> None:
-    """Prints the checks as a table.
+    """Prints the checks as a table and compares them with TOLERANCES.
 
     Raises:
-        UserError: one of them exceeds what the precision may differ by.
+        UserError: a check exceeds the tolerance of `precision`.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("verified", no_wrap=True)
@@ -147,14 +140,15 @@ def assert_within_tolerance(checks: Sequence[Check], precision: str) -> None:
         size = f"{c.height}x{c.width}"
         table.add_row(c.file, str(c.images), size, error, f"{100 * c.equal:.3f} %")
     console.print(table)
-    limits = LIMITS[precision]
+    limit = TOLERANCES[precision]
     for c in checks:
-        far = c.error is not None and limits.error is not None and not c.error <= limits.error
-        if far or c.equal < limits.equal:
-            least = f"at least {100 * limits.equal:g} % equal pixels"
-            if limits.error is not None:
-                least += f" and logits within {limits.error:g} of the largest"
+        # `not <=` also catches NaN
+        far = c.error is not None and limit.error is not None and not c.error <= limit.error
+        if far or c.equal < limit.equal:
+            expected = f"at least {100 * limit.equal:g} % equal pixels"
+            if limit.error is not None:
+                expected += f" and logits within {limit.error:g} of the largest"
             raise UserError(
                 f"{c.file}: disagrees with the checkpoint on {c.images} images of "
-                f"{c.height}x{c.width}; expected {least} at {precision}. Nothing was written."
+                f"{c.height}x{c.width}; expected {expected} at {precision}. Nothing was written."
             )

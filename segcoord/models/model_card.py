@@ -42,24 +42,8 @@ def model_card(
     """
     spec, labels = description["spec"], LabelSet.from_dict(description["labels"])
     title = f"{architecture} on {spec['encoder']}"
-    metadata = ModelCardData(
-        library_name="segcoord",
-        pipeline_tag="image-segmentation",
-        tags=["semantic-segmentation", "segmentation-models-pytorch", spec["encoder"]],
-        model_name=title,
-        eval_results=[
-            EvalResult(
-                task_type="image-segmentation",
-                dataset_type=dataset or "custom",
-                dataset_name=dataset or "custom",
-                metric_type=_METRIC_TYPES.get(name, name),
-                metric_name=name,
-                metric_value=round(value, 4),
-            )
-            for name, value in metrics.items()
-        ]
-        or None,
-    )
+    tags = ["semantic-segmentation", "segmentation-models-pytorch", spec["encoder"]]
+    metadata = card_metadata(title, tags, metrics, dataset)
     facts = {
         "encoder": spec["encoder"],
         "output stride": spec["output_stride"],
@@ -68,10 +52,6 @@ def model_card(
         "mean": _numbers(description["mean"]),
         "standard deviation": _numbers(description["std"]),
     } | {name: f"{100 * value:.2f} %" for name, value in metrics.items()}
-    classes = [
-        f"| {index} | {_cell(c.name)} | #{bytes(c.color).hex()} | {c.id} |"
-        for index, c in enumerate(labels.classes)
-    ]
     return "\n".join(
         [
             f"---\n{metadata.to_yaml()}\n---",
@@ -80,11 +60,44 @@ def model_card(
             _USAGE,
             "| | |\n| --- | --- |",
             *(f"| {name} | {value} |" for name, value in facts.items()),
-            "\n| index | class | color | value in masks |\n| --- | --- | --- | --- |",
-            *classes,
+            f"\n{class_table(labels)}",
             "\nTraining data, license, intended use and limitations: please complete.\n",
         ]
     )
+
+
+def card_metadata(
+    title: str, tags: list[str], metrics: dict[str, float], dataset: str = ""
+) -> ModelCardData:
+    """The Hub's metadata, metrics included; arguments as for `model_card`."""
+    results = [
+        EvalResult(
+            task_type="image-segmentation",
+            dataset_type=dataset or "custom",
+            dataset_name=dataset or "custom",
+            metric_type=_METRIC_TYPES.get(name, name),
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for name, value in metrics.items()
+    ]
+    return ModelCardData(
+        library_name="segcoord",
+        pipeline_tag="image-segmentation",
+        tags=tags,
+        model_name=title,
+        eval_results=results or None,
+    )
+
+
+def class_table(labels: LabelSet) -> str:
+    """A Markdown table of the classes: index, name, color and value in masks."""
+    rows = [
+        f"| {index} | {_cell(c.name)} | #{bytes(c.color).hex()} | {c.id} |"
+        for index, c in enumerate(labels.classes)
+    ]
+    head = ["| index | class | color | value in masks |", "| --- | --- | --- | --- |"]
+    return "\n".join([*head, *rows])
 
 
 def _numbers(values: list[float]) -> str:

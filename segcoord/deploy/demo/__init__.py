@@ -1,1 +1,1 @@
-"""`segcoord demo`: a local page that shows a model's masks. Needs the extra `ui`."""
+"""`segcoord demo`: a local web page that shows a model's masks. Needs the extra `ui`."""

@@ -1,4 +1,4 @@
-"""What the page asks for, as plain types in and out; it keeps nothing of what it was given."""
+"""The requests of the page: JSON-serializable input and output; uploads are not kept."""
 
 from __future__ import annotations
 
@@ -14,34 +14,28 @@ from importlib.util import find_spec
 import cv2
 import numpy as np
 
-from segcoord.data.mask_files import mask_image
-from segcoord.deploy.demo.images import (
-    MAX_BYTES,
-    MAX_PIXELS,
-    RefusedImage,
-    decode,
-    encode,
-    thumbnail,
-)
+from segcoord.data.mask_files import mask_picture
+from segcoord.deploy.demo import images
+from segcoord.deploy.demo.images import RequestError, encode
 from segcoord.deploy.demo.models import ModelChoice
 from segcoord.inference.explain import explain, grad_cam
 from segcoord.inference.explain_figure import colored, gate_cells
 from segcoord.inference.predict import predict
 
 
-def error_response(answer: Callable[..., dict]) -> Callable[..., dict]:
-    """Mistakes become {"error": words}; of any other error the page learns only that there was."""
+def handle_errors(handler: Callable[..., dict]) -> Callable[..., dict]:
+    """Returns {"error": message} for a RequestError; logs any other error and hides its text."""
 
-    @wraps(answer)
-    def wrapped(self: Handlers, asked: dict) -> dict:
+    @wraps(handler)
+    def wrapped(self: Handlers, request: dict) -> dict:
         try:
-            with self.lock:  # one at a time: each uses all cores
-                return answer(self, asked)
-        except RefusedImage as error:
+            with self.lock:  # one request at a time: each uses all cores
+                return handler(self, request)
+        except RequestError as error:
             return {"error": str(error)}
         except Exception:
             traceback.print_exc()
-            return {"error": "Something went wrong on the server; its terminal says what."}
+            return {"error": "The server failed; its terminal shows the error."}
 
     return wrapped
 
@@ -50,35 +44,36 @@ class Handlers:
     """The functions that the page calls.
 
     Args:
-        choices: the models.
-        samples: (H, W, 3) uint8 RGB images to try.
+        choices: the models to choose from.
+        samples: (H, W, 3) uint8 RGB example images.
     """
 
     def __init__(self, choices: Sequence[ModelChoice], samples: Sequence[np.ndarray]) -> None:
         self.choices, self.samples = choices, samples
         self.lock = threading.Lock()
 
-    @error_response
+    @handle_errors
     def start(self, _: object) -> dict:
-        """What the page shows before anything is asked."""
+        """Models, thumbnails of the samples and upload limits."""
         return {
             "choices": [self._describe(choice) for choice in self.choices],
-            "samples": [thumbnail(image) for image in self.samples],
-            "limits": {"bytes": MAX_BYTES, "pixels": MAX_PIXELS},
+            "samples": [images.thumbnail(image) for image in self.samples],
+            "limits": {"bytes": images.MAX_BYTES, "pixels": images.MAX_PIXELS},
         }
 
-    @error_response
-    def segment(self, asked: dict) -> dict:
-        """The classes of an image.
+    @handle_errors
+    def segment(self, request: dict) -> dict:
+        """Predicts the class of each pixel.
 
         Args:
-            asked: {"choice": index, "image": file in base64, or "sample": index}.
+            request: {"choice": index, "image": base64 of a file, or "sample": index}.
 
         Returns:
-            The picture as shown, class indices, the mask file to download, shares of the classes
-            in it, the largest first, and the seconds that the prediction took.
+            "image", "classes" (indices) and "mask" (for download) as data URLs, "size" (width,
+            height), "areas" with the fraction of each class present, largest first, and the
+            "seconds" of the prediction.
         """
-        choice, image = self._choice(asked), self._image(asked)
+        choice, image = self._choice(request), self._image(request)
         begin = time.perf_counter()
         classes = predict(choice.model, image)  # (H, W) uint8
         seconds = time.perf_counter() - begin
@@ -86,38 +81,44 @@ class Handlers:
         counts = np.bincount(classes.ravel(), minlength=len(labels))
         order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
         return {
-            "picture": encode(image),
+            "image": encode(image),
             "classes": encode(classes),
             "mask": encode(mask_image(classes, labels, palette=True)),
             "size": [image.shape[1], image.shape[0]],
-            "areas": [{"class": i, "share": float(counts[i] / classes.size)} for i in order],
+            "areas": [{"class": i, "fraction": float(counts[i] / classes.size)} for i in order],
             "seconds": seconds,
         }
 
-    @error_response
-    def explain(self, asked: dict) -> dict:
-        """Grad-CAM of a class and the gates of the last attention, as pictures over the image.
+    @handle_errors
+    def explain(self, request: dict) -> dict:
+        """Overlays of Grad-CAM for a class and of the last attention's gates.
 
         Args:
-            asked: as of `segment`, and {"class": index}.
+            request: as for `segment`, and {"class": index}.
+
+        Returns:
+            "layers" (cam, rows, columns, both), each with "image", "caption" and "range", and the
+            "seconds" of the computation.
         """
-        asked_for, image = self._choice(asked), self._image(asked)
-        choice = self._explaining(asked_for)
-        model, index = choice.model, asked.get("class")
+        requested, image = self._choice(request), self._image(request)
+        choice = self._explainable(requested)
+        model, index = choice.model, request.get("class")
         if not isinstance(index, int) or not 0 <= index < len(model.labels):
-            raise RefusedImage(f"There is no class of number {index}.")
+            raise RequestError(f"There is no class {index}.")
         begin = time.perf_counter()
-        look = explain(choice.name, model, image, None)
-        pixels = look.prediction == index
+        explanation = explain(choice.name, model, image, None)
+        pixels = explanation.prediction == index
         if not pixels.any():
             pixels[:] = True
-        cam = grad_cam(model, image, index, look.block, pixels)
+        cam = grad_cam(model, image, index, explanation.block, pixels)
         heat = colored(cam, 0, 1, cv2.COLORMAP_TURBO) if cam.any() else None
-        note = f"Grad-CAM of {model.labels.names[index]} in {look.block}"
-        if choice is not asked_for:
-            note += f" of {choice.name}"
-        layers = [_layer(heat, note if cam.any() else f"{note}: zero everywhere", (0, 1))]
-        for cell in gate_cells(look, *image.shape[:2]):
+        caption = f"Grad-CAM of {model.labels.names[index]} in {explanation.block}"
+        if choice is not requested:
+            caption += f" of {choice.name}"
+        if heat is None:
+            caption += ": zero everywhere"
+        layers = [_layer(heat, caption, (0, 1))]
+        for cell in gate_cells(explanation, *image.shape[:2]):
             low, high, _ = cell.scale or (0, 0, 0)
             layers.append(_layer(cell.picture, cell.caption.replace("\n", " "), (low, high)))
         return {
@@ -131,41 +132,41 @@ class Handlers:
         return {
             "name": choice.name,
             "runtime": choice.runtime,
-            "about": f"{spec['decoder']} on {spec['encoder']}, stride {model.output_stride}",
+            "description": f"{spec['decoder']} on {spec['encoder']}, stride {model.output_stride}",
             "classes": [{"name": c.name, "color": list(c.color)} for c in model.labels.classes],
         }
 
-    def _choice(self, asked: dict) -> ModelChoice:
-        number = asked.get("choice")
-        if not isinstance(number, int) or not 0 <= number < len(self.choices):
-            raise RefusedImage(f"There is no model of number {number}.")
-        return self.choices[number]
+    def _choice(self, request: dict) -> ModelChoice:
+        index = request.get("choice")
+        if not isinstance(index, int) or not 0 <= index < len(self.choices):
+            raise RequestError(f"There is no model {index}.")
+        return self.choices[index]
 
-    def _image(self, asked: dict) -> np.ndarray:
-        if "sample" in asked:
-            number = asked["sample"]
-            if not isinstance(number, int) or not 0 <= number < len(self.samples):
-                raise RefusedImage(f"There is no sample of number {number}.")
-            return self.samples[number]
+    def _image(self, request: dict) -> np.ndarray:
+        if "sample" in request:
+            index = request["sample"]
+            if not isinstance(index, int) or not 0 <= index < len(self.samples):
+                raise RequestError(f"There is no sample {index}.")
+            return self.samples[index]
         try:
-            content = base64.b64decode(asked.get("image", ""), validate=True)
+            content = base64.b64decode(request.get("image", ""), validate=True)
         except (binascii.Error, TypeError, ValueError) as error:
-            raise RefusedImage("The upload came damaged; send it again.") from error
-        return decode(content)
+            raise RequestError("The upload is damaged; send it again.") from error
+        return images.decode(content)
 
-    def _explaining(self, choice: ModelChoice) -> ModelChoice:
-        """The choice itself, or for an exported file a checkpoint of the same kind."""
+    def _explainable(self, choice: ModelChoice) -> ModelChoice:
+        """The choice itself, or for an exported file a checkpoint of the same architecture."""
         if find_spec("pytorch_grad_cam") is None:
-            raise RefusedImage("Grad-CAM needs a package: pip install 'segcoord[attend]'")
+            raise RequestError("Grad-CAM needs a package: pip install 'segcoord[attend]'")
         for other in (choice, *self.choices):
-            alike = other.model.spec == choice.model.spec
-            if other.explains and alike and other.model.labels == choice.model.labels:
+            same_spec = other.model.spec == choice.model.spec
+            if other.explainable and same_spec and other.model.labels == choice.model.labels:
                 return other
-        raise RefusedImage(
-            "An exported file can't be looked into. Start the demo with its checkpoint too."
+        raise RequestError(
+            "An exported file has no layers to explain. Start the demo with its checkpoint too."
         )
 
 
-def _layer(picture: np.ndarray | None, note: str, ends: tuple[float, float]) -> dict:
-    shown = None if picture is None else encode(picture)
-    return {"picture": shown, "note": note, "ends": [float(end) for end in ends]}
+def _layer(image: np.ndarray | None, caption: str, value_range: tuple[float, float]) -> dict:
+    encoded = None if image is None else encode(image)
+    return {"image": encoded, "caption": caption, "range": [float(v) for v in value_range]}

@@ -1,4 +1,4 @@
-"""Pictures between the page and the models: decoded within bounds, encoded as data addresses."""
+"""Decodes uploads within size limits and encodes images as data URLs."""
 
 from __future__ import annotations
 
@@ -18,32 +18,29 @@ MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 16 * 10**6
 
 
-class RefusedImage(UserError):
-    """What the page tells its user; it names nothing of the machine that serves it."""
+class RequestError(UserError):
+    """A request that the page can't fulfill; the page shows the message, so it names no path."""
 
 
 def decode(content: bytes) -> np.ndarray:
-    """An uploaded file, read as `segcoord predict` reads it, so that it gets the same mask.
-
-    Args:
-        content: of the file.
+    """Decodes an uploaded file as `segcoord predict` does.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        Refusal: more bytes or pixels than are taken, or not an image.
+        RequestError: over MAX_BYTES or MAX_PIXELS, or not a supported image.
     """
     if len(content) > MAX_BYTES:
-        raise RefusedImage(
-            f"The file has {len(content) / 2**20:.1f} MB; at most {MAX_BYTES // 2**20} are taken."
+        raise RequestError(
+            f"The file has {len(content) / 2**20:.1f} MB; the limit is {MAX_BYTES // 2**20} MB."
         )
     _check_pixels(content)
     try:
         return decode_photo(content, Path("upload")).pixels
     except UserError as error:
-        raise RefusedImage(
-            f"The file is not taken: {error.found} {error.remedy}".rstrip()
+        raise RequestError(
+            f"The file can't be used: {error.found} {error.remedy}".rstrip()
         ) from error
 
 
@@ -53,35 +50,35 @@ def _check_pixels(content: bytes) -> None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             width, height = Image.open(io.BytesIO(content), formats=known_formats()).size
     except Image.DecompressionBombError as error:
-        raise RefusedImage(
+        raise RequestError(
             f"The image has more than {MAX_PIXELS // 10**6} million pixels."
         ) from error
-    except Exception:  # Pillow's readers raise all kinds; `decode_photo` says why
+    except Exception:  # Pillow raises many types; `decode_photo` reports the reason
         return
     if width * height > MAX_PIXELS:
-        raise RefusedImage(
-            f"The image has {width} x {height} pixels, {width * height / 1e6:.0f} million; at "
-            f"most {MAX_PIXELS // 10**6} million are taken. Scale it down."
+        raise RequestError(
+            f"The image has {width} x {height} pixels, {width * height / 1e6:.0f} million; the "
+            f"limit is {MAX_PIXELS // 10**6} million. Downscale it."
         )
 
 
-def encode(picture: np.ndarray | Image.Image) -> str:
-    """A data address: a PNG of a Pillow image or of (H, W) uint8, a JPEG of (H, W, 3) RGB."""
-    if isinstance(picture, Image.Image):
+def encode(image: np.ndarray | Image.Image) -> str:
+    """A data URL: a PNG of a Pillow image or of (H, W) uint8, a JPEG of (H, W, 3) uint8 RGB."""
+    if isinstance(image, Image.Image):
         content = io.BytesIO()
-        picture.save(content, format="PNG", compress_level=2)
-        return _address("png", content.getvalue())
-    if picture.ndim == 2:
-        return _address("png", cv2.imencode(".png", picture)[1])
+        image.save(content, format="PNG", compress_level=2)
+        return _data_url("png", content.getvalue())
+    if image.ndim == 2:
+        return _data_url("png", cv2.imencode(".png", image)[1])
     options = [cv2.IMWRITE_JPEG_QUALITY, 92]
-    return _address("jpeg", cv2.imencode(".jpg", picture[..., ::-1], options)[1])
+    return _data_url("jpeg", cv2.imencode(".jpg", image[..., ::-1], options)[1])
 
 
 def thumbnail(image: np.ndarray, height: int = 96) -> str:
-    """A data address of (H, W, 3) uint8 RGB made so high."""
+    """A data URL of (H, W, 3) uint8 RGB, resized to `height`."""
     width = max(1, round(image.shape[1] * height / image.shape[0]))
     return encode(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
 
 
-def _address(kind: str, content: bytes | np.ndarray) -> str:
+def _data_url(kind: str, content: bytes | np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

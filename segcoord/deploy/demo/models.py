@@ -1,8 +1,7 @@
-"""The models of a demo: each checkpoint by each runtime that can run it."""
+"""Loads the models of the demo: each checkpoint in each runtime that can run it."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from segcoord.utils.errors import UserError
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """One entry of the page's list.
+    """One entry of the page's model list.
 
     Args:
-        name: of the run or folder, never its path.
-        runtime: of segcoord.runtimes.
+        name: of the run or folder, without its path.
+        runtime: one of `RUNTIMES`.
         model: in eval mode.
     """
 
@@ -31,49 +30,46 @@ class ModelChoice:
     model: SegmentationModel
 
     @property
-    def explains(self) -> bool:
-        """Whether its layers can be looked into, which those of an exported file can't."""
+    def explainable(self) -> bool:
+        """Whether Grad-CAM and gates can be computed; exported files have no layers."""
         return isinstance(self.model.net, SmpModel) and bool(blocks(self.model))
 
 
 def load_models(paths: Sequence[str], runtimes: Sequence[str] | None) -> list[ModelChoice]:
-    """Loads each path by each runtime that it offers.
+    """Loads each path in each runtime that supports it.
 
     Args:
         paths: checkpoints and exported folders.
-        runtimes: those to offer; all unless given.
+        runtimes: default: all.
 
     Raises:
-        UserError: an unknown runtime, one that no path offers, or a path that can't be loaded.
+        UserError: an unknown runtime, one that supports no path, or a path that can't be loaded.
     """
     for runtime in runtimes or ():
         check_runtime_name(runtime)
     choices: list[ModelChoice] = []
-    refused: dict[str, UserError] = {}
-    for path, name in zip(paths, _names(paths)):
-        before = len(choices)
-        first: UserError | None = None
+    errors: dict[str, UserError] = {}
+    for path, name in zip(paths, _display_names(paths)):
+        path_errors = {}
         for runtime in runtimes or RUNTIMES:
             try:
                 choices.append(ModelChoice(name, runtime, load(path, runtime=runtime)))
             except UserError as error:
-                first = first or error
-                refused[runtime] = error
-        if len(choices) == before:
-            raise first
-    lacking = {*(runtimes or ())} - {choice.runtime for choice in choices}
-    if lacking:
-        raise refused[min(lacking)]
+                path_errors[runtime] = error
+        if len(path_errors) == len(runtimes or RUNTIMES):
+            raise next(iter(path_errors.values()))
+        errors |= path_errors
+    missing = {*(runtimes or ())} - {choice.runtime for choice in choices}
+    if missing:
+        raise errors[min(missing)]
     return choices
 
 
-def _names(paths: Sequence[str]) -> list[str]:
-    """The folder of a checkpoint, or an exported folder's own name; numbered where alike."""
-    whole = [Path(path).resolve() for path in paths]
-    names = [(path if path.is_dir() else path.parent).name or "model" for path in whole]
-    seen: Counter[str] = Counter()
-    for i, name in enumerate(names):
-        seen[name] += 1
-        if names.count(name) > 1 or seen[name] > 1:
-            names[i] = f"{name} ({seen[name]})"
-    return names
+def _display_names(paths: Sequence[str]) -> list[str]:
+    """The folder of a checkpoint, or an exported folder's own name; duplicates are numbered."""
+    resolved = [Path(path).resolve() for path in paths]
+    names = [(path if path.is_dir() else path.parent).name or "model" for path in resolved]
+    return [
+        f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name
+        for i, name in enumerate(names)
+    ]

@@ -1,86 +1,86 @@
-// The page's behaviour. Gradio runs this as a function of (element, trigger, props, server, ...).
+// Script of the page. Gradio runs it as a function of (element, trigger, props, server, ...).
 const $ = (id) => element.querySelector(`#sc-${id}`);
 const root = element.querySelector(".sc");
-const page = { choices: [], limits: {}, shown: null, layers: {}, view: "classes", asked: 0 };
-// shown: what was asked (a file or a sample) and its answer; layers: by view, "classes" is a canvas.
-const text = (tag, words) => Object.assign(document.createElement(tag), { textContent: words });
-const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+const page = { choices: [], limits: {}, shown: null, layers: {}, view: "classes", requests: 0 };
+// shown: the request (file or sample) and its response; layers: by view, "classes" is a canvas.
+const create = (tag, content) => Object.assign(document.createElement(tag), { textContent: content });
+const percent = (fraction) => `${(100 * fraction).toFixed(fraction < 0.0995 ? 1 : 0)} %`;
 const classesOf = () => page.choices[page.shown ? page.shown.choice : $("choice").value].classes;
 
-function say(words) {
+function showMessage(message) {
   const box = $("message");
-  clearTimeout(say.timer);
-  box.textContent = words;
-  box.hidden = !words;
-  if (words) say.timer = setTimeout(() => say(""), 9000);
+  clearTimeout(showMessage.timer);
+  box.textContent = message;
+  box.hidden = !message;
+  if (message) showMessage.timer = setTimeout(() => showMessage(""), 9000);
 }
 
-// One question at a time counts: an answer that a later question has overtaken is dropped.
-async function ask(what, question) {
-  const number = ++page.asked;
+// Only the latest request counts: a response that arrives after a newer request is dropped.
+async function call(name, request) {
+  const id = ++page.requests;
   root.classList.add("waiting");
-  say("");
-  let answer;
+  showMessage("");
+  let response;
   try {
-    answer = await server[what](question);
+    response = await server[name](request);
   } catch {
-    answer = { error: "The server gave no answer. Is it still running, and the file not too large?" };
+    response = { error: "No response from the server. Check that it is running and the file is within the limits." };
   }
-  if (number !== page.asked) return null;
+  if (id !== page.requests) return null;
   root.classList.remove("waiting");
-  if (answer.error) say(answer.error);
-  return answer.error ? null : answer;
+  if (response.error) showMessage(response.error);
+  return response.error ? null : response;
 }
 
-const picture = (address) => new Promise((done, failed) => {
+const loadImage = (url) => new Promise((resolve, reject) => {
   const image = new Image();
-  image.onload = () => done(image);
-  image.onerror = failed;
-  image.src = address;
+  image.onload = () => resolve(image);
+  image.onerror = reject;
+  image.src = url;
 });
 
 async function segment(source) {
   const choice = Number($("choice").value);
-  const answer = await ask("segment", { choice, ...source.question });
-  if (!answer) return;
-  const indices = await picture(answer.classes);
+  const response = await call("segment", { choice, ...source.request });
+  if (!response) return;
+  const indices = await loadImage(response.classes);
   const canvas = Object.assign(document.createElement("canvas"), { width: indices.width, height: indices.height });
-  const pen = canvas.getContext("2d", { willReadFrequently: true });
-  pen.drawImage(indices, 0, 0);
-  const pixels = pen.getImageData(0, 0, canvas.width, canvas.height).data;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(indices, 0, 0);
+  const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
   const classes = new Uint8Array(canvas.width * canvas.height);
   for (let i = 0; i < classes.length; i++) classes[i] = pixels[4 * i];
-  page.shown = { choice, source, classes, width: canvas.width, height: canvas.height, areas: answer.areas, chosen: null };
+  page.shown = { choice, source, classes, width: canvas.width, height: canvas.height, areas: response.areas, chosen: null };
   page.layers = { classes: canvas };
   paint(null);
-  $("image").src = answer.picture;
+  $("image").src = response.image;
   await $("image").decode();
   root.dataset.state = "ready";
   listAreas();
   const link = $("download");
   if (link.href) URL.revokeObjectURL(link.href);
-  link.href = URL.createObjectURL(await (await fetch(answer.mask)).blob());
+  link.href = URL.createObjectURL(await (await fetch(response.mask)).blob());
   link.download = `${source.stem}_mask.png`;
   link.setAttribute("aria-disabled", "false");
   const { name, runtime } = page.choices[choice];
-  page.shown.facts = `${answer.seconds.toFixed(2)} s by ${runtime} on ${name}, ${answer.size.join(" by ")} pixels`;
+  page.shown.facts = `${name}, ${runtime}: ${response.size.join(" x ")} pixels in ${response.seconds.toFixed(2)} s`;
   $("facts").textContent = page.shown.facts;
-  $("samples").querySelectorAll("button").forEach((button, i) => button.setAttribute("aria-pressed", i === source.question.sample));
+  $("samples").querySelectorAll("button").forEach((button, i) => button.setAttribute("aria-pressed", i === source.request.sample));
   show("classes");
 }
 
-// The classes' colours over the picture; of one class alone where it is pointed at in the list.
+// Paints the class colors; `only` is the class under the pointer in the list, the others fade.
 function paint(only) {
   const { classes, width, height } = page.shown;
-  const pen = page.layers.classes.getContext("2d");
-  const drawn = pen.createImageData(width, height);
-  const words = new Uint32Array(drawn.data.buffer);
+  const context = page.layers.classes.getContext("2d");
+  const overlay = context.createImageData(width, height);
+  const pixels = new Uint32Array(overlay.data.buffer);
   const table = new Uint32Array(256);
   classesOf().forEach(({ color: [r, g, b] }, i) => {
     table[i] = ((only === null || only === i ? 255 : 40) << 24) | (b << 16) | (g << 8) | r;
   });
-  for (let i = 0; i < words.length; i++) words[i] = table[classes[i]];
-  pen.putImageData(drawn, 0, 0);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = table[classes[i]];
+  context.putImageData(overlay, 0, 0);
   if (page.view === "classes") draw();
 }
 
@@ -88,12 +88,12 @@ function draw() {
   const layer = page.layers[page.view];
   const canvas = $("layer");
   const source = layer.image === undefined ? layer : layer.image;
-  const pen = canvas.getContext("2d");
+  const context = canvas.getContext("2d");
   if (source) {
     canvas.width = source.width;
     canvas.height = source.height;
-    pen.drawImage(source, 0, 0);
-  } else pen.clearRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(source, 0, 0);
+  } else context.clearRect(0, 0, canvas.width, canvas.height);
 }
 
 async function show(view) {
@@ -103,23 +103,23 @@ async function show(view) {
   const scale = $("scale"), layer = page.layers[view];
   scale.hidden = view === "classes";
   if (view !== "classes") {
-    const [low, high] = layer.ends.map((end) => end.toFixed(view === "cam" ? 0 : 3));
+    const [low, high] = layer.range.map((value) => value.toFixed(view === "cam" ? 0 : 3));
     scale.replaceChildren();
-    if (layer.image && low !== high) scale.append(low, Object.assign(text("b", ""), { className: view === "cam" ? "turbo" : "viridis" }), high, text("span", layer.note));
-    else scale.append(layer.note);
+    if (layer.image && low !== high) scale.append(low, Object.assign(create("b", ""), { className: view === "cam" ? "turbo" : "viridis" }), high, create("span", layer.caption));
+    else scale.append(layer.caption);
   }
   draw();
 }
 
 async function explain(index) {
   const { shown } = page;
-  const answer = await ask("explain", { choice: shown.choice, ...shown.source.question, class: index });
-  if (!answer || shown !== page.shown) return false;
-  for (const [view, layer] of Object.entries(answer.layers)) {
-    page.layers[view] = { ...layer, image: layer.picture && (await picture(layer.picture)) };
+  const response = await call("explain", { choice: shown.choice, ...shown.source.request, class: index });
+  if (!response || shown !== page.shown) return false;
+  for (const [view, layer] of Object.entries(response.layers)) {
+    page.layers[view] = { ...layer, image: layer.image && (await loadImage(layer.image)) };
   }
   shown.chosen = index;
-  $("facts").textContent = `${shown.facts}; Grad-CAM and gates ${answer.seconds.toFixed(2)} s`;
+  $("facts").textContent = `${shown.facts}; Grad-CAM and gates in ${response.seconds.toFixed(2)} s`;
   listAreas();
   return true;
 }
@@ -128,65 +128,65 @@ async function choose(index) {
   if (await explain(index)) show("cam");
 }
 
-// Before the first picture: the classes that the model knows.
+// Before the first image: all classes of the model.
 function listAreas() {
   const { areas, chosen } = page.shown ?? { areas: classesOf().map((_, index) => ({ class: index })) };
   const focused = element.querySelector(".areas :focus")?.dataset.class;
-  $("areas").replaceChildren(...areas.map(({ class: index, share }) => {
+  $("areas").replaceChildren(...areas.map(({ class: index, fraction }) => {
     const { name, color } = classesOf()[index];
-    const button = text("button", "");
+    const button = create("button", "");
     button.type = "button";
     button.dataset.class = index;
     button.style.setProperty("--color", `rgb(${color})`);
-    button.style.setProperty("--share", `${100 * share}%`);
+    button.style.setProperty("--fraction", `${100 * fraction}%`);
     button.setAttribute("aria-pressed", index === chosen);
-    const swatch = text("i", "");
+    const swatch = create("i", "");
     swatch.style.background = `rgb(${color})`;
-    button.append(swatch, text("span", name), text("em", page.shown ? percent(share) : ""), text("u", ""));
+    button.append(swatch, create("span", name), create("em", page.shown ? percent(fraction) : ""), create("u", ""));
     button.disabled = !page.shown;
     button.onclick = () => choose(index);
     button.onpointerenter = () => paint(index);
     button.onpointerleave = () => paint(null);
-    const item = text("li", "");
+    const item = create("li", "");
     item.append(button);
     return item;
   }));
   if (focused) element.querySelector(`.areas [data-class="${focused}"]`)?.focus();
 }
 
-// The picture is letter-boxed in its frame; places are in its own pixels.
+// The image is letterboxed in its frame; positions are in image pixels.
 function frame() {
   const { width, height } = $("picture").getBoundingClientRect();
   const factor = Math.min(width / page.shown.width, height / page.shown.height);
   return { factor, left: (width - factor * page.shown.width) / 2, top: (height - factor * page.shown.height) / 2, width };
 }
-function placeOf(event) {
+function pixelAt(event) {
   const box = $("picture").getBoundingClientRect(), { factor, left, top } = frame();
   return { x: Math.floor((event.clientX - box.left - left) / factor), y: Math.floor((event.clientY - box.top - top) / factor) };
 }
 const inside = ({ x, y }) => x >= 0 && y >= 0 && x < page.shown.width && y < page.shown.height;
 const classAt = ({ x, y }) => page.shown.classes[y * page.shown.width + x];
 
-function read(place, cross) {
-  const tip = $("tip"), known = place && inside(place);
-  tip.hidden = !known;
-  $("cross").hidden = !known || !cross;
-  if (!known) return;
-  const index = classAt(place), { name, color } = classesOf()[index];
-  const area = page.shown.areas.find((one) => one.class === index);
-  const swatch = text("i", "");
+function readClass(pixel, cross) {
+  const tip = $("tip"), visible = pixel && inside(pixel);
+  tip.hidden = !visible;
+  $("cross").hidden = !visible || !cross;
+  if (!visible) return;
+  const index = classAt(pixel), { name, color } = classesOf()[index];
+  const area = page.shown.areas.find((item) => item.class === index);
+  const swatch = create("i", "");
   swatch.style.background = `rgb(${color})`;
-  tip.replaceChildren(swatch, text("strong", name), text("span", percent(area.share)));
+  tip.replaceChildren(swatch, create("strong", name), create("span", percent(area.fraction)));
   const { factor, left, top, width } = frame();
-  const at = { left: left + (place.x + 0.5) * factor, top: top + (place.y + 0.5) * factor };
-  for (const mark of [tip, $("cross")]) Object.assign(mark.style, { left: `${at.left}px`, top: `${at.top}px` });
-  tip.classList.toggle("left", at.left > width - 190);
+  const position = { left: left + (pixel.x + 0.5) * factor, top: top + (pixel.y + 0.5) * factor };
+  for (const mark of [tip, $("cross")]) Object.assign(mark.style, { left: `${position.left}px`, top: `${position.top}px` });
+  tip.classList.toggle("left", position.left > width - 190);
 }
 
-$("picture").onpointermove = (event) => page.shown && read(placeOf(event));
-$("picture").onpointerleave = () => page.shown && read(null);
+$("picture").onpointermove = (event) => page.shown && readClass(pixelAt(event));
+$("picture").onpointerleave = () => page.shown && readClass(null);
 $("picture").onclick = (event) => {
-  if (page.shown && inside(placeOf(event))) choose(classAt(placeOf(event)));
+  if (page.shown && inside(pixelAt(event))) choose(classAt(pixelAt(event)));
 };
 $("picture").onkeydown = (event) => {
   const { shown } = page, steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -199,22 +199,22 @@ $("picture").onkeydown = (event) => {
   } else if (event.key === "Enter") choose(classAt(shown.cursor));
   else return;
   event.preventDefault();
-  read(shown.cursor, true);
+  readClass(shown.cursor, true);
 };
-$("picture").onblur = () => page.shown && read(null);
+$("picture").onblur = () => page.shown && readClass(null);
 
 async function open(file) {
   if (!file) return;
-  const most = page.limits.bytes;
-  if (file.size > most) return say(`${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB; at most ${most >> 20} are taken.`);
-  const address = await new Promise((done) => {
+  const limit = page.limits.bytes;
+  if (file.size > limit) return showMessage(`${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB; the limit is ${limit >> 20} MB.`);
+  const url = await new Promise((resolve) => {
     const reader = new FileReader();
-    reader.onload = () => done(reader.result);
-    reader.onerror = () => done(null);
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => resolve(null);
     reader.readAsDataURL(file);
   });
-  if (address === null) return say(`${file.name} can't be read.`);
-  segment({ question: { image: address.slice(address.indexOf(",") + 1) }, stem: file.name.replace(/\.[^.]*$/, "") || "image" });
+  if (url === null) return showMessage(`${file.name} can't be read.`);
+  segment({ request: { image: url.slice(url.indexOf(",") + 1) }, stem: file.name.replace(/\.[^.]*$/, "") || "image" });
 }
 
 element.querySelectorAll("[data-open]").forEach((button) => { button.onclick = () => $("file").click(); });
@@ -227,35 +227,35 @@ document.addEventListener("drop", (event) => {
   $("stage").classList.remove("over");
   open(event.dataTransfer.files[0]);
 });
-document.addEventListener("keydown", (event) => event.key === "Escape" && say(""));
+document.addEventListener("keydown", (event) => event.key === "Escape" && showMessage(""));
 $("opacity").oninput = () => { $("layer").style.opacity = $("opacity").value / 100; };
 $("views").onchange = (event) => {
   if (page.shown) show(event.target.value);
   else element.querySelector("input[value=classes]").checked = true;
 };
 $("choice").onchange = () => {
-  $("about").textContent = page.choices[$("choice").value].about;
+  $("description").textContent = page.choices[$("choice").value].description;
   if (page.shown) segment(page.shown.source);
   else listAreas();
 };
 $("theme").onclick = () => document.body.classList.toggle("dark");
 
 (async () => {
-  const start = await ask("start", null);
-  if (!start) return;
-  Object.assign(page, start);
-  page.choices.forEach(({ name, runtime }, i) => $("choice").append(new Option(`${name} by ${runtime}`, i)));
+  const response = await call("start", null);
+  if (!response) return;
+  Object.assign(page, response);
+  page.choices.forEach(({ name, runtime }, i) => $("choice").append(new Option(`${name} (${runtime})`, i)));
   $("models").hidden = page.choices.length < 2;
-  $("about").textContent = page.choices[0].about;
+  $("description").textContent = page.choices[0].description;
   listAreas();
-  $("limit").textContent = `At most ${page.limits.bytes >> 20} MB and ${page.limits.pixels / 1e6} million pixels; it stays between this page and its server.`;
-  $("samples").replaceChildren(...page.samples.map((address, i) => {
-    const button = text("button", "");
+  $("limit").textContent = `Up to ${page.limits.bytes >> 20} MB and ${page.limits.pixels / 1e6} million pixels; only this server receives it.`;
+  $("samples").replaceChildren(...page.samples.map((url, i) => {
+    const button = create("button", "");
     button.type = "button";
     button.setAttribute("aria-label", `Sample ${i + 1}`);
     button.setAttribute("aria-pressed", "false");
-    button.append(Object.assign(new Image(), { src: address, alt: "" }));
-    button.onclick = () => segment({ question: { sample: i }, stem: `sample_${i + 1}` });
+    button.append(Object.assign(new Image(), { src: url, alt: "" }));
+    button.onclick = () => segment({ request: { sample: i }, stem: `sample_${i + 1}` });
     return button;
   }));
   root.dataset.ready = "";

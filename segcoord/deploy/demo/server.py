@@ -1,4 +1,4 @@
-"""The demo's server: Gradio, for this machine alone unless told otherwise, and closed to files."""
+"""The demo's server: Gradio on the loopback address by default, without access to files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from segcoord.data.synthetic.scenes import draw_scene
 from segcoord.deploy.demo.handlers import Handlers
-from segcoord.deploy.demo.images import MAX_BYTES, RefusedImage, decode
+from segcoord.deploy.demo.images import MAX_BYTES, RequestError, decode
 from segcoord.deploy.demo.models import load_models
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
@@ -21,13 +21,12 @@ from segcoord.utils.errors import UserError
 if TYPE_CHECKING:
     from gradio import Blocks
 
-_PARTS = ("html", "css", "js")
-SAMPLE_SIZE, SAMPLES = (384, 288), (1, 8, 17, 22)  # width and height, numbers of drawn scenes
-MOST_SAMPLES = 12
+SAMPLE_SIZE, SAMPLES = (384, 288), (1, 8, 17, 22)  # (width, height), indices of drawn scenes
+MAX_SAMPLES = 12
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-MAX_BODY = MAX_BYTES * 4 // 3 + 2**16  # a file in base64, and what stands around it
-CLOSED = ("/upload", "/file", "/proxy", "/stream", "/monitoring", "/process_recording", "/vibe")
-"""Ways into Gradio that the page has no use for; some tell paths, or write files."""
+MAX_BODY = MAX_BYTES * 4 // 3 + 2**16  # a file in base64 and the rest of the request
+BLOCKED = ("/upload", "/file", "/proxy", "/stream", "/monitoring", "/process_recording", "/vibe")
+"""Routes of Gradio that the page does not use; some reveal paths or write files."""
 
 
 def run_demo(
@@ -40,43 +39,44 @@ def run_demo(
     """Serves the page until Ctrl-C.
 
     Raises:
-        UserError: Gradio is missing, a model, a folder or a port that can't be used.
+        UserError: Gradio is missing, or a model, the samples, the host or the port can't be used.
     """
     _require_gradio()
     if not 1 <= port <= 65535:
         raise UserError(f"--port: found {port}, expected 1 to 65535")
-    answers = Handlers(load_models(paths, runtimes), read_samples(samples))
+    handlers = Handlers(load_models(paths, runtimes), read_samples(samples))
     if not _is_loopback(host):
         console.print(
-            f"--host {host}: whoever reaches this machine's port {port} can use the page; there is "
-            "no password and no encryption."
+            f"--host {host}: anyone who can reach port {port} of this machine can use the page; "
+            "it has no password and no encryption."
         )
-    page = launch(answers, host, port)
+    page = launch(handlers, host, port)
     console.print(f"{page.local_url} (Ctrl-C to stop)")
-    page.block_thread()  # until Ctrl-C, which it takes as the wish to end
+    page.block_thread()  # until Ctrl-C, which Gradio handles
     return 0
 
 
-def launch(answers: Handlers, host: str, port: int) -> Blocks:
+def launch(handlers: Handlers, host: str, port: int) -> Blocks:
     """Starts the server in a thread.
 
     Returns:
-        Gradio's Blocks, whose `close()` ends it.
+        Gradio's Blocks; `close()` stops the server.
 
     Raises:
-        UserError: the port or the host can't be had.
+        UserError: the host or the port can't be opened.
     """
     import gradio as gr
     from starlette.middleware import Middleware
 
-    here = resources.files("segcoord.deploy.demo")
-    html, css, js = (here.joinpath(f"page.{kind}").read_text("utf-8") for kind in _PARTS)
+    folder = resources.files("segcoord.deploy.demo")
+    html, css, js = ((folder / f"page.{s}").read_text("utf-8") for s in ("html", "css", "js"))
+    functions = (handlers.start, handlers.segment, handlers.explain)
     with gr.Blocks(title="segcoord", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(
             html_template=html,
             js_on_load=js,
             apply_default_css=False,
-            server_functions=[_plain(f) for f in (answers.start, answers.segment, answers.explain)],
+            server_functions=[_as_function(f) for f in functions],
         )
     try:
         page.launch(
@@ -94,18 +94,18 @@ def launch(answers: Handlers, host: str, port: int) -> Blocks:
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
-            app_kwargs={"middleware": [Middleware(Guard)]},
+            app_kwargs={"middleware": [Middleware(RequestFilter)]},
         )
     except OSError as error:
         raise UserError(
-            f"--host {host} --port {port}: can't be opened ({error}). Choose another port, or see "
-            "that the host is one of this machine's addresses."
+            f"--host {host} --port {port}: can't be opened ({error}). Choose another port, or "
+            "check that the host is an address of this machine."
         ) from error
     return page
 
 
-class Guard:
-    """ASGI middleware: refuses bodies that are too large, and what the page never asks for."""
+class RequestFilter:
+    """ASGI middleware that refuses BLOCKED paths and bodies over MAX_BODY."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
@@ -114,35 +114,34 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         path = scope["path"].removeprefix("/gradio_api")
-        if path.startswith(CLOSED):
-            return await _refuse(send, 404, "There is no such page.")
+        if path.startswith(BLOCKED):
+            return await _refuse(send, 404, "Not found.")
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if scope["method"] == "POST" and int(length or 0) > MAX_BODY:
-            return await _refuse(send, 413, f"More than {MAX_BYTES // 2**20} MB are not taken.")
-        taken = 0
+            return await _refuse(send, 413, f"The limit is {MAX_BYTES // 2**20} MB.")
+        received = 0
 
-        async def counted() -> dict:
-            nonlocal taken
+        async def limited_receive() -> dict:  # for a chunked body, which has no Content-Length
+            nonlocal received
             message = await receive()
-            taken += len(message.get("body", b""))
-            # Of a body that doesn't say how long it is.
-            return message if taken <= MAX_BODY else {"type": "http.disconnect"}
+            received += len(message.get("body", b""))
+            return message if received <= MAX_BODY else {"type": "http.disconnect"}
 
-        return await self.app(scope, counted, send)
+        return await self.app(scope, limited_receive, send)
 
 
-async def _refuse(send: Callable, status: int, words: str) -> None:
+async def _refuse(send: Callable, status: int, detail: str) -> None:
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    body = json.dumps({"detail": words}).encode()
+    body = json.dumps({"detail": detail}).encode()
     await send({"type": "http.response.body", "body": body})
 
 
 def read_samples(folder: str | None) -> list[np.ndarray]:
-    """(H, W, 3) uint8 RGB: the first images of a folder, by name, or scenes drawn by us.
+    """The first images of a folder by name, or drawn scenes; (H, W, 3) uint8 RGB.
 
     Raises:
-        UserError: no such folder, no image in it, or one that the page would refuse.
+        UserError: no such folder, no image in it, or an image that the page would refuse.
     """
     if folder is None:
         return [draw_scene(0, "test", index, *SAMPLE_SIZE)[0] for index in SAMPLES]
@@ -152,10 +151,10 @@ def read_samples(folder: str | None) -> list[np.ndarray]:
     if not files:
         raise UserError(f"--samples {folder}: no image in it ({', '.join(sorted(SUFFIXES))})")
     images = []
-    for path in files[:MOST_SAMPLES]:
+    for path in files[:MAX_SAMPLES]:
         try:
             images.append(decode(path.read_bytes()))
-        except RefusedImage as error:
+        except RequestError as error:
             raise UserError(f"{path}: {error}") from error
     return images
 
@@ -165,16 +164,16 @@ def _require_gradio() -> None:
         import gradio  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"the demo needs Gradio, which can't be imported here ({error}). Install it: "
+            f"the demo needs Gradio, but importing it failed ({error}). Install it with: "
             "pip install 'segcoord[ui]'"
         ) from error
 
 
-def _plain(method: Callable[[dict], dict]) -> Callable[[dict], dict]:
-    """A function, which Gradio can mark as one that the page may call; a method takes no mark."""
+def _as_function(method: Callable[[dict], dict]) -> Callable[[dict], dict]:
+    """Wraps a method in a function, on which Gradio can set attributes."""
 
-    def call(asked: dict) -> dict:
-        return method(asked)
+    def call(request: dict) -> dict:
+        return method(request)
 
     call.__name__ = method.__name__
     return call
