@@ -54,8 +54,7 @@ def run_comparison(args: Namespace, data: DataConfig) -> int:
             description[key] |= {name: shared.pop(name) for name in MODEL_KEYS}
         shared["average"] = "one confusion matrix over the split; mean over classes in truth"
         description["protocol"] = shared
-        with atomic_write(args.json) as temporary:
-            temporary.write_text(json.dumps(description, indent=2) + "\n")
+        write_json(args.json, description)
         console.print(f"{'json':10} {args.json}")
     return 0
 

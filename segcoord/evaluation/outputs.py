@@ -90,7 +90,7 @@ def _check_paths(args: Namespace) -> None:
 
 def _check_outside_dataset(args: Namespace, data: DataConfig, split: Split) -> None:
     """Raises UserError for outputs that could overwrite files of the dataset."""
-    dataset_folders = folders_read(data, split)
+    dataset_folders = split_folders(data, split)
     for option in (*FILES, *FOLDERS):
         path = getattr(args, option) and Path(getattr(args, option)).resolve()
         if path and (path if option in FOLDERS else path.parent) in dataset_folders:

@@ -126,5 +126,5 @@ def _add_cityscapes(
 def _png(indices: np.ndarray, split: Split, palette: bool) -> bytes:
     content = io.BytesIO()
     # Use the split's label ids: a sample's labels have train ids if its mask has them.
-    mask_picture(indices, split.labels, palette).save(content, format="PNG")
+    mask_image(indices, split.labels, palette).save(content, format="PNG")
     return content.getvalue()

@@ -271,7 +271,7 @@ def test_the_command_refuses_at_once(root: Path, tmp_path: Path, capsys) -> None
     command = ["data", "pack", *arguments]
     for options in ([], [f"--out={tmp_path / 'none'}"]):
         assert main([*command, "--verify", *options]) == 1
-        assert "train: there is no pack to verify" in capsys.readouterr().err
+        assert "train: no pack to verify" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main([*command, f"--out={tmp_path / 'file'}"]) == 1
     assert f"{tmp_path / 'file'}: is a file, expected a folder" in capsys.readouterr().err

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from segcoord.utils.errors import UserError
-from segcoord.utils.text import first_lines
 
 MAX_LISTED = 10  # files listed in one error
 

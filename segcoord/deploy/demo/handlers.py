@@ -14,7 +14,7 @@ from importlib.util import find_spec
 import cv2
 import numpy as np
 
-from segcoord.data.mask_files import mask_picture
+from segcoord.data.mask_files import mask_image
 from segcoord.deploy.demo import images
 from segcoord.deploy.demo.images import RequestError, encode
 from segcoord.deploy.demo.models import ModelChoice
