@@ -26,6 +26,7 @@ from datetime import date
 from itertools import islice
 from pathlib import Path
 
+import albumentations as A
 import cv2
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ from segcoord.data.loader import EpochShuffle, StepBatchSampler, TrainDataset, t
 from segcoord.data.pack.reader import with_pack
 from segcoord.data.pack.writer import write_pack
 from segcoord.data.split import Split
-from segcoord.data.transforms import A, TrainTransform
+from segcoord.data.transforms import TrainTransform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CASES = {  # name: (width, height, suffix, crop, images)

@@ -42,7 +42,7 @@ from segcoord.config.schema import ClassConfig, DataConfig
 from segcoord.data.layouts import find_split
 from segcoord.deploy import onnx, openvino
 from segcoord.deploy.graph import network_graph
-from segcoord.deploy.quantize import CalibrationImages, Inputs, track_calibration
+from segcoord.deploy.quantize import CalibrationImages, GraphInputs
 from segcoord.deploy.verify import synthetic
 from segcoord.inference.fast_argmax import predict_classes
 from segcoord.inference.load import read_metadata
@@ -102,8 +102,8 @@ def write_files(checkpoint: str | None, stride: int, folder: Path) -> dict:
     images = images_of(checkpoint, "train_split", CALIBRATION)
     onnx.write(graph, folder / "fp32.onnx", {})
     openvino.write(graph, folder / "fp32.xml", {})
-    onnx.quantize(graph, folder / "int8.onnx", {}, track_calibration(Inputs(graph, images)))
-    openvino.quantize(graph, folder / "int8.xml", {}, Inputs(graph, images))
+    onnx.quantize(graph, folder / "int8.onnx", {}, GraphInputs(graph, images))
+    openvino.quantize(graph, folder / "int8.xml", {}, GraphInputs(graph, images))
     if checkpoint is None:
         return {}
     model = our_model(checkpoint, stride)
