@@ -52,13 +52,13 @@ from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.allocator import keep_freed_memory
 
 CASES = [(size, stride) for size in ((512, 512), (1024, 2048)) for stride in (16, 8)]
-EAGER, PEER = "ours, eager NCHW", "smp.DeepLabV3, as it comes"
+EAGER, PEER = "ours, eager NCHW", "smp.DeepLabV3, defaults"
 BASELINES = {"eager": EAGER, "smp": PEER}
 VARIANTS = {  # name: whether freed memory is kept as in our commands, and the precision
     PEER: (False, "fp32"),
-    "torchvision lraspp_mobilenet_v3_large, as it comes": (False, "fp32"),
-    "torchvision deeplabv3_mobilenet_v3_large, as it comes": (False, "fp32"),
-    "ours, eager NCHW, allocator as it comes": (False, "fp32"),
+    "torchvision lraspp_mobilenet_v3_large, defaults": (False, "fp32"),
+    "torchvision deeplabv3_mobilenet_v3_large, defaults": (False, "fp32"),
+    "ours, eager NCHW, default allocator": (False, "fp32"),
     EAGER: (True, "fp32"),
     "ours, segcoord.load": (True, "fp32"),
     "ours, ONNX Runtime": (True, "fp32"),

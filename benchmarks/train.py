@@ -6,7 +6,7 @@ Each variant has a process of its own, so that the allocator's settings and the 
 own; they take turns in one run, and ratios are paired within a round. Stride 16, SGD, cross-entropy
 at full size, 21 classes. "plain" is the loop that people write: float images in NCHW, eager, the
 network with the coordinate attention's authors' form of the block; "smp" is
-segmentation_models_pytorch's DeepLabV3 on mobilenet_v2 as it comes, which has another stride, a
+segmentation_models_pytorch's DeepLabV3 on mobilenet_v2 with its defaults: another stride, a
 standard ASPP and no attention.
 """
 
@@ -49,7 +49,7 @@ VARIANTS = {  # name: the allocator kept as our commands keep it, and the settin
     "smp": (False, None),
     "smp, allocator": (True, None),
     "ours": (True, {}),
-    "ours, allocator as it comes": (False, {}),
+    "ours, default allocator": (False, {}),
     "ours, ema": (True, {"ema_decay": 0.999}),
     "ours, accumulate 2": (True, {"accumulate": 2}),
     "ours, checkpointing": (True, {"gradient_checkpointing": True}),
