@@ -119,7 +119,7 @@ def test_dummy_masks_are_not_scored(
         Image.fromarray(np.zeros((96, 128), np.uint8)).save(mask)
     arguments = [*cityscapes, "--split=test", f"--data.root={tmp_path}"]
     assert run(evaluate, "evaluate.py", arguments) == 1
-    assert "dummies" in capsys.readouterr().err
+    assert "dummy masks" in capsys.readouterr().err
     assert run(evaluate, "evaluate.py", [*arguments, f"--masks={tmp_path / 'masks'}"]) == 0
     assert "mIoU" not in capsys.readouterr().out
     assert len(list((tmp_path / "masks").iterdir())) == 8

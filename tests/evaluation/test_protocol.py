@@ -50,7 +50,7 @@ def test_the_default_protocol_is_single_scale(
         "checkpoint": str(tiny_run / "best.ckpt"),
         "ema": False,
         "ema_decay": None,
-        "encoder": "mobilenetv2_ca_100",
+        "encoder": "mobilenetv2_ca_050",
         "output_stride": 16,
         "device": "cpu",
         "processes": 1,

@@ -188,8 +188,8 @@ FRAME = one_sample(CITYSCAPES, f"{FRAMES[0]}_leftImg8bit")
             "voc",
             "21 classes, found 21 of data.cl",
         ),
-        ("voc-server", "a.zip", one_sample(), "voc", "a.zip: expected a name that ends in .tar"),
-        ("cityscapes-server", "results", FRAME, "cityscapes", "ends in .zip"),
+        ("voc-server", "a.zip", one_sample(), "voc", "a.zip: expected a name ending in .tar"),
+        ("cityscapes-server", "results", FRAME, "cityscapes", "ending in .zip"),
         (
             "cityscapes-server",
             "a.zip",
