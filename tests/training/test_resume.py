@@ -85,7 +85,7 @@ def test_sigterm_saves_and_exits_with_75(whole: Path, sample_voc: Path, tmp_path
     printed = child.wait()
     assert child.returncode == 75, printed
     assert f"--resume {folder}" in printed
-    assert run(train, "train.py", [f"--resume={folder}"]) == 0
+    assert run(train, "train.py", [f"--resume={folder}", "--data.workers=0"]) == 0
     assert same(folder, whole)
 
 
@@ -116,7 +116,8 @@ def test_a_damaged_state_costs_the_steps_since_the_previous_one(
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "damaged"), (b"cut short", "damaged"), (None, "no such")]
+    ("content", "message"),
+    [(b"", "an empty file"), (b"cut short", "damaged"), (None, "no such")],
 )
 def test_the_previous_state_replaces_an_unusable_one_and_stays(
     stopped: Path, tmp_path: Path, capsys, content: bytes | None, message: str

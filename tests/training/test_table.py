@@ -17,6 +17,7 @@ from segcoord.cli.table import table
 from segcoord.config.loading import add_settings, parse
 from segcoord.config.schema import CONFIGS
 from segcoord.models.factory import encoder_kwargs
+from segcoord.training.table import _count_model
 from segcoord.training.table_config import read_table
 from segcoord.utils.errors import UserError
 
@@ -76,8 +77,19 @@ class StubTraining:
         return 0
 
 
+SIZES: dict[str, tuple[int, float]] = {}
+
+
+def count_once(config) -> tuple[int, float]:
+    """The size of a model, computed once for all tests."""
+    if config.model.encoder not in SIZES:
+        SIZES[config.model.encoder] = _count_model(config)
+    return SIZES[config.model.encoder]
+
+
 @pytest.fixture
 def stub(monkeypatch) -> StubTraining:
+    monkeypatch.setattr("segcoord.training.table._count_model", count_once)
     stub = StubTraining()
     monkeypatch.setattr("segcoord.training.table.run_training", stub)
     return stub
