@@ -117,18 +117,15 @@ def write_origin(
         weights = {"from": started.source, "loaded": len(started.matched), "new": started.new}
     session = origin() | describe_machine(device, processes)
     inputs = {"weights": weights, "class_weights": class_weights, "train_images": train_images}
-    _write_origin(folder, session | inputs | {"resumed": []})
+    write_json(folder / "origin.json", session | inputs | {"resumed": []})
 
 
 def append_resume(folder: Path, device: torch.device, processes: int) -> None:
     """Add a resumed session to origin.json: date, command, code and machine."""
     content = read_origin(folder)
     session = origin() | describe_machine(device, processes)
-    _write_origin(folder, content | {"resumed": [*content.get("resumed", []), session]})
-
-
-def _write_origin(folder: Path, content: dict) -> None:
-    write_json(folder / "origin.json", content)
+    resumed = [*content.get("resumed", []), session]
+    write_json(folder / "origin.json", content | {"resumed": resumed})
 
 
 def read_origin(folder: Path) -> dict:
