@@ -1,12 +1,11 @@
-"""Kills a real run with SIGKILL at random moments, resumes it, and compares it with one left alone.
+"""Kill a training with SIGKILL at random moments, resume it, and compare with an uninterrupted one.
 
 python benchmarks/kill.py --data DIR [--times 20] [--seed 0]
 
 DIR is a sample dataset (segcoord data sample --layout voc --out DIR --train 16 --val 6). A run of
-60 steps with validations every 7, every second time with 2 loaders, is killed at a moment drawn
-between its first state and its end, then resumed; every third one is killed and resumed twice. Its
-weights, their average, its optimiser, its best weights and its rows of metrics must be those of the
-run left alone.
+60 steps with validations every 7, every second time with 2 workers, is killed at a random moment
+between its first state and its end, then resumed; every third run is killed and resumed twice. Its
+weights, EMA, optimizer, best weights and metrics must equal those of the uninterrupted run.
 """
 
 from __future__ import annotations
@@ -34,33 +33,32 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    draw = random.Random(args.seed)
+    rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as scratch:
-        alone = Path(scratch, "alone")
-        began = start(args.data, alone, 0)
-        wait_for_state(alone, began)
-        first = time.monotonic()
-        assert began.wait() == 0, "the run left alone failed"
-        seconds = time.monotonic() - first
-        print(f"left alone: {seconds:.1f} s from its first state to its end")
+        reference = Path(scratch, "reference")
+        process = start(args.data, reference, 0)
+        wait_for_state(reference, process)
+        began = time.monotonic()
+        assert process.wait() == 0, "the uninterrupted run failed"
+        seconds = time.monotonic() - began
+        print(f"uninterrupted: {seconds:.1f} s from its first state to its end")
         equal = 0
         for number in range(args.times):
             run, workers = Path(scratch, f"run{number}"), 2 * (number % 2)
-            process, told = start(args.data, run, workers), []
+            process, steps = start(args.data, run, workers), []
             wait_for_state(run, process)
             for _ in range(2 if number % 3 == 2 else 1):
-                time.sleep(draw.uniform(0, 0.8 * seconds))
-                assert process.poll() is None, "it ended before it was killed; take more steps"
+                time.sleep(rng.uniform(0, 0.8 * seconds))
+                assert process.poll() is None, "ended before it was killed; use more steps"
                 process.kill()
                 process.wait()
-                told.append(f"step {read_checkpoint(run / 'last.ckpt')['progress']['step']}")
+                steps.append(f"step {read_checkpoint(run / 'last.ckpt')['progress']['step']}")
                 process = resume(run, workers)
             assert process.wait() == 0, f"{run} could not be resumed"
-            same = is_same(run, alone)
+            same = is_same(run, reference)
             equal += same
-            saved = " and ".join(told)
             print(
-                f"{number + 1:2}: {workers} loaders, killed, resumed from {saved}: "
+                f"{number + 1:2}: {workers} workers, killed, resumed from {' and '.join(steps)}: "
                 f"{'equal' if same else 'DIFFERS'}",
                 flush=True,
             )

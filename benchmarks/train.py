@@ -1,13 +1,12 @@
-"""A training step of ours against plain eager loops: images per second and peak memory.
+"""Training step of segcoord compared with plain eager loops: images per second and peak memory.
 
     python benchmarks/train.py [--crop 321] [--batch 4] [--rounds 9] [--only WORD...] [--json FILE]
 
-Each variant has a process of its own, so that the allocator's settings and the peak memory are its
-own; they take turns in one run, and ratios are paired within a round. Stride 16, SGD, cross-entropy
-at full size, 21 classes. "plain" is the loop that people write: float images in NCHW, eager, the
-network with the coordinate attention's authors' form of the block; "smp" is
-segmentation_models_pytorch's DeepLabV3 on mobilenet_v2 with its defaults: another stride, a
-standard ASPP and no attention.
+Each variant has its own process, with its own allocator settings and peak memory; the variants take
+turns, and ratios are paired within a round. Stride 16, SGD, cross-entropy at full size, 21 classes.
+"plain" is a common loop: float images in NCHW, eager, the network with the original form of the
+coordinate attention block; "smp" is segmentation_models_pytorch's DeepLabV3 on mobilenet_v2 with
+its defaults: another stride, a standard ASPP and no attention.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from segcoord.utils.allocator import keep_freed_memory
 
 STEPS = 3  # of each variant in a round
 CLASSES = 21
-VARIANTS = {  # name: the allocator kept as our commands keep it, and the settings of the loop
+VARIANTS = {  # name: keep freed memory as the commands do, and the settings of the loop
     "plain": (False, None),
     "plain, allocator": (True, None),
     "smp": (False, None),
@@ -61,17 +60,17 @@ VARIANTS = {  # name: the allocator kept as our commands keep it, and the settin
 def plain_step(name: str, crop: int, batch: int) -> Callable[[], None]:
     if name.startswith("smp"):
         net = smp.DeepLabV3("mobilenet_v2", encoder_weights=None, classes=CLASSES)
-        crop = -(-crop // 8) * 8  # it refuses what its stride doesn't divide
+        crop = -(-crop // 8) * 8  # its stride must divide the size
     else:
         net = create_model("mobilenetv2_ca_100", CLASSES)
         for module in list(net.modules()):
             if isinstance(getattr(module, "se", None), CoordAtt):
                 module.se = authors_like(module.se)
 
-    def logits_of(images: torch.Tensor) -> torch.Tensor:
+    def forward(images: torch.Tensor) -> torch.Tensor:
         if name.startswith("smp"):
             return net(images)
-        padded = net.padded_size(crop, crop)  # and PyTorch's upsampling, which people write
+        padded = net.padded_size(crop, crop)  # with PyTorch's upsampling
         coarse = net.logits_at_stride(images)
         return F.interpolate(coarse, size=padded, mode="bilinear")[..., :crop, :crop]
 
@@ -83,14 +82,14 @@ def plain_step(name: str, crop: int, batch: int) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        loss(logits_of(images), masks).backward()
+        loss(forward(images), masks).backward()
         optimizer.step()
 
     return step
 
 
 def our_step(settings: dict, crop: int, batch: int) -> Callable[[], None]:
-    """What segcoord.training does in a step, on a batch as the loader brings it."""
+    """The step of segcoord.training on a batch from the loader."""
     config = TrainConfig(max_steps=1, batch_size=batch, lr=0.01, accelerator="cpu", **settings)
     fabric = training_fabric(config)
     model = create_model("mobilenetv2_ca_100", CLASSES)
@@ -122,9 +121,9 @@ def our_step(settings: dict, crop: int, batch: int) -> Callable[[], None]:
 
 
 def serve(name: str, crop: int, batch: int, pipe: Connection) -> None:
-    """Answers every request with the seconds of STEPS steps and the peak memory in bytes."""
-    kept, settings = VARIANTS[name]
-    if kept:
+    """Answer each request with the seconds of STEPS steps and the peak memory in bytes."""
+    keep_memory, settings = VARIANTS[name]
+    if keep_memory:
         keep_freed_memory()
     torch.manual_seed(0)
     step = (
@@ -146,25 +145,25 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     words = args.only or [""]
-    # Compiling takes minutes: only where it is asked for.
+    # Compiling takes minutes, so only on request.
     names = [
         n for n in VARIANTS if any(w in n for w in words) and (args.only or "compile" not in n)
     ]
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     for name in names:
-        pipes[name], theirs = context.Pipe()
-        process = context.Process(target=serve, args=(name, args.crop, args.batch, theirs))
+        pipes[name], child_pipe = context.Pipe()
+        process = context.Process(target=serve, args=(name, args.crop, args.batch, child_pipe))
         process.start()
         processes.append(process)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     memory = {}
-    for number in range(args.rounds + 1):  # the first warms up
+    for number in range(args.rounds + 1):  # the first is warmup
         for name, pipe in pipes.items():
             pipe.send(True)
-            taken, memory[name] = pipe.recv()
+            elapsed, memory[name] = pipe.recv()
             if number:
-                seconds[name].append(taken / STEPS)
+                seconds[name].append(elapsed / STEPS)
         print(f"round {number} of {args.rounds}", flush=True)
     for pipe in pipes.values():
         pipe.send(False)
@@ -172,16 +171,16 @@ def main() -> None:
     baselines = [n for n in ("plain", "plain, allocator", "smp") if n in names]
     print(f"{'':28} {'ms a step':>9} {'images/s':>8} {'peak':>7}  times as fast as {baselines}")
     for name in names:
-        middle = statistics.median(seconds[name])
+        median = statistics.median(seconds[name])
         ratios = [
             statistics.median(a / b for a, b in zip(seconds[base], seconds[name]))
             for base in baselines
         ]
-        rows.append({"variant": name, "ms": 1000 * middle, "images_per_second": args.batch / middle,
+        rows.append({"variant": name, "ms": 1000 * median, "images_per_second": args.batch / median,
                      "peak_bytes": memory[name], **dict(zip(baselines, ratios))})  # fmt: skip
-        told = "  ".join(f"{ratio:5.2f}" for ratio in ratios)
-        print(f"{name:28} {1000 * middle:9.1f} {args.batch / middle:8.2f} "
-              f"{memory[name] / 1e9:5.2f} GB  {told}")  # fmt: skip
+        speedups = "  ".join(f"{ratio:5.2f}" for ratio in ratios)
+        print(f"{name:28} {1000 * median:9.1f} {args.batch / median:8.2f} "
+              f"{memory[name] / 1e9:5.2f} GB  {speedups}")  # fmt: skip
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
                "threads": torch.get_num_threads(), "torch": torch.__version__,
                "date": date.today().isoformat()}  # fmt: skip

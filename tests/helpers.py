@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
+import resource
 import shutil
+import signal
+import socket
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from PIL import Image
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,6 +34,7 @@ from segcoord.data.pack.writer import write_pack
 from segcoord.data.split import Split
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.models.segmentation import SegmentationModel
+from segcoord.training.progress import TrainingBar
 from segcoord.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -228,3 +236,123 @@ def flip_byte(path: Path, at: int) -> None:
         byte = file.read(1)[0]
         file.seek(at)
         file.write(bytes([byte ^ 1]))
+
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(
+    [
+        "cv2",
+        "pytest",
+        "segmentation_models_pytorch",
+        "segcoord.cli.main",
+        "segcoord.training.launch",
+    ]
+)
+
+
+class Child:
+    """A process forked from one that has torch and segcoord imported already.
+
+    Args:
+        target: run in the process; its result is the exit code.
+        args: of the target.
+        output: file for stdout and stderr.
+        env: environment variables to set.
+        memory: largest address space, in bytes.
+        threads: OpenMP threads.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., int | None],
+        *args: object,
+        output: Path,
+        env: dict[str, str] | None = None,
+        memory: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.output = output
+        threads = threads or torch.get_num_threads()
+        settings = (target, args, output, env or {}, memory, threads)
+        self.process = FORKSERVER.Process(target=_run_child, args=settings)
+        self.process.start()
+        self.pid = self.process.pid
+
+    def wait(self, timeout: float = 120) -> str:
+        """What the process printed, after its end."""
+        self.process.join(timeout)
+        if self.process.is_alive():
+            self.process.kill()
+            pytest.fail(f"still running after {timeout} s: {self.output.read_text()}")
+        return self.output.read_text()
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+
+def _run_child(
+    target: Callable[..., int | None],
+    args: tuple,
+    output: Path,
+    env: dict[str, str],
+    memory: int | None,
+    threads: int,
+) -> None:
+    os.setsid()
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(env)
+    os.fsync = lambda _: None
+    torch.set_num_threads(threads)
+    if target is run:
+        sys.argv = [str(ROOT / args[1]), *args[2]]
+    if memory is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    sys.exit(target(*args))
+
+
+def start_train(arguments: list[str], output: Path, **settings: object) -> Child:
+    """`python train.py ARGUMENTS` in a process of its own."""
+    return Child(run, train, "train.py", arguments, output=output, **settings)
+
+
+def start_ranks(count: int, arguments: list[str], folder: Path) -> list[Child]:
+    """`torchrun train.py ARGUMENTS` on one machine, one process per rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(count):
+        env = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": count}
+        env |= {"LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        env = {key: str(value) for key, value in env.items()} | {"TORCHELASTIC_RUN_ID": "test"}
+        output = folder / f"rank{rank}.txt"
+        child = Child(_run_rank, rank, arguments, output=output, env=env, threads=1)
+        children.append(child)
+    return children
+
+
+def _run_rank(rank: int, arguments: list[str]) -> int:
+    rank_zero_only.rank = rank  # Lightning reads it from the environment when imported
+    sys.argv = [str(ROOT / "train.py"), *arguments]
+    return run(train, "train.py", arguments)
+
+
+def wait_for(path: Path, child: Child) -> None:
+    """Wait until a file exists; fails if the process ends or two minutes pass before that."""
+    deadline = time.monotonic() + 120
+    while not path.exists() and child.process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert path.exists(), child.output.read_text()
+
+
+def interrupt_at(stop_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C when the loss of a step is read."""
+
+    def step(self: TrainingBar, step: int, loss: float, lr: float) -> None:
+        if step == stop_at:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(TrainingBar, "step", step)

@@ -1,4 +1,4 @@
-"""The training loop, losses, optimizer, resume, several devices, the run's folder, tables of runs.
+"""The training loop, losses, optimizer, resume, several devices, run folders, tables of runs.
 
-Nothing here exports a model; what a trained model needs to run lives in `inference`.
+Nothing here exports a model; what a trained model needs at run time is in `inference`.
 """

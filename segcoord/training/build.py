@@ -1,4 +1,4 @@
-"""TODO."""
+"""Build the task of a configuration: model, splits, class weights and data checks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ from segcoord.utils.errors import UserError
 
 
 def build_segmentation(config: Config, *, fresh: bool, offline: bool, check: bool) -> Segmentation:
+    """Build the segmentation task.
+
+    `fresh` loads model.encoder_weights, which a resumed run doesn't need; `check` checks all images
+    and masks and computes the class weights. Raises UserError for unusable data or settings.
+    """
     settings, labels = config.model, label_set(config.data)
-    given = config.train.class_weights
-    if isinstance(given, list) and len(given) != len(labels):
+    weighting = config.train.class_weights
+    if isinstance(weighting, list) and len(weighting) != len(labels):
         raise UserError(
-            f"train.class_weights: found {len(given)} numbers, expected {len(labels)}, one for "
+            f"train.class_weights: found {len(weighting)} numbers, expected {len(labels)}, one for "
             f"each class in the order {', '.join(labels.names)}"
         )
     splits = tuple(
@@ -33,7 +38,7 @@ def build_segmentation(config: Config, *, fresh: bool, offline: bool, check: boo
         for name in (config.data.train_split, config.data.val_split)
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of new tensors: `run_training` tells it all
+        warnings.simplefilter("ignore", UserWarning)  # new tensors: the launch reports them all
         model = create_model(
             settings.encoder,
             len(labels),
@@ -48,8 +53,8 @@ def build_segmentation(config: Config, *, fresh: bool, offline: bool, check: boo
         )
     checks = check_for_training(splits, config.data) if check else None
     weights = None
-    if checks and given is not None:
-        weights = given if isinstance(given, list) else class_weights(checks[0], given)
+    if checks and weighting is not None:
+        weights = weighting if isinstance(weighting, list) else class_weights(checks[0], weighting)
         weights = torch.tensor(weights, dtype=torch.float32)
     for split in splits:
         console.print(f"{split.name}: read from {pixel_source(split, config.data)}")
@@ -57,6 +62,11 @@ def build_segmentation(config: Config, *, fresh: bool, offline: bool, check: boo
 
 
 def build_classification(config: ClassificationConfig, *, check: bool) -> Classification:
+    """Build the classification task; `check` decodes every image first.
+
+    Raises:
+        UserError: unusable folders or images.
+    """
     folders = find_folders(config.data)
     settings = config.model
     model = create_classifier(
@@ -67,7 +77,7 @@ def build_classification(config: ClassificationConfig, *, check: bool) -> Classi
             task = bar.add_task("check", total=sum(len(split.samples) for split in folders))
             check_folders(folders, lambda: bar.advance(task))
     if config.data.train_split == config.data.val_split:
-        console.print("Trained and scored on the same images: no score.", style="bold red")
+        console.print("Training and validation use the same images.", style="bold red")
     for split in folders:
         console.print(f"{split.name}: {len(split.samples)} images of {len(split.classes)} classes")
     return Classification(config, model, folders)

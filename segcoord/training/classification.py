@@ -1,11 +1,10 @@
-"""Classification as a task to train: what a backbone learns before it is used for segmentation."""
+"""The classification task: pretrains a backbone for segmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -16,29 +15,30 @@ from segcoord.data.image_folder import ClassTrainDataset, ClassValDataset, Image
 from segcoord.data.loader import set_up_worker
 from segcoord.data.transforms import CenterTransform, ClassTransform
 from segcoord.models.classifier import Classifier
+from segcoord.utils.distributed import rank_indices
 
 VAL_BATCH = 64
 
 
 class ClassificationLoss(nn.Module):
-    """What is trained: the model and its loss, as one module that devices can share."""
+    """The training module: the model and its loss, wrapped together for DistributedDataParallel."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Cross-entropy, a scalar, of {"image": (N, h, w, 3) uint8, "label": (N,) int64}."""
+        """Cross-entropy, a scalar, for {"image": (N, h, w, 3) uint8, "label": (N,) int64}."""
         return F.cross_entropy(self.model(self.model.normalize(batch["image"])), batch["label"])
 
 
 class Classification:
-    """A Task of segcoord.training.
+    """The `Task` that trains an image classifier.
 
     Args:
-        config: of the run.
-        model: at its start.
-        folders: of the training and the validation images.
+        config: Configuration of the run.
+        model: The initial model.
+        folders: The training and the validation images.
     """
 
     columns = ("top1", "top5")
@@ -57,23 +57,21 @@ class Classification:
         self.val_images = len(self.val_set)
 
     def parameter_groups(self) -> list[dict]:
-        """All parameters alike."""
+        """One group with all parameters."""
         return [{"params": list(self.model.parameters()), "factor": 1.0}]
 
     def validate(self, model: Classifier, on_image: Callable[[], None]) -> dict[str, float]:
-        """Share of the images whose class is the first, or among the first five, by logit."""
+        """Top-1 and top-5 accuracy on the validation images, 0..1."""
         model.eval()
         device = model.mean.device
-        k = len(model.classes)
+        num_classes = len(model.classes)
         metrics = [
-            MulticlassAccuracy(k, top_k=min(top, k), average="micro").to(device) for top in (1, 5)
+            MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro").to(device)
+            for k in (1, 5)
         ]
-        share = range(self.val_images)
-        if dist.is_initialized():
-            share = share[dist.get_rank() :: dist.get_world_size()]
         loader = DataLoader(
             self.val_set,
-            sampler=share,
+            sampler=rank_indices(self.val_images),
             batch_size=VAL_BATCH,
             num_workers=self.config.data.workers,
             worker_init_fn=set_up_worker,
@@ -88,4 +86,4 @@ class Classification:
         return dict(zip(self.columns, (metric.compute().item() for metric in metrics)))
 
     def examples(self, model: Classifier) -> None:
-        """None: a class is nothing to draw."""
+        """Return None: classification has no visualization."""

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Initial weights for training from a checkpoint or from any file of weights."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from segcoord.utils.errors import UserError
 
 
 def init_from(model: ImageModel, path: str | Path) -> LoadReport:
-    """Copies the weights of a file that fit, as a start for training, and its normalisation.
+    """Copy the matching weights of a file into a model, and its input normalization.
 
-    A checkpoint of a segmentation model, or the state dict of one, gives every tensor whose name
-    and shape fit; of another encoder's attention it gives none. One of a classifier that `train.py`
-    trained, and a file of an encoder's weights (the authors', timm's), give the encoder, as
-    `encoders.weights.load_file` does.
+    A segmentation checkpoint or state dict gives every tensor of the same name and shape, except
+    the attention blocks of another encoder. A classifier trained with `train.py` and a file of
+    encoder weights (from the authors or timm) initialize the encoder with
+    `encoders.weights.load_file`.
 
     Returns:
-        What was copied, what is new, what has no place.
+        Which tensors matched, which are new and which are unused.
 
     Raises:
-        UserError: no such file, no tensors in it, or not one that fits.
+        UserError: no such file, or no tensor in it that matches.
     """
     path = Path(path)
     loaded = unpickle(path)
-    described = model_description(loaded)
+    description = model_description(loaded)
     own = model.state_dict()
-    tensors = _renamed(loaded, own)
-    theirs = described.get("spec", {}).get("encoder", model.spec["encoder"])
-    foreign = (".se.", ".att.") if theirs != model.spec["encoder"] else ()
-    same = {
+    tensors = _match_names(loaded, own)
+    source_encoder = description.get("spec", {}).get("encoder", model.spec["encoder"])
+    skipped = (".se.", ".att.") if source_encoder != model.spec["encoder"] else ()
+    matched = {
         name: tensor
         for name, tensor in tensors.items()
         if name in own
         and tensor.shape == own[name].shape
-        and not any(slot in name for slot in foreign)
+        and not any(block in name for block in skipped)
     }
-    from_classifier = described.get("task") == "classification"
-    if isinstance(model, SegmentationModel) and (from_classifier or not same):
+    from_classifier = description.get("task") == "classification"
+    if isinstance(model, SegmentationModel) and (from_classifier or not matched):
         report = load_file(model.net.encoder, path)
-    elif same:
-        model.load_state_dict(same, strict=False)
-        new = [n for n in own if n not in same and not n.endswith("num_batches_tracked")]
-        unused = [name for name in tensors if name not in same]
-        normalisation = (described["mean"], described["std"]) if described else None
-        report = LoadReport(str(path), [*same], new, unused, normalisation)
+    elif matched:
+        model.load_state_dict(matched, strict=False)
+        new = [n for n in own if n not in matched and not n.endswith("num_batches_tracked")]
+        unused = [name for name in tensors if name not in matched]
+        normalization = (description["mean"], description["std"]) if description else None
+        report = LoadReport(str(path), [*matched], new, unused, normalization)
     else:
         raise UserError(
-            f"{path}: none of its {len(tensors)} tensors fits the model; "
+            f"{path}: none of its {len(tensors)} tensors matches the model; "
             f"the file has {list(tensors)[:2]}, the model {list(own)[:2]}"
         )
     if report.normalisation:
@@ -61,16 +61,16 @@ def init_from(model: ImageModel, path: str | Path) -> LoadReport:
     return report
 
 
-def _renamed(loaded: object, own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file under our names: wrappers' prefixes off, smp's network in `net`."""
+def _match_names(loaded: object, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file, without prefixes of wrappers, and with `net.` before smp's names."""
     loaded = loaded if isinstance(loaded, dict) else {}
-    level = loaded.get("state_dict", loaded)
-    level = level if isinstance(level, dict) else {}
-    tensors = {k: v for k, v in level.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    state_dict = loaded.get("state_dict", loaded)
+    state_dict = state_dict if isinstance(state_dict, dict) else {}
+    tensors = {k: v for k, v in state_dict.items() if isinstance(k, str) and isinstance(v, Tensor)}
     for prefix in ("module.", "_orig_mod.", "module."):
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    if not own.keys() & tensors.keys():
-        within = {f"net.{name}": tensor for name, tensor in tensors.items()}
-        return within if own.keys() & within.keys() else tensors
-    return tensors
+    if own.keys() & tensors.keys():
+        return tensors
+    prefixed = {f"net.{name}": tensor for name, tensor in tensors.items()}
+    return prefixed if own.keys() & prefixed.keys() else tensors

@@ -1,4 +1,4 @@
-"""From settings to a training: the task is built, its data checked and shown, its folder made."""
+"""A training run from start to end: set up, open the run folder, launch, fit, report the scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segcoord.training.init_from import init_from
 from segcoord.training.loggers import require_loggers
 from segcoord.training.loop import TrainingInterrupted, train
 from segcoord.training.resume import (
-    digest_of_images,
+    image_list_digest,
     read_state,
     require_same_class_weights,
     require_same_images,
@@ -39,11 +39,12 @@ from segcoord.utils.devices import is_main_process
 from segcoord.utils.files import atomic_write
 from segcoord.utils.run_log import RunLog
 
-PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: saved, to be started again with --resume
+AnyConfig = Config | ClassificationConfig
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the run is saved, start it again with --resume
 
 
 def run_training(
-    config: Config | ClassificationConfig,
+    config: AnyConfig,
     name: str,
     *,
     run: str | None = None,
@@ -52,114 +53,82 @@ def run_training(
     offline: bool = False,
     again: str = "segcoord train",
 ) -> int:
-    """Checks data and settings, makes the run's folder and trains; returns the exit code.
+    """Check data and settings, create the run folder and train.
 
-    Where several processes train, the first one checks the data and writes the run's folder, before
-    it starts the others if torchrun did not; the others wait for what it found.
+    With several processes the main one checks the data and writes the run folder, then starts the
+    others unless torchrun did; the others receive its folder and class weights.
 
     Args:
         config: checked settings.
-        name: of the configuration, for the folder where none is given.
+        name: name of the configuration, for the default run folder.
         run: folder of a new run.
-        resume: folder of a run to go on with.
-        init: file to start from.
-        offline: take weights from the cache alone.
-        again: the command by which the user goes on after a stop.
+        resume: folder of a run to resume.
+        init: file of initial weights.
+        offline: take pretrained weights from the local cache only.
+        again: command that resumes the run, for the message after an interruption.
+
+    Returns:
+        The exit code: 0, 130 after Ctrl-C, 75 after SIGTERM.
     """
-    with RunLog() as log, ExitStack() as held:
-        return _run_training(config, name, run, resume, init, offline, again, log, held)
+    with ExitStack() as stack:
+        log = stack.enter_context(RunLog())
+        require_loggers(config.train.loggers)
+        fabric = training_fabric(config.train)
+        is_main = is_main_process()
+        console.quiet = not is_main
+        state = None
+        if resume:
+            state = read_state(Path(resume))
+            require_same_settings(config, state, Path(resume))
+        elif run and is_main:
+            require_new_folder(Path(run))
+        task = _setup(config, fabric, resumed=bool(resume), init=init, offline=offline)
+        folder = None
+        if is_main:
+            folder = Path(resume) if resume else new_run(run, name)
+            stack.enter_context(lock_run(folder))
+            _prepare_folder(task, folder, resumed=bool(resume))
+        fabric.launch()
+        folder = _sync_with_main(task, folder, fabric)
+        if is_main:
+            _record_session(task, folder, fabric, resumed=bool(resume))
+            log.write_to(folder / "log.txt")
+        console.print(f"run        {folder}\n")
+        return _fit(task, folder, fabric, state, again)
 
 
-def _run_training(
-    config: Config | ClassificationConfig,
-    name: str,
-    run: str | None,
-    resume: str | None,
-    init: str | None,
-    offline: bool,
-    again: str,
-    log: RunLog,
-    held: ExitStack,
-) -> int:
-    require_loggers(config.train.loggers)
-    fabric = training_fabric(config.train)
-    main = is_main_process()
-    console.quiet = not main
-    state = None
-    if resume:
-        state = read_state(Path(resume))
-        require_same_settings(config, state, Path(resume))
-    elif run and main:
-        require_new_folder(Path(run))
+def _setup(
+    config: AnyConfig, fabric: Fabric, *, resumed: bool, init: str | None, offline: bool
+) -> Task:
+    """Seed, build the task with its initial weights and print a summary."""
     torch.manual_seed(config.train.seed)
+    check = is_main_process()
     if isinstance(config, Config):
-        task = build_segmentation(config, fresh=not resume, offline=offline, check=main)
+        task = build_segmentation(config, fresh=not resumed, offline=offline, check=check)
     else:
-        task = build_classification(config, check=main)
+        task = build_classification(config, check=check)
     print_summary(task, fabric)
     if init is not None:
         task.model.started = init_from(task.model, Path(init))
     if task.model.started is not None:
         console.print(f"\n{task.model.started}", style="yellow" if task.model.started.new else None)
-    folder = _prepare_folder(task, name, run, resume, held) if main else None
-    fabric.launch()
-    folder = _agree(task, folder, fabric)
-    if main:
-        _note_session(task, folder, fabric, bool(resume))
-        log.write_to(folder / "log.txt")
-    console.print(f"run        {folder}\n")
-    try:
-        scores = train(task, folder, fabric, state)
-    except TrainingInterrupted as stopped:
-        console.print(f"Stopped and saved. Go on with: {again} --resume {shlex.quote(str(folder))}")
-        code = PREEMPTED if stopped.signum == signal.SIGTERM else 130
-        return code if main else 0  # Fabric takes another process's code for a failure
-    except BaseException:
-        kill_child_processes(fabric)
-        raise
-    if scores is None:
-        console.print(f"{folder} has nothing left to do.")
-        return 0
-    if isinstance(task, Segmentation):
-        print_scores(task.scores, task.model.labels.names, len(task.val_split))
-    console.print(f"\nThe best weights are {folder / 'best.ckpt'}")
-    return 0
+    return task
 
 
-def _prepare_folder(
-    task: Task, name: str, run: str | None, resume: str | None, held: ExitStack
-) -> Path:
-    """The run's folder with what it began with; for a run that goes on, checked against it.
-
-    It is this process's alone until `held` is closed.
-    """
-    weights = class_weights_by_name(task)
-    if resume:
-        held.enter_context(lock_run(Path(resume)))
-        require_same_images(Path(resume), task)
-        require_same_class_weights(Path(resume), weights)
-        for part in Path(resume).glob(".*.part"):  # of a file at which the run was killed
-            part.unlink()
-        return Path(resume)
-    folder = new_run(run, name)
-    held.enter_context(lock_run(folder))
-    with atomic_write(folder / "config.yaml") as temporary:
-        temporary.write_text(task.config.to_yaml())
-    return folder
+def _prepare_folder(task: Task, folder: Path, resumed: bool) -> None:
+    """Write config.yaml of a new run, or check the dataset against the run to resume."""
+    if not resumed:
+        with atomic_write(folder / "config.yaml") as temporary:
+            temporary.write_text(task.config.to_yaml())
+        return
+    require_same_images(folder, task)
+    require_same_class_weights(folder, class_weights_by_name(task))
+    for part in folder.glob(".*.part"):  # left by a process that was killed while writing
+        part.unlink()
 
 
-def _note_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> None:
-    """Writes down code, command and machine, once all processes are there."""
-    device, processes = fabric.device, fabric.world_size
-    if resumed:
-        append_resume(folder, device, processes)
-    else:
-        weights = class_weights_by_name(task)
-        write_origin(folder, device, processes, task.model.started, weights, digest_of_images(task))
-
-
-def _agree(task: Task, folder: Path | None, fabric: Fabric) -> Path:
-    """Gives every process the first one's folder and class weights."""
+def _sync_with_main(task: Task, folder: Path | None, fabric: Fabric) -> Path:
+    """Send the main process's run folder and class weights to all processes."""
     if fabric.world_size == 1:
         return folder
     weights = getattr(task.module, "class_weights", None)
@@ -167,3 +136,35 @@ def _agree(task: Task, folder: Path | None, fabric: Fabric) -> Path:
     if weights is not None:
         task.module.class_weights = weights
     return folder
+
+
+def _record_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> None:
+    """Write code version, command and machine to origin.json; needs the launched processes."""
+    device, processes = fabric.device, fabric.world_size
+    if resumed:
+        append_resume(folder, device, processes)
+        return
+    weights, images = class_weights_by_name(task), image_list_digest(task)
+    write_origin(folder, device, processes, task.model.started, weights, images)
+
+
+def _fit(task: Task, folder: Path, fabric: Fabric, state: dict | None, again: str) -> int:
+    """Train to the end or to an interruption; returns the exit code."""
+    try:
+        scores = train(task, folder, fabric, state)
+    except TrainingInterrupted as stop:
+        console.print(
+            f"Stopped and saved. Resume with: {again} --resume {shlex.quote(str(folder))}"
+        )
+        code = PREEMPTED if stop.signum == signal.SIGTERM else 130
+        return code if is_main_process() else 0  # Fabric reports any other code as a failure
+    except BaseException:
+        kill_child_processes(fabric)
+        raise
+    if scores is None:
+        console.print(f"{folder}: the run is complete, nothing left to do.")
+        return 0
+    if isinstance(task, Segmentation):
+        print_scores(task.scores, task.model.labels.names, len(task.val_split))
+    console.print(f"\nThe best weights are in {folder / 'best.ckpt'}")
+    return 0

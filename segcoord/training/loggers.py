@@ -1,7 +1,7 @@
-"""Weights & Biases and MLflow, through Lightning's loggers.
+"""Weights & Biases and MLflow.
 
-Where they write is theirs to be told: `wandb login` or WANDB_MODE=offline, WANDB_PROJECT;
-MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME. Both name the project segcoord unless told otherwise.
+Each reads its own configuration: `wandb login` or WANDB_MODE=offline, WANDB_PROJECT;
+MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME. The default project of both is segcoord.
 """
 
 from __future__ import annotations
@@ -19,93 +19,86 @@ PROJECT = "segcoord"
 
 
 def require_loggers(names: Sequence[str]) -> None:
-    """Raises UserError where the packages of train.loggers are not installed."""
+    """Raise UserError if a package of train.loggers is not installed."""
     for name in names:
-        missing = [package for package in (name, "pytorch_lightning") if not find_spec(package)]
-        if missing:
+        if not find_spec(name):
             raise UserError(
-                f"train.loggers: {name} needs {' and '.join(missing)}, which is not installed. "
-                "Install it with: pip install 'segcoord[loggers]'"
+                f"train.loggers: the package {name} is not installed. Install it with: "
+                "pip install 'segcoord[loggers]'"
             )
 
 
-class Loggers:
-    """The loggers of a run, which go on with the same run there when ours goes on.
+class WandbLogger:
+    def __init__(self, name: str, folder: Path, settings: dict, run_id: str | None) -> None:
+        import wandb
+
+        project = os.environ.get("WANDB_PROJECT", PROJECT)
+        self.run = wandb.init(project=project, name=name, dir=folder, id=run_id, resume="allow")
+        self.id = self.run.id
+        if run_id is None:
+            self.run.config.update(settings)
+        # W&B's own step can't go back, but that of a resumed run does.
+        self.run.define_metric("trainer/global_step")
+        self.run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.run.log(values | {"trainer/global_step": step})
+
+    def finish(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
+
+
+class MlflowLogger:
+    def __init__(self, name: str, folder: Path, settings: dict, run_id: str | None) -> None:
+        import mlflow
+
+        self.mlflow = mlflow
+        if run_id is None:
+            mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
+        self.id = mlflow.start_run(run_id=run_id, run_name=name).info.run_id
+        if run_id is None:
+            for group, values in settings.items():  # cut to the limit of servers before 2.8
+                mlflow.log_params({f"{group}/{k}": str(v)[:500] for k, v in values.items()})
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.mlflow.log_metrics(values, step=step)
+
+    def finish(self, failed: bool) -> None:
+        self.mlflow.end_run("FAILED" if failed else "FINISHED")
+
+
+Logger = WandbLogger | MlflowLogger
+LOGGERS: dict[str, type[Logger]] = {"wandb": WandbLogger, "mlflow": MlflowLogger}
+
+
+def open_loggers(names: Sequence[str], folder: Path, settings: dict) -> dict[str, Logger]:
+    """Start the loggers of a run, or continue the logger runs whose ids are in its loggers.json.
 
     Args:
-        names: of wandb and mlflow.
-        run: the run's folder; loggers.json in it keeps their names for it.
-        settings: of the run, told to a new one.
+        names: keys of LOGGERS.
+        folder: the run folder.
+        settings: configuration by group, logged once.
 
     Raises:
-        UserError: one that can't begin, for want of a login say.
+        UserError: a logger can't start, for example without a login, or loggers.json is damaged.
     """
-
-    def __init__(self, names: Sequence[str], run: Path, settings: dict) -> None:
-        known_file = run / "loggers.json"
-        known = _known(known_file) if known_file.is_file() else {}
-        self.each = {}
-        for name in names:
-            try:
-                logger, known_id = _OPEN[name](run, known.get(name))
-                if name not in known:
-                    logger.log_hyperparams(settings)
-            except Exception as error:  # of their own types, which differ by version
-                raise UserError(
-                    f"train.loggers: {name} can't begin: {error}\nSee docs/runs.md; or leave it "
-                    f"out: --resume {run} --train.loggers=[]"
-                ) from error
-            self.each[name] = logger
-            known[name] = known_id
-            write_json(known_file, known)
-
-    def finish(self, name: str, failed: bool) -> None:
-        """Ends one, after all that was logged has gone out."""
-        if name == "wandb":
-            self.each[name].experiment.finish(exit_code=int(failed))
-        else:
-            self.each[name].finalize("failed" if failed else "success")
-
-
-def _known(path: Path) -> dict[str, str]:
-    """The loggers' own names for a run; UserError for a damaged file."""
+    id_file = folder / "loggers.json"
     try:
-        known = json.loads(path.read_text())
-        if isinstance(known, dict):
-            return known
-        reason = f"a {type(known).__name__}"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    raise UserError(
-        f"{path}: can't be read ({reason}). Without it the run goes on, as a new one with the "
-        "loggers: delete it"
-    )
-
-
-def _wandb(run: Path, known: str | None):
-    from pytorch_lightning.loggers import WandbLogger
-
-    project = os.environ.get("WANDB_PROJECT", PROJECT)
-    logger = WandbLogger(name=_title(run), save_dir=run, id=known, project=project)
-    return logger, logger.experiment.id
-
-
-def _mlflow(run: Path, known: str | None):
-    import mlflow
-    from pytorch_lightning.loggers import MLFlowLogger
-
-    logger = MLFlowLogger(
-        os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
-        run_name=_title(run),
-        tracking_uri=mlflow.get_tracking_uri(),
-        run_id=known,
-    )
-    return logger, logger.run_id
-
-
-def _title(run: Path) -> str:
-    """The last two folders, as in voc_os16/001."""
-    return "/".join(run.resolve().parts[-2:])
-
-
-_OPEN = {"wandb": _wandb, "mlflow": _mlflow}
+        ids = {**json.loads(id_file.read_text())} if id_file.is_file() else {}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{id_file}: can't be read ({error}). To resume as a new run in the loggers, delete it"
+        ) from error
+    run_name = "/".join(folder.resolve().parts[-2:])  # for example voc_os16/001
+    loggers = {}
+    for name in names:
+        try:
+            loggers[name] = LOGGERS[name](run_name, folder, settings, ids.get(name))
+        except Exception as error:  # the packages' own types, which differ by version
+            raise UserError(
+                f"train.loggers: {name} can't start: {error}\nSee docs/runs.md, or train without "
+                f"it: --resume {folder} --train.loggers=[]"
+            ) from error
+        ids[name] = loggers[name].id
+        write_json(id_file, ids)
+    return loggers

@@ -1,12 +1,9 @@
-"""Training: the loop that goes on exactly where it stopped.
+"""The training loop, for any `Task`: fit, validate, save, and resume bit for bit.
 
-What is trained is a Task, segmentation or classification; nothing here knows which.
-
-Lightning's Fabric does the devices; the loop is ours. The Trainer stands in the way of exact
-resume: it draws random numbers between restoring their state and the first batch, a sampler has to
-read the trainer's step and lie about its length, and an interrupt leaves its loops half advanced.
-Here every random draw of step t is a function of (seed, t), so the state of a run is its weights,
-its optimiser and a few numbers.
+Lightning Fabric handles the devices. Its Trainer would prevent an exact resume: it draws random
+numbers between restoring their state and the first batch, its samplers depend on the trainer's
+step, and an interrupt leaves its loops half advanced. Here every random draw of step t is a
+function of (seed, t), so the state of a run is its weights, its optimizer and a few counters.
 """
 
 from __future__ import annotations
@@ -29,23 +26,23 @@ from segcoord.models.checkpoint import save
 from segcoord.models.cpu_autograd import use_fast_cpu_backward
 from segcoord.training.ema import Ema
 from segcoord.training.fabric import explain_out_of_memory
-from segcoord.training.optim import lr_factor, make_optimizer
+from segcoord.training.optim import lr_multiplier, make_optimizer
 from segcoord.training.progress import TrainingBar
-from segcoord.training.resume import TrainingProgress, keep_previous, restore
+from segcoord.training.resume import TrainerState, keep_previous, restore
 from segcoord.training.run_writer import RunWriter
 from segcoord.training.sync_batchnorm import with_sync_batchnorm
 from segcoord.training.task import Task
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 
-LOG_INTERVAL = 10  # steps whose mean loss makes a row of metrics.csv
-SAVE_INTERVAL = 600.0  # seconds after which last.ckpt is renewed between validations
-DIVERGED_LOSS = 1e4  # a loss that no run comes back from; at random weights it is below 10
-FILES_NAMED = 16  # of the batch whose loss exploded
+LOG_INTERVAL = 10  # steps averaged in a row of metrics.csv
+SAVE_INTERVAL = 600.0  # seconds between saves of last.ckpt without a validation
+DIVERGED_LOSS = 1e4  # no run recovers from this; with random weights the loss is below 10
+MAX_LISTED_IMAGES = 16  # of a batch whose loss diverged
 
 
 class TrainingInterrupted(Exception):
-    """The run was asked to stop, and is saved."""
+    """Training stopped on a signal, after saving."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -54,7 +51,7 @@ class TrainingInterrupted(Exception):
 
 @dataclass(frozen=True)
 class _PendingLoss:
-    """A step whose loss was not looked at yet."""
+    """A step whose loss has not been read from the device."""
 
     step: int
     lr: float
@@ -64,24 +61,24 @@ class _PendingLoss:
 def train(
     task: Task, run: Path, fabric: Fabric, state: dict | None = None
 ) -> dict[str, float] | None:
-    """Trains until max_steps, validates, leaves best.ckpt and last.ckpt in the run's folder.
+    """Train until max_steps with validations; writes best.ckpt and last.ckpt.
 
     Args:
-        task: with its model at the start; the weights are replaced where the run goes on.
-        run: the run's folder.
-        fabric: launched; says the devices and the precision.
-        state: from `read_state`, to go on from.
+        task: the task with its initial model, whose weights are replaced on resume.
+        run: the run folder.
+        fabric: launched Fabric with devices and precision.
+        state: state from `read_state` to resume from.
 
     Returns:
-        The scores of the last validation, None if the run had nothing left to do.
+        The scores of the last validation; None if the run was complete already.
 
     Raises:
-        Stopped: after Ctrl-C or SIGTERM, with last.ckpt written.
-        UserError: a state that doesn't fit, a file of the dataset that can't be used, a loss that
-            explodes, too little memory, a result that can't be saved.
+        TrainingInterrupted: after Ctrl-C or SIGTERM, with last.ckpt written.
+        UserError: the state doesn't match, an image can't be used, the loss diverges, the memory
+            is too small, or a required checkpoint can't be saved.
     """
     settings = task.config.train
-    # On its device before the optimiser is restored, whose state then follows the parameters there.
+    # On the device before the optimizer is restored: its state follows the parameters there.
     module = task.module.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
         use_fast_cpu_backward(module)
@@ -91,136 +88,136 @@ def train(
     if fabric.world_size > 1 and settings.sync_bn:
         module = with_sync_batchnorm(module, fabric.device)
     optimizer = make_optimizer(task.parameter_groups(), settings)
-    progress = TrainingProgress()
+    trainer_state = TrainerState()
     if state is not None:
-        progress = restore(state, run, task.model, module, optimizer, ema)
+        trainer_state = restore(state, run, task.model, module, optimizer, ema)
         if state["precision"]:
             fabric.strategy.precision.load_state_dict(state["precision"])
     compiled = torch.compile(module) if settings.compile else module
-    wrapped, optimizer = fabric.setup(compiled, optimizer)
-    loop = TrainingLoop(task, wrapped, optimizer, ema, progress, run, fabric)
+    fabric_module, optimizer = fabric.setup(compiled, optimizer)
+    loop = TrainingLoop(task, fabric_module, optimizer, ema, trainer_state, run, fabric)
     with _stop_on_signals(loop):
-        return loop.run_to_end()
+        return loop.fit()
 
 
 class TrainingLoop:
+    """One session of a run; `ema`, if given, is validated and saved instead of the model."""
+
     def __init__(
         self,
         task: Task,
-        wrapped: nn.Module,
+        fabric_module: nn.Module,
         optimizer: torch.optim.Optimizer,
         ema: Ema | None,
-        progress: TrainingProgress,
+        state: TrainerState,
         run: Path,
         fabric: Fabric,
     ) -> None:
-        self.task, self.wrapped, self.optimizer = task, wrapped, optimizer
-        self.ema, self.progress, self.run, self.fabric = ema, progress, run, fabric
-        self.result = ema.model if ema else task.model  # what is scored and saved
+        self.task, self.fabric_module, self.optimizer = task, fabric_module, optimizer
+        self.ema, self.state, self.run, self.fabric = ema, state, run, fabric
+        self.eval_model = ema.model if ema else task.model
         self.settings = task.config.train
         self.order = EpochShuffle(len(task.train_set), self.settings.batch_size, self.settings.seed)
-        # Reading a loss waits for the device, which on a GPU has more to do meanwhile.
+        # Reading a loss waits for the device, and a GPU should not run idle meanwhile.
         self.read_interval = 1 if fabric.device.type == "cpu" else LOG_INTERVAL
-        self.unread: list[_PendingLoss] = []
-        self.unsaved = ""  # why the last checkpoint could not be written
-        self.asked: int | None = None  # the signal that asked for a stop
-        self.saved = self.counted = time.monotonic()
-        self.record = RunWriter(
-            run,
-            task.config,
-            task.columns,
-            progress.step,
-            progress.validated,
-            enabled=fabric.is_global_zero,
-        )
+        self.pending_losses: list[_PendingLoss] = []
+        self.save_error = ""  # of the latest checkpoint
+        self.stop_signal: int | None = None
+        self.last_save = self.last_count = time.monotonic()
+        resume_point = (state.step, state.validated)
+        is_main = fabric.is_global_zero
+        self.writer = RunWriter(run, task.config, task.columns, *resume_point, enabled=is_main)
 
-    def run_to_end(self) -> dict[str, float] | None:
-        settings, progress, fabric = self.settings, self.progress, self.fabric
-        steps, parts = (progress.step, settings.max_steps), settings.accumulate
-        shares = StepBatchSampler(self.order, steps, parts, fabric.global_rank, fabric.world_size)
-        loader = train_loader(self.task.train_set, shares, self.task.config.data.workers)
-        loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-        self.counted = time.monotonic()
-        if progress.step == 0:
-            # From here on there is always something to go on from.
+    def fit(self) -> dict[str, float] | None:
+        """Train to the end; returns the scores of the last validation, None without one."""
+        settings, state = self.settings, self.state
+        batches = self._batches()
+        self.last_count = time.monotonic()
+        if state.step == 0:  # from here on the run can be resumed
             self._save_last(required=True)
-        with (
-            self.record,
-            TrainingBar(
-                settings.max_steps,
-                progress.step,
-                self.task.val_images,
-                self.task.columns[0],
-                progress.best,
-            ) as self.bar,
-        ):
+        headline = self.task.columns[0]
+        self.bar = TrainingBar(
+            settings.max_steps, state.step, self.task.val_images, headline, state.best
+        )
+        with self.writer, self.bar:
             scores = self._validate_if_due()
-            batches = iter(loader)
-            while progress.step < settings.max_steps and not self._out_of_patience():
+            batches = iter(batches)
+            while state.step < settings.max_steps and not self._is_patience_exhausted():
                 self._step(batches)
                 scores = self._validate_if_due() or scores
-                if self._stop_agreed():
+                if self._is_stop_requested():
                     self._save_last(required=True)
-                    raise TrainingInterrupted(self.asked or signal.SIGTERM)
-                # To read losses takes all processes, and their clocks differ.
-                if not self.unread and time.monotonic() - self.saved > SAVE_INTERVAL:
+                    raise TrainingInterrupted(self.stop_signal or signal.SIGTERM)
+                # Only without pending losses: reading them is collective, and the clocks differ.
+                if not self.pending_losses and time.monotonic() - self.last_save > SAVE_INTERVAL:
                     self._save_last()
-        if scores is not None and self.unsaved:
-            raise UserError(f"The run is at its end, but its last state is lost: {self.unsaved}")
+        if scores is not None and self.save_error:
+            raise UserError(
+                f"The training is complete, but its last state is not saved: {self.save_error}"
+            )
         return scores
 
-    def _out_of_patience(self) -> bool:
+    def _batches(self) -> torch.utils.data.DataLoader:
+        fabric, settings = self.fabric, self.settings
+        steps = (self.state.step, settings.max_steps)
+        sampler = StepBatchSampler(
+            self.order, steps, settings.accumulate, fabric.global_rank, fabric.world_size
+        )
+        loader = train_loader(self.task.train_set, sampler, self.task.config.data.workers)
+        return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+
+    def _is_patience_exhausted(self) -> bool:
         patience = self.settings.patience
-        return patience is not None and self.progress.since_best >= patience
+        return patience is not None and self.state.since_best >= patience
 
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> None:
-        settings, progress, fabric = self.settings, self.progress, self.fabric
-        factor = lr_factor(progress.step, settings)
+        settings, state, fabric = self.settings, self.state, self.fabric
+        lr = settings.lr * lr_multiplier(state.step, settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * factor * group["factor"]
-        self.wrapped.train()
+            group["lr"] = lr * group["factor"]
+        self.fabric_module.train()
         total = torch.zeros((), device=fabric.device)
         with explain_out_of_memory(settings):
             self.optimizer.zero_grad()
             for part, batch in enumerate(islice(batches, settings.accumulate)):
-                torch.manual_seed(_mix(settings.seed, progress.step, part, fabric.global_rank))
-                more = part + 1 < settings.accumulate
-                with fabric.no_backward_sync(self.wrapped, enabled=more and fabric.world_size > 1):
-                    loss = self.wrapped(batch) / settings.accumulate
+                torch.manual_seed(_step_seed(settings.seed, state.step, part, fabric.global_rank))
+                accumulating = part + 1 < settings.accumulate and fabric.world_size > 1
+                with fabric.no_backward_sync(self.fabric_module, enabled=accumulating):
+                    loss = self.fabric_module(batch) / settings.accumulate
                     fabric.backward(loss)
                 total += loss.detach()
             if settings.clip_grad_norm is not None:
                 fabric.clip_gradients(
-                    self.wrapped,
+                    self.fabric_module,
                     self.optimizer,
                     max_norm=settings.clip_grad_norm,
-                    error_if_nonfinite=False,  # the loss tells it, with all that is known
+                    error_if_nonfinite=False,  # the divergence error below says more
                 )
             self.optimizer.step()
-        progress.step += 1
+        state.step += 1
         if self.ema:
-            self.ema.update(self.task.model, progress.step)
-        self.unread.append(_PendingLoss(progress.step, settings.lr * factor, total))
-        if progress.step % self.read_interval == 0 or self._due():
+            self.ema.update(self.task.model, state.step)
+        self.pending_losses.append(_PendingLoss(state.step, lr, total))
+        if state.step % self.read_interval == 0 or self._is_validation_due():
             self._read_losses()
 
     def _read_losses(self) -> None:
-        """Looks at the losses of the last steps; nothing is saved without."""
-        if not self.unread:
+        """Read, check and log the losses since the last call; every save does so first."""
+        if not self.pending_losses:
             return
-        progress, unread, self.unread = self.progress, self.unread, []
-        losses = self._mean_over_processes(torch.stack([done.loss for done in unread]))
-        for done, value in zip(unread, losses.tolist()):
-            if not abs(value) < DIVERGED_LOSS:
-                raise self._exploded(done.step, done.lr, f"the loss is {value:g}")
-            progress.loss_sum += value
-            progress.loss_count += 1
+        state, pending, self.pending_losses = self.state, self.pending_losses, []
+        losses = self._mean_over_processes(torch.stack([each.loss for each in pending]))
+        for each, loss in zip(pending, losses.tolist()):
+            if not abs(loss) < DIVERGED_LOSS:
+                raise self._divergence_error(each.step, each.lr, f"the loss is {loss:g}")
+            state.loss_sum += loss
+            state.loss_count += 1
             self._count_time()
-            if done.step % LOG_INTERVAL == 0 or self._due(done.step):
-                mean = progress.loss_sum / progress.loss_count
-                progress.loss_sum, progress.loss_count = 0.0, 0
-                self._log(done.step, loss=mean, lr=done.lr)
-            self.bar.step(done.step, value, done.lr)
+            if each.step % LOG_INTERVAL == 0 or self._is_validation_due(each.step):
+                mean = state.loss_sum / state.loss_count
+                state.loss_sum, state.loss_count = 0.0, 0
+                self._log(each.step, loss=mean, lr=each.lr)
+            self.bar.step(each.step, loss, each.lr)
 
     def _mean_over_processes(self, values: Tensor) -> Tensor:
         if self.fabric.world_size == 1:
@@ -228,136 +225,135 @@ class TrainingLoop:
         return self.fabric.all_reduce(values, reduce_op="mean")
 
     def _check_weights(self) -> None:
-        """A gradient may overflow where the loss does not; the next loss would be too late."""
-        step = self.progress.step
+        """A gradient can overflow while its loss is finite; the next loss would come too late."""
+        step = self.state.step
         norms = torch.stack(torch._foreach_norm(list(self.task.module.parameters())))
         if step > 0 and not norms.isfinite().all():
-            lr = self.settings.lr * lr_factor(step - 1, self.settings)
-            raise self._exploded(step, lr, "after it the weights are not finite")
+            lr = self.settings.lr * lr_multiplier(step - 1, self.settings)
+            raise self._divergence_error(step, lr, "the updated weights are not finite")
 
-    def _exploded(self, step: int, lr: float, told: str) -> UserError:
+    def _divergence_error(self, step: int, lr: float, problem: str) -> UserError:
         settings = self.settings
         indices = [index for _, index in self.order.batch(step - 1)]
-        named = [str(self.task.train_set.path(index)) for index in indices[:FILES_NAMED]]
-        more = len(indices) - len(named)
-        listed = "\n".join(f"  {name}" for name in named) + (f"\n  and {more} more" if more else "")
+        lines = [f"  {self.task.train_set.path(i)}" for i in indices[:MAX_LISTED_IMAGES]]
+        if len(indices) > len(lines):
+            lines.append(f"  and {len(indices) - len(lines)} more")
         return UserError(
-            f"step {step}: {told} at learning rate {lr:.3g}. Lower train.lr (now {settings.lr}), "
-            f"raise train.warmup_steps (now {settings.warmup_steps}) "
+            f"step {step}: {problem} at learning rate {lr:.3g}. Lower train.lr (now {settings.lr}),"
+            f" raise train.warmup_steps (now {settings.warmup_steps}) "
             f"or set train.clip_grad_norm; {self.run / 'last.ckpt'} holds the last good state. "
-            f"The images of this step:\n{listed}"
+            "The images of this step:\n" + "\n".join(lines)
         )
 
-    def _stop_agreed(self) -> bool:
-        """Whether any process was asked to stop; all processes get the same answer."""
-        if self.progress.step % self.read_interval and not self._due(self.progress.step):
+    def _is_stop_requested(self) -> bool:
+        """Whether any process received a stop signal; the same answer in all processes."""
+        if self.state.step % self.read_interval and not self._is_validation_due():
             return False
         if self.fabric.world_size == 1:
-            return self.asked is not None
-        asked = torch.tensor(float(self.asked is not None), device=self.fabric.device)
-        return self.fabric.all_reduce(asked, reduce_op="sum").item() > 0
+            return self.stop_signal is not None
+        stop = torch.tensor(float(self.stop_signal is not None), device=self.fabric.device)
+        return self.fabric.all_reduce(stop, reduce_op="sum").item() > 0
 
     def _count_time(self) -> None:
         now = time.monotonic()
-        self.progress.seconds += now - self.counted
-        self.counted = now
+        self.state.seconds += now - self.last_count
+        self.last_count = now
 
-    def _due(self, step: int | None = None) -> bool:
-        """Whether a validation belongs after a step, the present one unless given."""
-        step, settings = self.progress.step if step is None else step, self.settings
+    def _is_validation_due(self, step: int | None = None) -> bool:
+        """Whether a step, by default the current one, is followed by a validation."""
+        step, settings = self.state.step if step is None else step, self.settings
         at_interval = step > 0 and step % settings.val_interval == 0
-        return (at_interval or step == settings.max_steps) and step != self.progress.validated
+        return (at_interval or step == settings.max_steps) and step != self.state.validated
 
     def _validate_if_due(self) -> dict[str, float] | None:
-        if not self._due():
+        if not self._is_validation_due():
             return None
-        progress = self.progress
+        state = self.state
         self._save_last()
         with explain_out_of_memory(self.settings):
-            self._share_result()
-            scores = self.task.validate(self.result, self._validated_one)
-        progress.validated = progress.step
+            self._broadcast_eval_model()
+            scores = self.task.validate(self.eval_model, self._on_validated_image)
+        state.validated = state.step
         self._count_time()
         score = scores[self.task.columns[0]]
-        progress.since_best += 1
-        # Without the optimiser's state: a result, not something to go on from.
-        # The first process alone knows whether it could be saved.
-        if score > progress.best:
+        state.since_best += 1
+        # best.ckpt has no optimizer state: it is a result, not something to resume from.
+        # Only the main process knows whether it was saved.
+        if score > state.best:
             saved = self._save("best.ckpt", {"best": score})
             if self.fabric.broadcast(saved):
-                progress.best, progress.since_best = score, 0
-        self._log(progress.step, **scores)
-        self.record.add_examples(progress.step, lambda: self.task.examples(self.result))
+                state.best, state.since_best = score, 0
+        self._log(state.step, **scores)
+        self.writer.add_examples(state.step, lambda: self.task.examples(self.eval_model))
         self._save_last()
-        self.bar.validated(progress.step, scores, progress.best)
+        self.bar.validated(state.step, scores, state.best)
         return scores
 
-    def _share_result(self) -> None:
-        """The first process's weights and statistics for all; without sync_bn theirs differ."""
+    def _broadcast_eval_model(self) -> None:
+        """Send the main process's weights and buffers; without sync_bn the buffers differ."""
         if self.fabric.world_size > 1:
-            for tensor in self.result.state_dict().values():
+            for tensor in self.eval_model.state_dict().values():
                 torch.distributed.broadcast(tensor, src=0)
 
-    def _validated_one(self) -> None:
-        if self.asked is not None and self.fabric.world_size == 1 and not self.unsaved:
-            raise TrainingInterrupted(
-                self.asked
-            )  # last.ckpt was written just before; validated again then
+    def _on_validated_image(self) -> None:
+        if self.stop_signal is not None and self.fabric.world_size == 1 and not self.save_error:
+            # last.ckpt was written just before; the resumed run repeats this validation.
+            raise TrainingInterrupted(self.stop_signal)
         self.bar.advance_validation(self.fabric.world_size)
 
     def _log(self, step: int, **values: float) -> None:
         epoch = step * self.settings.batch_size / len(self.task.train_set)
-        self.record.add(step, epoch, self.progress.seconds, values)
+        self.writer.add(step, epoch, self.state.seconds, values)
 
     def _save_last(self, required: bool = False) -> None:
         self._read_losses()
         self._check_weights()
-        state = {
+        state_dicts = {
             "training": self.task.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
         }
-        self._save("last.ckpt", {}, required=required, **state)
-        self.saved = time.monotonic()
+        self._save("last.ckpt", {}, required=required, **state_dicts)
+        self.last_save = time.monotonic()
 
-    def _save(self, name: str, change: dict, required: bool = False, **extra: object) -> bool:
-        """Writes a checkpoint; where it can't, warns, or raises if that is `required`."""
+    def _save(self, name: str, changes: dict, required: bool = False, **extra: object) -> bool:
+        """Write a checkpoint; a failure is a warning, or raised if the file is `required`."""
         if not self.fabric.is_global_zero:
             return True
-        config, progress = asdict(self.task.config), asdict(self.progress) | change
+        config, progress = asdict(self.task.config), asdict(self.state) | changes
         try:
             if name == "last.ckpt":
                 keep_previous(self.run)
-            save(self.result, self.run / name, config=config, progress=progress, **extra)
+            save(self.eval_model, self.run / name, config=config, progress=progress, **extra)
         except UserError as error:
             if required or self.settings.stop_if_unsaved:
                 raise
-            self.unsaved = str(error)
-            console.print(f"step {self.progress.step}: {error}\nThe run goes on.")
+            self.save_error = str(error)
+            console.print(f"step {self.state.step}: {error}\nTraining continues.")
             return False
-        self.unsaved = ""
+        self.save_error = ""
         return True
 
 
-def _mix(*key: int) -> int:
+def _step_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager
 def _stop_on_signals(loop: TrainingLoop) -> Iterator[None]:
-    """SIGTERM and the first Ctrl-C let the step finish; a second Ctrl-C stops at once, as ever."""
+    """SIGTERM and the first Ctrl-C finish the step; a second Ctrl-C interrupts at once."""
 
-    def ask(signum: int, _: object) -> None:
-        loop.asked = signum
-        again = ""
+    def request_stop(signum: int, _: object) -> None:
+        loop.stop_signal = signum
+        hint = ""
         if signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            again = "; Ctrl-C again to stop at once"
-        console.print(f"Stopping after this step{again}.")
+            hint = "; press Ctrl-C again to stop at once"
+        console.print(f"Stopping after this step{hint}.")
 
-    before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {each: signal.signal(each, request_stop) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)

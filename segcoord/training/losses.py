@@ -1,12 +1,12 @@
-"""The losses of segmentation, each a mean over what counts, on one process or on many.
+"""Losses for semantic segmentation: cross-entropy with OHEM, Dice and Lovasz-Softmax.
 
 Shapes: N batch, K classes, H and W of the crop. Logits are (N, K, H, W) float32; targets are
-(N, H, W) uint8 class indices, 255 for void, which counts in none of them. Where nothing counts a
+(N, H, W) uint8 class indices with 255 for void, which every loss ignores. Without a labeled pixel a
 loss is 0 with a gradient of 0, never NaN.
 
-Under torch.distributed each process gets its own share, so scaled that the mean over the processes
-is the loss of the whole batch: DistributedDataParallel, which takes the mean of the gradients, then
-follows the same gradient as one process with all images, however void lies in their shares.
+Under torch.distributed each process returns its part scaled so that the mean over the processes is
+the loss of the whole batch. DistributedDataParallel, which averages gradients, then follows the
+gradient of one process with all images, for any distribution of void.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ def cross_entropy(
     target: Tensor,
     weights: Tensor | None = None,
     label_smoothing: float = 0.0,
-    hard: tuple[float, float] | None = None,
+    ohem: tuple[float, float] | None = None,
 ) -> Tensor:
-    """Mean cross-entropy over the pixels that count, as PyTorch's own with each of its options.
+    """Mean cross-entropy over the labeled pixels, as F.cross_entropy with the same options.
 
     Args:
-        logits, target: see above.
-        weights: (K,) float, by class; the mean is then weighted with them.
-        label_smoothing: share of the target that goes to all classes alike, 0..1.
-        hard: (threshold, least) of `hard_pixels`, if they alone shall count.
+        logits, target: As above.
+        weights: (K,) float class weights; the mean is weighted with them.
+        label_smoothing: Part of the target spread evenly over all classes, 0..1.
+        ohem: (threshold, min_kept) of `hard_pixels`, to restrict the loss to these pixels.
     """
     target = target.long()
-    if hard is not None:
-        target = torch.where(hard_pixels(logits, target, *hard), target, VOID)
+    if ohem is not None:
+        target = torch.where(hard_pixels(logits, target, *ohem), target, VOID)
     total = F.cross_entropy(
         logits,
         target,
@@ -51,66 +51,66 @@ def cross_entropy(
     )
     if weights is None:
         return _mean(total, (target != VOID).sum())
-    of_value = F.pad(weights, (0, VOID + 1 - len(weights)))  # void weighs nothing
-    return _mean(total, of_value[target].sum())
+    weights_by_value = F.pad(weights, (0, VOID + 1 - len(weights)))  # 0 for void
+    return _mean(total, weights_by_value[target].sum())
 
 
 @torch.no_grad()
-def hard_pixels(logits: Tensor, target: Tensor, threshold: float, least: float) -> Tensor:
-    """Which pixels online hard example mining keeps.
+def hard_pixels(logits: Tensor, target: Tensor, threshold: float, min_kept: float) -> Tensor:
+    """Select pixels by online hard example mining (OHEM).
 
-    Those whose true class has a probability below the threshold; where these are fewer than
-    the least share, that share of the pixels with the lowest probabilities. The rule of
-    mmsegmentation's OHEMPixelSampler and of OhemCELoss (CoinCheung/BiSeNet), whose share it is;
-    each process applies it to its own images, as they do.
+    Keeps the pixels whose true class has a probability below the threshold, and at least the
+    fraction `min_kept` of the labeled pixels, those with the lowest probabilities. This is the rule
+    of mmsegmentation's OHEMPixelSampler and of OhemCELoss (CoinCheung/BiSeNet), whose minimum is a
+    fraction too. As there, each process selects among its own images.
 
     Args:
-        logits, target: see above.
-        threshold: 0..1; with 0 the least share alone is kept.
-        least: of the pixels that are not void, above 0 up to 1.
+        logits, target: As above.
+        threshold: Probability, 0..1; 0 keeps the fraction `min_kept` alone.
+        min_kept: Fraction of the labeled pixels, above 0 up to 1.
 
     Returns:
-        (N, H, W) bool, False for void.
+        (N, H, W) bool mask, False for void.
     """
     target = target.long()
-    counted = target != VOID
+    labeled = target != VOID
     losses = F.cross_entropy(logits, target, ignore_index=VOID, reduction="none")
-    probability = torch.where(counted, losses.neg().exp(), 2)  # void comes last
-    count = (counted.sum() * least).ceil().long().clamp(min=1)
-    # The place stays a tensor: to read its number would wait for the device.
+    probability = torch.where(labeled, losses.neg().exp(), 2)  # sorts void last
+    count = (labeled.sum() * min_kept).ceil().long().clamp(min=1)
+    # The index stays a tensor: reading its value would wait for the device.
     highest = probability.flatten().sort().values.gather(0, count.view(1) - 1)
-    return counted & ((probability < threshold) | (probability <= highest))
+    return labeled & ((probability < threshold) | (probability <= highest))
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """smp's soft Dice loss: 1 - 2 |p t| / (|p| + |t|) by class over the batch, the mean over K.
+    """Soft Dice loss of smp: 1 - 2 |p t| / (|p| + |t|) per class over the batch, averaged over K.
 
-    A class that the batch doesn't have gives 0 to that mean. Milletari, Navab, Ahmadi, "V-Net",
-    arXiv 1606.04797, with |p| where they have squares. Several processes take the mean of theirs,
-    leaving out those that have void alone.
+    A class absent from the batch adds 0 to the mean. Milletari, Navab, Ahmadi, "V-Net",
+    arXiv 1606.04797, with |p| instead of its squares. Several processes average their losses,
+    without those that have void only.
 
     Args:
-        logits, target: see above.
+        logits, target: As above.
     """
     return _mean(_DICE(logits, target.long()), (target != VOID).any().long())
 
 
-@torch.compiler.disable  # its shapes depend on how many pixels count
+@torch.compiler.disable  # its shapes depend on the number of labeled pixels
 def lovasz_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """smp's Lovasz-Softmax loss over the batch, the mean over the classes that the batch has.
+    """Lovasz-Softmax loss of smp over the batch, averaged over the classes present in it.
 
     Berman, Triki, Blaschko, "The Lovasz-Softmax loss", CVPR 2018, arXiv 1705.08790. Several
-    processes take the mean of theirs, leaving out those that have void alone.
+    processes average their losses, without those that have void only.
 
     Args:
-        logits, target: see above; K is at least 2.
+        logits, target: As above; K is at least 2.
     """
-    loss = _LOVASZ(logits, target).sum()  # smp's is empty, not 0, where no pixel counts
+    loss = _LOVASZ(logits, target).sum()  # smp returns an empty tensor without labeled pixels
     return _mean(loss, (target != VOID).any().long())
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:
-    """total / count; of several processes each its part of (sum of totals) / (sum of counts)."""
+    """total / count; of several processes each one's part of (sum of totals) / (sum of counts)."""
     if dist.is_available() and dist.is_initialized():
         count = count.clone()
         dist.all_reduce(count)

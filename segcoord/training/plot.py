@@ -1,4 +1,4 @@
-"""The curves of a run as one picture, drawn from its metrics.csv."""
+"""plot.png: the curves of a run, drawn from its metrics.csv."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from segcoord.utils.files import atomic_write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-POINTS = 2000  # of a curve at most; a longer one is drawn as the means of its parts
+MAX_POINTS = 2000  # of a curve; a longer one is averaged down to this many
 INK, FAINT, GRID = "#2b2f36", "#8a919c", "#e6e8eb"
-PLACE = {"left": 0.075, "right": 0.985, "top": 0.9, "bottom": 0.08, "hspace": 0.25}
-LOSS, PALE, SCORE, RATE = "#1f5fa8", "#c2d6ec", "#c8501e", "#5c7f3d"
+MARGINS = {"left": 0.075, "right": 0.985, "top": 0.9, "bottom": 0.08, "hspace": 0.25}
+LOSS, RAW_LOSS, SCORE, LR = "#1f5fa8", "#c2d6ec", "#c8501e", "#5c7f3d"
 
 
 def write_plot(run: Path, config: Config | ClassificationConfig, score: str) -> None:
-    """Writes plot.png; nothing where metrics.csv has no row yet.
+    """Write plot.png, unless metrics.csv is empty.
 
     Args:
-        run: the run's folder.
-        config: of the run.
-        score: the column that decides about best.ckpt.
+        run: the run folder.
+        config: configuration of the run.
+        score: the column that selects best.ckpt.
 
     Raises:
-        UserError: it can't be written.
+        UserError: the file can't be written.
     """
     rows = read_metrics(run / "metrics.csv")
     if rows:
@@ -43,24 +43,24 @@ def write_plot(run: Path, config: Config | ClassificationConfig, score: str) -> 
 def draw_curves(
     rows: list[dict[str, str]], config: Config | ClassificationConfig, score: str, name: str
 ) -> Figure:
-    """Loss, the score of each validation with the best marked, and the learning rate.
+    """Draw the loss, the score of each validation with the best one marked, and the learning rate.
 
     Args:
-        rows: of metrics.csv, at least one.
-        config: of the run.
-        score: the column that decides about best.ckpt.
-        name: of the run, for the title.
+        rows: rows of metrics.csv, at least one.
+        config: configuration of the run.
+        score: the column that selects best.ckpt.
+        name: name of the run, for the title.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes long to import
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure
 
-    losses, rates, scores = (_column(rows, name) for name in ("loss", "lr", score))
+    losses, lrs, scores = (_column(rows, name) for name in ("loss", "lr", score))
     figure = Figure(figsize=(9, 6.6), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(3, sharex=True, height_ratios=(4, 4, 1.3), gridspec_kw=PLACE)
-    _draw_loss(axes[0], *_thinned(*losses))
+    axes = figure.subplots(3, sharex=True, height_ratios=(4, 4, 1.3), gridspec_kw=MARGINS)
+    _draw_loss(axes[0], *_downsample(*losses))
     _draw_score(axes[1], *scores, score_title(score))
-    axes[2].plot(*_thinned(*rates), color=RATE, linewidth=1.4)
+    axes[2].plot(*_downsample(*lrs), color=LR, linewidth=1.4)
     axes[2].set_ylim(bottom=0)
     axes[2].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for axis, label in zip(axes, ("training loss", f"{score_title(score)} %", "learning rate")):
@@ -82,17 +82,17 @@ def draw_curves(
 
 
 def _column(rows: list[dict[str, str]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values, each (n,) float64, of the rows that have this one as a finite number."""
+    """Steps and values of a column, each (n,) float64, where it has a finite number."""
     pairs = np.array([(row["step"], row[name]) for row in rows if row[name]], float)
     steps, values = pairs.reshape(-1, 2).T
-    fine = np.isfinite(values)
-    return steps[fine], values[fine]
+    finite = np.isfinite(values)
+    return steps[finite], values[finite]
 
 
-def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len(steps) <= POINTS:
+def _downsample(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(steps) <= MAX_POINTS:
         return steps, values
-    starts = np.linspace(0, len(steps), POINTS, endpoint=False).astype(int)
+    starts = np.linspace(0, len(steps), MAX_POINTS, endpoint=False).astype(int)
     sizes = np.diff(starts, append=len(steps))
     return tuple(np.add.reduceat(column, starts) / sizes for column in (steps, values))
 
@@ -101,7 +101,7 @@ def _draw_loss(axis, steps: np.ndarray, values: np.ndarray) -> None:
     if not len(steps):
         return
     smooth = gaussian_filter1d(values, sigma=max(1.0, len(values) / 80), mode="nearest")
-    axis.plot(steps, values, color=PALE, linewidth=1)
+    axis.plot(steps, values, color=RAW_LOSS, linewidth=1)
     axis.plot(steps, smooth, color=LOSS, linewidth=1.8)
     axis.set_ylim(0, 1.05 * max(np.quantile(values, 0.98), smooth[len(smooth) // 50]))
     axis.annotate(
@@ -119,8 +119,8 @@ def _draw_score(axis, steps: np.ndarray, values: np.ndarray, name: str) -> None:
     if not len(steps):
         return
     values = 100 * values
-    few = len(steps) <= 60
-    axis.plot(steps, values, color=SCORE, linewidth=1.6, marker="o" if few else "", markersize=3.5)
+    marker = "o" if len(steps) <= 60 else ""
+    axis.plot(steps, values, color=SCORE, linewidth=1.6, marker=marker, markersize=3.5)
     best = int(np.argmax(values))
     axis.plot(steps[best], values[best], "*", color=SCORE, markersize=13, markeredgecolor="white")
     axis.axhline(values[best], color=SCORE, linewidth=0.8, linestyle=(0, (2, 3)))

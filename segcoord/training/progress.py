@@ -1,10 +1,9 @@
-"""TODO."""
+"""The progress bar of a training run."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.progress import (
     BarColumn,
@@ -18,18 +17,18 @@ from rich.progress import (
 
 from segcoord.utils.console import PLAIN_INTERVAL, console, format_duration, score_title
 
-if TYPE_CHECKING:
-    pass
-
 
 class TrainingBar:
-    """Step, loss, learning rate, mIoU and time left; plain lines where there is no terminal."""
+    """Step, smoothed loss, learning rate, best score and time left; plain lines without a terminal.
+
+    `headline` is the score that selects best.ckpt; `best` is below 0 before the first validation.
+    """
 
     def __init__(
         self, max_steps: int, start: int, val_images: int, headline: str, best: float
     ) -> None:
         self.max_steps, self.start, self.val_images = max_steps, start, val_images
-        self.headline, self.best = headline, best  # best: below 0 before the first validation
+        self.headline, self.best = headline, best
         self.loss: float | None = None
         self.lr = 0.0
         self.last_line = self.began = time.monotonic()
@@ -62,6 +61,7 @@ class TrainingBar:
         self.progress.stop()
 
     def step(self, step: int, loss: float, lr: float) -> None:
+        """Advance to a step with its loss and learning rate."""
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
         self.lr = lr
         info = self._info()
@@ -77,13 +77,14 @@ class TrainingBar:
         return info if self.best < 0 else f"{info}  {score_title(self.headline)} {self.best:.4f}"
 
     def advance_validation(self, images: int = 1) -> None:
+        """Advance the validation bar."""
         self.progress.update(self.validation, visible=True, advance=images)
 
     def validated(self, step: int, scores: dict[str, float], best: float) -> None:
-        """Prints the scores of a validation, the headline first."""
+        """Print the scores of a validation, the headline first."""
         self.best = best
         self.progress.update(self.validation, visible=False, completed=0)
         self.progress.update(self.steps, info=self._info())
-        told = [f"{score_title(name)} {value:.4f}" for name, value in scores.items()]
-        told[0] += "  (best)" if scores[self.headline] >= best else ""
-        console.print(f"step {step}: {', '.join(told)}")
+        shown = [f"{score_title(name)} {value:.4f}" for name, value in scores.items()]
+        shown[0] += "  (best)" if scores[self.headline] >= best else ""
+        console.print(f"step {step}: {', '.join(shown)}")

@@ -1,15 +1,16 @@
-"""The folder of a run: where it lies, what it came from, its metrics.csv.
+"""The folder of a run: its name, its lock, origin.json and metrics.csv.
 
 config.yaml     every setting, resolved
-origin.json     code, versions, device, command and weights that it began with, and each resume
-log.txt         what was printed
+origin.json     code, versions, device, command and initial weights, of the start and each resume
+log.txt         the console output
 metrics.csv     a row every few steps and for each validation
 plot.png        the curves of metrics.csv
-predictions/    images of the validation split, their truth and prediction, at each validation
-tensorboard/    the numbers and the predictions
-.lock           held while a process trains here
-best.ckpt       the weights with the best validation mIoU
-last.ckpt       the newest weights with all that is needed to go on
+predictions/    validation images with ground truth and prediction, for each validation
+tensorboard/    the metrics and the predictions
+.lock           held while a process trains in the folder
+best.ckpt       the weights with the best validation score
+last.ckpt       the newest weights with all state needed to resume
+previous.ckpt   the state before it
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 
 
 def new_run(run: str | None, config_name: str) -> Path:
-    """Makes the folder of a new run: `run`, or runs/CONFIG-NAME/NUMBER.
+    """Create the folder of a new run: `run`, or runs/CONFIG-NAME/NUMBER.
 
     Raises:
-        UserError: the folder holds something already.
+        UserError: the folder is not empty or can't be created.
     """
     if run is None:
         parent = Path("runs") / config_name
@@ -49,44 +50,44 @@ def new_run(run: str | None, config_name: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: can't be made ({error.strerror}); see --run") from error
+        raise UserError(f"{folder}: can't be created ({error.strerror}); see --run") from error
     return folder
 
 
 def require_new_folder(folder: Path) -> None:
-    """Raises UserError where a new run would find something in its folder."""
+    """Raise UserError if the folder of a new run is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
-            f"{folder}: exists and is not empty. Go on with it by --resume {folder}, "
-            "or name another folder with --run."
+            f"{folder}: exists and is not empty. Resume it with --resume {folder}, or name another "
+            "folder with --run."
         )
 
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Keeps other processes from training in a run's folder; released however this one ends.
+    """Keep other processes from training in a run folder; the lock ends with this process.
 
-    It is a POSIX lock and not flock, which the workers that a killed process leaves behind for a
-    moment would go on holding.
+    This is a POSIX lock, not flock: DataLoader workers that briefly outlive a killed process would
+    still hold a flock.
 
     Raises:
-        UserError: another process trains there, or the folder can't be written.
+        UserError: another process trains in the folder, or the folder is not writable.
     """
     try:
         file = (folder / ".lock").open("a")
     except OSError as error:
-        raise UserError(f"{folder}: can't be written ({error.strerror})") from error
+        raise UserError(f"{folder}: not writable ({error.strerror})") from error
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"{folder}: another process trains in it. Wait for its end or stop it, or start a "
-                "run of its own with --run."
+                f"{folder}: another process trains in it. Wait for it or stop it, or start another "
+                "run with --run."
             ) from error
         except OSError as error:  # a file system without locks
             console.print(
-                f"{folder}: its file system has no locks ({error.strerror}); see to it that no "
+                f"{folder}: its file system has no locks ({error.strerror}); make sure that no "
                 "other process trains in it.",
                 style="yellow",
             )
@@ -101,53 +102,52 @@ def write_origin(
     class_weights: dict[str, float] | None = None,
     train_images: dict[str, object] | None = None,
 ) -> None:
-    """Writes origin.json: code, versions, machine, and the weights that the run began with.
+    """Write origin.json: code, versions, machine and initial weights.
 
     Args:
-        folder: of the run.
-        device: of this process.
-        processes: that train together, each on its device.
-        started: what became of the weights of a file.
-        class_weights: of the loss by class.
-        train_images: that it trains on, by which a resumed run knows them again.
+        folder: the run folder.
+        device: device of this process.
+        processes: number of processes, each with its device.
+        started: report on the initial weights from a file.
+        class_weights: weights of the loss by class name.
+        train_images: number and digest of the training images, compared on resume.
     """
     weights = None
     if started is not None:
         weights = {"from": started.source, "loaded": len(started.matched), "new": started.new}
     session = origin() | describe_machine(device, processes)
-    came_from = {"weights": weights, "class_weights": class_weights, "train_images": train_images}
-    write_json(folder / "origin.json", session | came_from | {"resumed": []})
+    inputs = {"weights": weights, "class_weights": class_weights, "train_images": train_images}
+    write_json(folder / "origin.json", session | inputs | {"resumed": []})
 
 
 def append_resume(folder: Path, device: torch.device, processes: int) -> None:
-    """Adds to origin.json that the run goes on: when, by which command, code and machine."""
+    """Add a resumed session to origin.json: date, command, code and machine."""
     content = read_origin(folder)
     session = origin() | describe_machine(device, processes)
-    write_json(
-        folder / "origin.json", content | {"resumed": [*content.get("resumed", []), session]}
-    )
+    resumed = [*content.get("resumed", []), session]
+    write_json(folder / "origin.json", content | {"resumed": resumed})
 
 
 def read_origin(folder: Path) -> dict:
-    """What `write_origin` wrote; UserError where it is gone or no longer readable."""
+    """Read origin.json; UserError if it is missing or unreadable."""
     path = folder / "origin.json"
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the run's origin can't be read: {error}") from error
+        raise UserError(f"{path}: can't be read: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a {type(content).__name__}; its files are not those of a run")
+        raise UserError(f"{path}: found a {type(content).__name__}; not the file of a run")
     return content
 
 
 def last_validation(run: Path, score: str) -> dict[str, str] | None:
-    """The newest row of metrics.csv that has this score; None before the first validation."""
+    """The latest row of metrics.csv with this score; None before the first validation."""
     path = run / "metrics.csv"
     rows = [row for row in read_metrics(path) if row.get(score)] if path.is_file() else []
     return rows[-1] if rows else None
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv, without a last line that was cut short when its machine died."""
+    """The rows of a metrics.csv, without a last line cut short by a power failure."""
     text = path.read_text()
     return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))

@@ -1,4 +1,4 @@
-"""All runs below a folder with what they have reached, read from their files alone."""
+"""The list of runs below a folder with their scores, read from their files."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from segcoord.utils.console import console, format_duration, score_title
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import write_json
 
-FILES = ("config.yaml", "origin.json", "metrics.csv")  # two of these make a folder a run's
-WIDTH = 100  # of the table, in characters
+FILES = ("config.yaml", "origin.json", "metrics.csv")  # a folder with two of these is a run
+TABLE_WIDTH = 100  # characters
 
 
 @dataclass
 class RunSummary:
-    """What a run has reached.
+    """Progress and scores of a run.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         task: segmentation or classification.
-        model: encoder, and with segmentation decoder and output stride.
-        steps, max_steps: done, and to be done.
-        score: the column of metrics.csv that decides about best.ckpt.
+        model: encoder, and for segmentation decoder and output stride.
+        steps, max_steps: steps done and planned.
+        score: the column of metrics.csv that selects best.ckpt.
         best, best_step: of all validations; None before the first.
-        last: of the newest validation.
-        seconds: spent in training.
-        date: at which it began, ISO 8601 in UTC.
-        commit: of the code that it began with; None where that was an installed package.
+        last: score of the latest validation.
+        seconds: training time.
+        date: start of the run, ISO 8601 in UTC.
+        commit: code version at the start; None for an installed package.
     """
 
     folder: str
@@ -51,44 +51,44 @@ class RunSummary:
 
 
 def find_runs(root: Path) -> tuple[list[RunSummary], list[UserError]]:
-    """The runs in a folder and below, the best first, and why others can't be read.
+    """Find the runs in a folder and below, best first, and the errors of unreadable ones.
 
     Raises:
-        UserError: no such folder, or nothing of a run in it.
+        UserError: no such folder, or no run in it.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder, expected one that holds runs")
+        raise UserError(f"{root}: no such folder, expected a folder of runs")
     runs, broken = [], []
-    for place, folders, files in os.walk(root):
+    for folder, subfolders, files in os.walk(root):
         if len({*FILES} & {*files}) < 2:
             continue
-        folders.clear()  # what loggers keep inside looks like runs too
+        subfolders.clear()  # loggers keep folders inside that look like runs
         try:
-            runs.append(_summary(Path(place)))
+            runs.append(_summarize(Path(folder)))
         except UserError as error:
             broken.append(error)
     if not runs and not broken:
         raise UserError(
             f"{root}: no run in it or below; a run is a folder with {', '.join(FILES[:-1])} "
-            f"and {FILES[-1]}, as train.py makes them"
+            f"and {FILES[-1]}, written by train.py"
         )
     runs.sort(key=lambda run: (run.task, run.best is None, -(run.best or 0), run.folder))
     return runs, sorted(broken, key=str)
 
 
-def _summary(folder: Path) -> RunSummary:
+def _summarize(folder: Path) -> RunSummary:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(f"it has no {' and no '.join(missing)}", path=folder)
-    where = folder / "config.yaml"
-    config = read_yaml(where)
-    task = task_of(str(where), config)
+    config_file = folder / "config.yaml"
+    config = read_yaml(config_file)
+    task = task_of(str(config_file), config)
     score = CONFIGS[task].headline
     origin = read_origin(folder)
     try:
         rows = read_metrics(folder / "metrics.csv")
         scores = [(float(row[score]), int(row["step"])) for row in rows if row[score]]
-        # As training does, the first of equal ones.
+        # The first of equal scores, as in training.
         best, best_step = max(scores, key=lambda pair: (pair[0], -pair[1]), default=(None, None))
         model = config["model"]
         parts = [model.get(key) for key in ("encoder", "decoder", "output_stride")]
@@ -107,19 +107,19 @@ def _summary(folder: Path) -> RunSummary:
             origin["commit"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        told = f"{type(error).__name__} {error}"
-        raise UserError(f"its files are not those of a run ({told})", path=folder) from error
+        problem = f"{type(error).__name__} {error}"
+        raise UserError(f"its files are not those of a run ({problem})", path=folder) from error
 
 
 def list_runs(root: Path, json_file: str | None) -> int:
-    """Prints the runs in a folder and below, and writes them as JSON where a file is named.
+    """Print the runs in a folder and below, and write them to a JSON file if named.
 
     Returns:
-        0; 1 where one can't be read.
+        The exit code: 0, or 1 if a run can't be read.
     """
     runs, broken = find_runs(root)
     for task in dict.fromkeys(run.task for run in runs):
-        console.print(_table([run for run in runs if run.task == task], root), width=WIDTH)
+        console.print(_table([run for run in runs if run.task == task], root), width=TABLE_WIDTH)
         console.print()
     for error in broken:
         console.print(f"can't be read: {error}", style="red")
@@ -131,7 +131,7 @@ def list_runs(root: Path, json_file: str | None) -> int:
 
 
 def _table(runs: list[RunSummary], root: Path) -> Table:
-    """Two lines for each run, which keeps it within WIDTH."""
+    """Two lines per run, to fit into TABLE_WIDTH."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("run", overflow="fold")
     table.add_column("model", overflow="fold", min_width=20)

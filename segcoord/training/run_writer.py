@@ -1,7 +1,7 @@
-"""All that a run writes besides its settings and checkpoints: numbers, curves, pictures.
+"""What a run writes besides its settings and checkpoints: metrics, curves, images, loggers.
 
-Nothing here can end a training. What can't be written, on a full disk say, is a warning, once for
-each file; metrics.csv and TensorBoard's file make up for it when there is space again.
+No failed write ends a training. Each kind of file that can't be written, for example on a full
+disk, gives one warning; metrics.csv and TensorBoard catch up when there is space again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from segcoord.config.schema import ClassificationConfig, Config
-from segcoord.training.loggers import Loggers
+from segcoord.training.loggers import Logger, open_loggers
 from segcoord.training.plot import write_plot
 from segcoord.training.run_dir import read_metrics
 from segcoord.training.tensorboard import EventFile
@@ -26,20 +26,20 @@ from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import AppendOnlyFile, atomic_write
 
-PLOT_INTERVAL = 30.0  # seconds between two drawings of plot.png, and more where drawing is slow
-PLOT_SHARE = 200  # a drawing is followed by so many times what it took
+PLOT_INTERVAL = 30.0  # seconds between updates of plot.png
+PLOT_PAUSE = 200  # but at least this many times the duration of the latest update
 
 
 class RunWriter:
-    """What one session of a run writes, from its state on; with it as a context, the training runs.
+    """Writes the files of one session of a run; use it as a context manager around the training.
 
     Args:
-        run: the run's folder.
-        config: of the run.
-        scores: the columns of a validation, the one that decides about best.ckpt first.
-        step: the state's step; what an earlier session wrote after it is dropped.
-        validated: the state's last validation.
-        enabled: False to write nothing, as all processes but the first of several do.
+        run: the run folder.
+        config: configuration of the run.
+        scores: columns of a validation, the one that selects best.ckpt first.
+        step: step of the state to resume from; later rows and events are dropped.
+        validated: step of the state's latest validation.
+        enabled: False writes nothing; set in all processes but the main one.
     """
 
     def __init__(
@@ -54,21 +54,21 @@ class RunWriter:
         self.run, self.config, self.enabled = run, config, enabled
         self.headline = scores[0]
         self.warned: set[str] = set()
-        self.loggers: Loggers | None = None
+        self.loggers: dict[str, Logger] = {}
         if not enabled:
             return
         self.metrics = MetricsFile(run / "metrics.csv", scores, step, validated)
         self.events = EventFile(run / "tensorboard", step + 1)
         self.next_plot = time.monotonic() + PLOT_INTERVAL
         for path in (run / "predictions").glob("step_*.jpg"):
-            number = path.stem.removeprefix("step_")
-            if number.isdigit() and int(number) > validated:
+            image_step = path.stem.removeprefix("step_")
+            if image_step.isdigit() and int(image_step) > validated:
                 path.unlink()
 
     def __enter__(self) -> RunWriter:
         if self.enabled:
-            settings = self.config.train
-            self.loggers = Loggers(settings.loggers, self.run, asdict(self.config))
+            names = self.config.train.loggers
+            self.loggers = open_loggers(names, self.run, asdict(self.config))
         return self
 
     def __exit__(
@@ -76,16 +76,16 @@ class RunWriter:
     ) -> None:
         if self.enabled:
             self._plot()
-            for name in self.loggers.each:
-                self._send(name, lambda name=name: self.loggers.finish(name, error is not None))
+            for name, logger in self.loggers.items():
+                self._log_to(name, lambda logger=logger: logger.finish(failed=error is not None))
 
     def add(self, step: int, epoch: float, seconds: float, values: dict[str, float]) -> None:
-        """Adds a row of numbers.
+        """Add a row of numbers.
 
         Args:
-            step: optimiser steps done.
+            step: optimizer steps done.
             epoch: passes over the training images, with a fraction.
-            seconds: spent in training so far.
+            seconds: training time so far.
             values: loss and learning rate, or scores.
         """
         if not self.enabled:
@@ -93,53 +93,52 @@ class RunWriter:
         row = {"step": step, "epoch": f"{epoch:.3f}", "seconds": f"{seconds:.1f}"}
         row |= {name: f"{value:.6g}" for name, value in values.items()}
         self._write("metrics.csv", lambda: self.metrics.add(row))
-        self._write("tensorboard", lambda: self.events.scalars(step, values))
-        for name, logger in self.loggers.each.items():
-            self._send(name, lambda logger=logger: logger.log_metrics(values, step=step))
+        self._write("tensorboard", lambda: self.events.add_scalars(step, values))
+        for name, logger in self.loggers.items():
+            self._log_to(name, lambda logger=logger: logger.log(step, values))
         if time.monotonic() > self.next_plot:
             self._plot()
 
     def add_examples(self, step: int, draw: Callable[[], np.ndarray | None]) -> None:
-        """Writes predictions/step_STEP.jpg.
+        """Write predictions/step_STEP.jpg.
 
         Args:
-            step: optimiser steps done.
-            draw: returns (H, W, 3) uint8 RGB, or None where there is nothing to draw.
+            step: optimizer steps done.
+            draw: returns (H, W, 3) uint8 RGB, or None if there is nothing to draw.
         """
-        if not self.enabled or (picture := draw()) is None:
+        if not self.enabled or (image := draw()) is None:
             return
         encoded = BytesIO()
-        Image.fromarray(picture).save(encoded, "JPEG", quality=90, subsampling=0)
-        jpeg = encoded.getvalue()
+        Image.fromarray(image).save(encoded, "JPEG", quality=90, subsampling=0)
+        jpeg, size = encoded.getvalue(), image.shape[:2]
         path = self.run / "predictions" / f"step_{step:06d}.jpg"
         self._write("predictions", lambda: _write_bytes(path, jpeg))
-        show = ("predictions", jpeg, picture.shape[:2])
-        self._write("tensorboard", lambda: self.events.picture(step, *show))
+        self._write("tensorboard", lambda: self.events.add_image(step, "predictions", jpeg, size))
 
     def _plot(self) -> None:
         began = time.monotonic()
         self._write("plot.png", lambda: write_plot(self.run, self.config, self.headline))
         now = time.monotonic()
-        self.next_plot = now + max(PLOT_INTERVAL, PLOT_SHARE * (now - began))
+        self.next_plot = now + max(PLOT_INTERVAL, PLOT_PAUSE * (now - began))
 
-    def _write(self, what: str, write: Callable[[], None]) -> None:
+    def _write(
+        self,
+        name: str,
+        write: Callable[[], None],
+        errors: tuple[type[Exception], ...] = (OSError, UserError),
+    ) -> None:
         try:
             write()
-        except (OSError, UserError) as error:
-            self._warn(what, error)
+        except errors as error:
+            if name not in self.warned:
+                self.warned.add(name)
+                reason = getattr(error, "strerror", None) or error
+                console.print(
+                    f"{name}: not written, training continues: {reason}", style="bold red"
+                )
 
-    def _send(self, what: str, send: Callable[[], None]) -> None:
-        try:
-            send()
-        except Exception as error:  # of a service that is out of reach: none of ours to name
-            self._warn(what, error)
-
-    def _warn(self, what: str, error: Exception) -> None:
-        if what in self.warned:
-            return
-        self.warned.add(what)
-        reason = getattr(error, "strerror", None) or error
-        console.print(f"{what}: not written, but the run goes on: {reason}", style="bold red")
+    def _log_to(self, name: str, write: Callable[[], None]) -> None:
+        self._write(name, write, (Exception,))  # an unreachable service has types of its own
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
@@ -148,16 +147,16 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 class MetricsFile:
-    """metrics.csv, a row at a time; a run that goes on first drops what came after its state.
+    """metrics.csv, row by row; a resumed run first drops the rows after its state.
 
     Args:
-        path: of the file.
-        scores: the columns of a validation.
-        step: the state's step.
-        validated: the state's last validation.
+        path: path of the file.
+        scores: columns of a validation.
+        step: step of the state.
+        validated: step of the state's latest validation.
 
     Raises:
-        UserError: there is another file under its name.
+        UserError: the existing file is not a table of metrics.
     """
 
     def __init__(self, path: Path, scores: Sequence[str], step: int, validated: int) -> None:
@@ -174,13 +173,13 @@ class MetricsFile:
                 writer.writerows(kept)
         except (ValueError, KeyError, csv.Error) as error:
             raise UserError(
-                f"{path}: not the table that a run writes ({type(error).__name__} {error}). Move "
-                "it away, and the run goes on without the rows so far."
+                f"{path}: not the metrics of a run ({type(error).__name__} {error}). Move it away "
+                "to resume the run without its earlier rows."
             ) from error
         self.file = AppendOnlyFile(path)
 
     def add(self, row: dict[str, object]) -> None:
-        """Appends a row; OSError where the disk refuses, which the next call makes up for."""
+        """Append a row; an OSError means that the next call writes it."""
         line = StringIO(newline="")
         csv.DictWriter(line, self.columns).writerow(row)
         self.file.add(line.getvalue().encode())

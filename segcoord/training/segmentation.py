@@ -1,4 +1,4 @@
-"""Segmentation as a task to train: model, data, loss and score."""
+"""The segmentation task: model, data, loss and mIoU."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from segcoord.utils.errors import UserError
 
 
 class SegmentationLoss(nn.Module):
-    """What is trained: the model and its loss, as one module that devices can share.
+    """The training module: the model and its loss, wrapped together for DistributedDataParallel.
 
-    The auxiliary head is a part of this module and not of the model, so nothing that is evaluated,
-    saved as a result or exported has it.
+    The auxiliary head belongs to this module and not to the model, so evaluation, best.ckpt and
+    exports don't have it.
 
     Args:
-        model: whose parameters are trained.
-        settings: which terms the loss has, and whether the encoder's norms are frozen.
-        class_weights: (K,) float32, in the cross-entropy; None where all count alike.
+        model: The model to train.
+        settings: The terms of the loss, and whether the encoder's batch norms are frozen.
+        class_weights: (K,) float32 weights for the cross-entropy; None for equal weights.
 
     Raises:
-        UserError: a setting that this model can't take.
+        UserError: The model doesn't support a setting.
     """
 
     class_weights: Tensor | None
@@ -49,14 +49,14 @@ class SegmentationLoss(nn.Module):
         self.auxiliary: AuxiliaryHead | None = None
         num_classes = len(model.labels)
         if settings.aux_weight:
-            # The last stage but one, of stride 16 where the output stride isn't 8.
+            # The second last stage: stride 16, or 8 at output stride 8.
             channels = model.net.encoder.out_channels[-2]
             self.auxiliary = AuxiliaryHead(channels, num_classes)
-        self.checked = False  # whether the norms to be frozen have statistics
+        self.statistics_checked = False
         if settings.lovasz_weight and num_classes < 2:
             raise UserError(
                 f"train.lovasz_weight: found {settings.lovasz_weight} with a single class, "
-                "expected 0: this loss needs at least 2 classes"
+                "expected 0: the Lovasz loss needs at least 2 classes"
             )
         if settings.freeze_batch_norm and not self._encoder_norms():
             raise UserError(
@@ -65,22 +65,23 @@ class SegmentationLoss(nn.Module):
             )
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """The loss, a float32 scalar.
+        """Compute the loss, a float32 scalar.
 
         Args:
             batch: {"image": (N, h, w, 3) uint8, "mask": (N, h, w) uint8}.
         """
         images, target = self.model.normalize(batch["image"]), batch["mask"]
         if self.auxiliary is None:
-            logits, second = self.model(images), None  # (N, K, h, w)
+            logits, aux_logits = self.model(images), None  # (N, K, h, w)
         else:
             logits, features = self.model.logits_and_features(images)
-            second = self.auxiliary(features[-2])  # (N, K, h', w')
-            second = self.model.upsample(second, *target.shape[1:])  # (N, K, h, w)
+            aux_logits = self.auxiliary(features[-2])  # (N, K, h', w')
+            aux_logits = self.model.upsample(aux_logits, *target.shape[1:])  # (N, K, h, w)
         with torch.autocast(logits.device.type, enabled=False):
             loss = self._loss(logits.float(), target)
-            if second is not None:
-                loss = loss + self.settings.aux_weight * self._cross_entropy(second.float(), target)
+            if aux_logits is not None:
+                aux_loss = self._cross_entropy(aux_logits.float(), target)
+                loss = loss + self.settings.aux_weight * aux_loss
         return loss
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -98,10 +99,10 @@ class SegmentationLoss(nn.Module):
         )
 
     def train(self, mode: bool = True) -> SegmentationLoss:
-        """As every module's; but frozen norms stay as they are in evaluation.
+        """Set training mode; frozen batch norms stay in eval mode.
 
         Raises:
-            UserError: norms to be frozen that have no statistics yet.
+            UserError: A batch norm to freeze has no running statistics yet.
         """
         super().train(mode)
         if mode and self.settings.freeze_batch_norm:
@@ -116,27 +117,27 @@ class SegmentationLoss(nn.Module):
         return {name: m for name, m in modules if isinstance(m, _BatchNorm)}
 
     def _check_statistics(self, norms: dict[str, _BatchNorm]) -> None:
-        if self.checked:
+        if self.statistics_checked:
             return
         new = [name for name, norm in norms.items() if (norm.running_var == 1).all()]
         if new:
             raise UserError(
                 f"train.freeze_batch_norm: found true, but {len(new)} of the encoder's "
-                f"{len(norms)} batch norms start anew and have no statistics that could be frozen "
-                f"({new[0]} the first); expected weights for all of them, by model.encoder_weights "
-                "or --init-from"
+                f"{len(norms)} batch norms are newly initialized and have no running statistics to "
+                f"freeze ({new[0]} is the first); expected weights for all of them, from "
+                "model.encoder_weights or --init-from"
             )
-        self.checked = True
+        self.statistics_checked = True
 
 
 class Segmentation:
-    """A Task of segcoord.training.
+    """The `Task` that trains a segmentation model.
 
     Args:
-        config: of the run.
-        model: at its start.
-        splits: for training and for validation.
-        class_weights: (K,) float32, in the loss; None where all count alike.
+        config: Configuration of the run.
+        model: The initial model.
+        splits: The training and the validation split.
+        class_weights: (K,) float32 weights for the loss; None for equal weights.
     """
 
     columns = ("miou", "pixel_accuracy", "mean_accuracy")
@@ -154,10 +155,10 @@ class Segmentation:
         transform = TrainTransform(config.data, tuple(model.mean.flatten().tolist()))
         self.train_set = TrainDataset(train_split, transform, config.train.seed)
         self.val_images = len(self.val_split)
-        self.scores: Scores | None = None  # of the last validation
+        self.scores: Scores | None = None  # of the latest validation
 
     def parameter_groups(self) -> list[dict]:
-        """The encoder, at its own learning rate factor, and the rest."""
+        """Two groups: the encoder, with train.encoder_lr_factor, and everything else."""
         encoder = list(self.model.net.encoder.parameters())
         rest = [
             parameter
@@ -170,12 +171,12 @@ class Segmentation:
         ]
 
     def validate(self, model: SegmentationModel, on_image: Callable[[], None]) -> dict[str, float]:
-        """The scores over the whole validation split at full size."""
+        """Evaluate on the whole validation split at the images' original size."""
         self.scores = evaluate(
             model, self.val_split, self.config.data.workers, lambda *_: on_image()
         )
         return {name: getattr(self.scores, name) for name in self.columns}
 
     def examples(self, model: SegmentationModel) -> np.ndarray:
-        """Images of the validation split, their truth and prediction: (H, W, 3) uint8 RGB."""
+        """Draw validation images with ground truth and prediction: (H, W, 3) uint8 RGB."""
         return draw_examples(model.eval(), self.val_split)

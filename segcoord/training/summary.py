@@ -1,4 +1,4 @@
-"""TODO."""
+"""The summary printed before a run: model, data, schedule, loss, device."""
 
 from __future__ import annotations
 
@@ -14,71 +14,77 @@ from segcoord.utils.errors import UserError
 
 
 def class_weights_by_name(task: Task) -> dict[str, float] | None:
-    """The class weights of a task's loss by name; None where all count alike."""
+    """The class weights of a task's loss by class name; None if all classes weigh the same."""
     if not isinstance(task, Segmentation) or task.module.class_weights is None:
         return None
     return dict(zip(task.model.labels.names, task.module.class_weights.tolist()))
 
 
 def print_summary(task: Task, fabric: Fabric) -> None:
+    """Print what is trained on what, how long, and where.
+
+    Raises:
+        UserError: the encoder doesn't accept images of the crop size.
+    """
     config, settings = task.config, task.config.train
     size = config.data.crop_size
     height, width = (size, size) if isinstance(size, int) else size
-    epochs = settings.max_steps * settings.batch_size / len(task.train_set)
-    size = f"{count_parameters(task.model) / 1e6:.2f} M parameters"
     try:
-        macs = f"{giga_macs(task.model, height, width):.2f} G multiply-adds at {width}x{height}"
-    except Exception as error:  # an encoder of one image size says so in its own way
+        macs = giga_macs(task.model, height, width)
+    except Exception as error:  # each fixed-size encoder raises an error of its own
         raise UserError(
-            f"{config.model.encoder} does not take crops of {width}x{height} ({error}); "
-            "choose an encoder for any size, mobilenetv2_* say, or its own data.crop_size"
+            f"{config.model.encoder} does not accept crops of {width}x{height} ({error}); choose "
+            "an encoder for any size, for example mobilenetv2_*, or set data.crop_size to its size"
         ) from error
-    device, count = fabric.device, fabric.world_size
-    on = f"{torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else on
-    on = ", ".join(filter(None, (f"{count} x {device.type}" if count > 1 else str(device), on)))
-    on += f", {fabric.strategy.precision.precision}"
-    weights = class_weights_by_name(task)
+    epochs = settings.max_steps * settings.batch_size / len(task.train_set)
     momentum = "" if settings.momentum is None else f", momentum {settings.momentum:g}"
+    pairs = [
+        ("model", ", ".join(f"{k} {v}" for k, v in task.model.spec.items() if v is not None)),
+        (
+            "size",
+            f"{count_parameters(task.model) / 1e6:.2f} M parameters, "
+            f"{macs:.2f} G multiply-adds at {width}x{height}",
+        ),
+        ("data", f"{config.data.root}, crops {width}x{height}"),
+        ("steps", f"{settings.max_steps} of {settings.batch_size} images, {epochs:.1f} epochs"),
+        (
+            "optimizer",
+            f"{settings.optimizer}, lr {settings.lr:g} {settings.schedule}{momentum}, "
+            f"weight decay {settings.weight_decay:g}",
+        ),
+        ("loss", _describe_loss(config)),
+    ]
+    if weights := class_weights_by_name(task):
+        pairs.append(("weights", _describe_class_weights(weights, settings.class_weights)))
     console.print()
-    print_pairs(
-        "",
-        [
-            ("model", ", ".join(f"{k} {v}" for k, v in task.model.spec.items() if v is not None)),
-            ("size", f"{size}, {macs}"),
-            ("data", f"{config.data.root}, crops {width}x{height}"),
-            ("steps", f"{settings.max_steps} of {settings.batch_size} images, {epochs:.1f} epochs"),
-            (
-                "optimiser",
-                f"{settings.optimizer}, lr {settings.lr:g} {settings.schedule}{momentum}, "
-                f"decay {settings.weight_decay:g}",
-            ),
-            ("loss", describe_loss(config)),
-            *(
-                [("weights", describe_class_weights(weights, settings.class_weights))]
-                if weights
-                else []
-            ),
-            ("device", on),
-        ],
-    )
+    print_pairs("", [*pairs, ("device", _describe_devices(fabric))])
 
 
-def describe_loss(config: Config | ClassificationConfig) -> str:
-    told = ["cross-entropy"]
+def _describe_loss(config: Config | ClassificationConfig) -> str:
+    terms = ["cross-entropy"]
     if isinstance(config, Config):
         for name in ("label_smoothing", "dice_weight", "lovasz_weight", "aux_weight"):
             if value := getattr(config.train, name):
-                told.append(f"{name} {value:g}")
+                terms.append(f"{name} {value:g}")
         if config.train.ohem:
-            told.append(f"hard examples below {config.train.ohem[0]:g}")
-    return ", ".join(told)
+            terms.append(f"OHEM below {config.train.ohem[0]:g}")
+    return ", ".join(terms)
 
 
-def describe_class_weights(weights: dict[str, float], setting: str | list[float]) -> str:
-    told = ", ".join(f"{n} {w:.3g}" for n, w in weights.items())
+def _describe_class_weights(weights: dict[str, float], setting: str | list[float]) -> str:
+    listed = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
     if isinstance(setting, list):
-        return told
+        return listed
     if absent := [name for name, weight in weights.items() if weight == 0]:
-        told += f" (never in the training masks: {', '.join(absent)})"
-    return f"{setting}: {told}"
+        listed += f" (absent from the training masks: {', '.join(absent)})"
+    return f"{setting}: {listed}"
+
+
+def _describe_devices(fabric: Fabric) -> str:
+    device, count = fabric.device, fabric.world_size
+    parts = [f"{count} x {device.type}" if count > 1 else str(device)]
+    if device.type == "cpu":
+        parts.append(f"{torch.get_num_threads()} threads")
+    if device.type == "cuda":
+        parts.append(torch.cuda.get_device_name(device))
+    return ", ".join([*parts, fabric.strategy.precision.precision])

@@ -1,7 +1,7 @@
-"""Batch norm over all processes of a run.
+"""Synchronized batch norm.
 
-On a GPU it is PyTorch's own. That has no form for the CPU, and DistributedDataParallel refuses it
-there, so the few lines below say the same.
+On a GPU this is PyTorch's. PyTorch has no CPU version and DistributedDataParallel refuses its
+module there, so this file computes the same on the CPU.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 
 def with_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module with every batch norm, timm's too, taking its statistics over all processes."""
+    """Convert every batch norm, timm's too, to take its statistics over all processes."""
     if device.type != "cpu":
         return convert_sync_batchnorm(module)
-    forms = {nn.BatchNorm2d: _OnCpu, BatchNormAct2d: _OnCpuWithActivation}
+    classes = {nn.BatchNorm2d: _CpuSyncBatchNorm, BatchNormAct2d: _CpuSyncBatchNormAct}
     for norm in module.modules():
-        norm.__class__ = forms.get(type(norm), type(norm))
+        norm.__class__ = classes.get(type(norm), type(norm))
     return module
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over processes, whose gradient is the sum of the processes' gradients."""
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over processes; its gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -39,28 +39,30 @@ class _Sum(torch.autograd.Function):
         return grad
 
 
-def _over_all(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """(N, C, H, W) float, normalised per channel over all processes' N, H and W."""
+def _sync_batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Normalize (N, C, H, W) float per channel over N, H and W of all processes."""
     dims, shape, dtype = (0, 2, 3), (1, -1, 1, 1), x.dtype
-    x = x.to(norm.weight.dtype)  # autocast's bfloat16 has no digits for sums
+    x = x.to(norm.weight.dtype)  # bfloat16 from autocast is too coarse for sums
     count = x.new_tensor(float(x.numel() // x.shape[1]))
     dist.all_reduce(count)
-    mean = _Sum.apply(x.sum(dims)) / count  # (C,)
-    centred = x - mean.view(shape)
-    var = _Sum.apply(centred.square().sum(dims)) / count  # (C,), biased
+    mean = _AllReduceSum.apply(x.sum(dims)) / count  # (C,)
+    centered = x - mean.view(shape)
+    var = _AllReduceSum.apply(centered.square().sum(dims)) / count  # (C,), biased
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var * count / (count - 1), norm.momentum)
-    x = centred * (norm.weight / (var + norm.eps).sqrt()).view(shape) + norm.bias.view(shape)
+    x = centered * (norm.weight / (var + norm.eps).sqrt()).view(shape) + norm.bias.view(shape)
     return x.to(dtype)
 
 
-class _OnCpu(nn.BatchNorm2d):
+class _CpuSyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
-        return _over_all(self, x) if self.training else super().forward(x)
+        return _sync_batch_norm(self, x) if self.training else super().forward(x)
 
 
-class _OnCpuWithActivation(BatchNormAct2d):
+class _CpuSyncBatchNormAct(BatchNormAct2d):
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.drop(_over_all(self, x))) if self.training else super().forward(x)
+        if not self.training:
+            return super().forward(x)
+        return self.act(self.drop(_sync_batch_norm(self, x)))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The protocols that the training loop needs: an indexed dataset, and a task to train."""
 
 from __future__ import annotations
 
@@ -14,37 +14,44 @@ from segcoord.models.segmentation import ImageModel
 
 
 class IndexedDataset(Protocol):
-    """Samples by (epoch, index), which alone decide about every random draw."""
+    """A dataset keyed by (epoch, index); the key and the seed alone determine the augmentation."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: tuple[int, int]) -> dict: ...
 
     def path(self, index: int) -> Path:
-        """The file of an image, for messages."""
+        """The image file, for error messages."""
 
 
 class Task(Protocol):
-    """What is trained: a model, its data, its loss and its score."""
+    """What the loop trains: a model with its data, loss and metric."""
 
     config: Config | ClassificationConfig
     model: ImageModel
-    """What is validated and saved as the result."""
+    """The model that is validated and saved."""
     module: nn.Module
-    """What is trained: holds the model; takes a collated batch and returns its loss, a scalar."""
+    """The training module: wraps the model, maps a collated batch to a scalar loss."""
     train_set: IndexedDataset
     columns: Sequence[str]
-    """What `validate` returns, the number that decides about best.ckpt first."""
+    """Names of the scores that `validate` returns; the first one selects best.ckpt."""
     val_images: int
 
     def parameter_groups(self) -> list[dict]:
-        """Groups for the optimiser, each with its learning rate's "factor"."""
+        """Parameter groups for the optimizer; "factor" multiplies the learning rate of a group."""
 
     def validate(self, model: ImageModel, on_image: Callable[[], None]) -> dict[str, float]:
-        """Scores the whole validation split, fractions of 1; calls on_image after each image.
+        """Evaluate on the whole validation split.
 
-        Where several processes train, each predicts its share, and all get the whole's scores.
+        Several processes each predict a part of the images and all return the same scores.
+
+        Args:
+            model: The model to evaluate.
+            on_image: Called after each image.
+
+        Returns:
+            The scores by name, 0..1.
         """
 
     def examples(self, model: ImageModel) -> np.ndarray | None:
-        """A picture of some predictions, (H, W, 3) uint8 RGB; None where there are none to draw."""
+        """Draw some predictions: (H, W, 3) uint8 RGB, or None if the task has no visualization."""

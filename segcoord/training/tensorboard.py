@@ -1,7 +1,7 @@
-"""TensorBoard's event file, written by the process that trains.
+"""TensorBoard event files.
 
-TensorBoard's own writer hands its records to a thread, which a full disk ends for good; here they
-wait until there is space again.
+SummaryWriter writes in a thread that the first failed write ends for good. Here events are written
+at once, and those that a full disk rejects are written with the next ones.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from segcoord.utils.files import AppendOnlyFile
 
 
 class EventFile:
-    """A new file in a folder that TensorBoard reads.
+    """A new event file in a log directory.
 
     Args:
-        folder: made where it is missing.
-        purge_step: events of earlier files from this step on are no longer shown.
+        folder: the log directory, created if missing.
+        purge_step: TensorBoard hides events of earlier files from this step on.
     """
 
     def __init__(self, folder: Path, purge_step: int) -> None:
@@ -32,25 +32,24 @@ class EventFile:
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self.file = AppendOnlyFile(folder / name)
         start = Event(step=purge_step, session_log=SessionLog(status=SessionLog.START))
-        self.first = [Event(step=purge_step, file_version="brain.Event:2"), start]
+        self.header = [Event(step=purge_step, file_version="brain.Event:2"), start]
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Adds numbers under their names; OSError where the disk refuses, which is made up for."""
-        each = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._add(step, Summary(value=each))
+    def add_scalars(self, step: int, values: dict[str, float]) -> None:
+        """Add scalars by tag; an OSError means that they are written with the next event."""
+        self._add(step, [Summary.Value(tag=tag, simple_value=v) for tag, v in values.items()])
 
-    def picture(self, step: int, name: str, encoded: bytes, size: tuple[int, int]) -> None:
-        """Adds a PNG or JPEG of (height, width) pixels in RGB; OSError as above."""
-        picture = Summary.Image(
+    def add_image(self, step: int, tag: str, encoded: bytes, size: tuple[int, int]) -> None:
+        """Add a PNG or JPEG file of (height, width) RGB pixels; OSError as in `add_scalars`."""
+        image = Summary.Image(
             height=size[0], width=size[1], colorspace=3, encoded_image_string=encoded
         )
-        self._add(step, Summary(value=[Summary.Value(tag=name, image=picture)]))
+        self._add(step, [Summary.Value(tag=tag, image=image)])
 
-    def _add(self, step: int, summary: Summary) -> None:
+    def _add(self, step: int, values: list[Summary.Value]) -> None:
         records = BytesIO()
         writer = RecordWriter(records)
-        for event in (*self.first, Event(step=step, summary=summary)):
+        for event in (*self.header, Event(step=step, summary=Summary(value=values))):
             event.wall_time = time.time()
             writer.write(event.SerializeToString())
-        self.first = []
+        self.header = []
         self.file.add(records.getvalue())

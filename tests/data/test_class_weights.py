@@ -129,7 +129,7 @@ def test_weights_change_training_and_resuming_is_exact_unless_masks_change(
     stop_after(1, command(data, stopped, "--train.class_weights=median"))
     printed = " ".join(capsys.readouterr().out.split())  # the terminal may wrap lines
     assert "weights median: road 0." in printed
-    assert "traffic sign 0 (never in the training masks: traffic sign)" in printed
+    assert "traffic sign 0 (absent from the training masks: traffic sign)" in printed
     weights = json.loads((stopped / "origin.json").read_text())["class_weights"]
     assert weights["traffic sign"] == 0
     assert sorted(weights.values())[4] >= 1 >= sorted(weights.values())[1]  # around the median
@@ -170,8 +170,8 @@ def stop_after(step: int, arguments: list[str]) -> None:
 
     def stepping(loop, batches) -> None:
         make(loop, batches)
-        if loop.progress.step == step:
-            loop.asked = signal.SIGINT
+        if loop.state.step == step:
+            loop.stop_signal = signal.SIGINT
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.TrainingLoop, "_step", stepping)

@@ -1,15 +1,16 @@
-"""ImageNet's way of training: image folders, accuracy, the same engine, and on to segmentation."""
+"""Classification: image folders, accuracy, resume, and weights for segmentation."""
 
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, interrupt_at
 
 import segcoord
 from segcoord.cli.evaluate import evaluate
@@ -44,7 +45,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight training and two validation images for each of six classes, a colour each."""
+    """Eight training and two validation images for each of six classes, one color per class."""
     root = tmp_path_factory.mktemp("imagenet")
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 2)):
@@ -70,7 +71,7 @@ def trained(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_logs_both_accuracies_and_learns_what_it_says(trained: Path) -> None:
+def test_a_run_logs_both_accuracies(trained: Path) -> None:
     with (trained / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     scored = [row for row in rows if row["top1"]]
@@ -82,28 +83,20 @@ def test_a_run_logs_both_accuracies_and_learns_what_it_says(trained: Path) -> No
     assert checkpoint["config"]["train"]["schedule"] == "cosine"
 
 
-def test_a_resumed_run_equals_one_that_never_stopped(
+def test_an_interrupted_run_resumes_bit_for_bit(
     folders: Path, trained: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    import signal
-
-    from segcoord.training.progress import TrainingBar
-
-    def interrupt(self, step: int, loss: float, lr: float) -> None:
-        if step == 5:
-            signal.raise_signal(signal.SIGINT)
-
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingBar, "step", interrupt)
+        interrupt_at(5, patch)
         assert run(train, "train.py", command(folders, folder)) == 130
     assert run(train, "train.py", [f"--resume={folder}"]) == 0
     mine, theirs = (read_checkpoint(f / "last.ckpt")["state_dict"] for f in (folder, trained))
     assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
 
 
-def test_accuracies_are_the_shares_of_images(folders: Path) -> None:
-    """With logits set by hand: the first three classes first, ties to nobody."""
+def test_accuracies_are_fractions_of_the_images(folders: Path) -> None:
+    """With the same logits for every image."""
     data = ImageFolderConfig(str(folders), crop_size=32, resize=32, workers=0)
     config = ClassificationConfig(ClassifierConfig(), data, OptimConfig(max_steps=1))
     model = create_classifier("mobilenetv2_050", sorted(CLASSES))
@@ -116,31 +109,31 @@ def test_accuracies_are_the_shares_of_images(folders: Path) -> None:
     assert len(seen) == 12
 
 
-def test_its_weights_start_a_segmentation(trained: Path) -> None:
+def test_a_classifier_initializes_an_encoder(trained: Path) -> None:
     model = segcoord.create_model("mobilenetv2_ca_050", 3)
     report = init_from(model, trained / "best.ckpt")
     theirs = read_checkpoint(trained / "best.ckpt")["state_dict"]
     own = model.net.encoder.model.state_dict()
     assert all(torch.equal(own[name], theirs[f"net.{name}"]) for name in own)
-    # What has no place in an encoder, and nothing else: the head and the classifier.
+    # An encoder has neither the head nor the classifier.
     assert {name.split(".")[0] for name in report.unused} == {"conv_head", "bn2", "classifier"}
     assert report.new == []
 
 
-def test_another_encoder_does_not_take_them(trained: Path) -> None:
+def test_another_encoder_refuses_the_weights(trained: Path) -> None:
     model = segcoord.create_model("mobilenetv2_ca_075", 3)
     with pytest.raises(UserError, match="of mobilenetv2_ca_050, expected those of mobilenetv2_ca_"):
         init_from(model, trained / "best.ckpt")
 
 
-def test_it_is_not_loaded_as_a_segmentation_model(trained: Path, capsys) -> None:
+def test_a_classifier_is_no_segmentation_model(trained: Path, capsys) -> None:
     with pytest.raises(UserError, match="--init-from"):
         segcoord.load(trained / "best.ckpt")
     assert run(evaluate, "evaluate.py", [f"--checkpoint={trained / 'best.ckpt'}"]) == 1
     assert "a classifier of 6 classes" in capsys.readouterr().err
 
 
-def test_draws_depend_on_the_key_alone(folders: Path) -> None:
+def test_augmentation_depends_on_the_key_alone(folders: Path) -> None:
     data = ImageFolderConfig(str(folders), crop_size=32)
     config = ClassificationConfig(ClassifierConfig(), data, OptimConfig(max_steps=1))
     task = Classification(
@@ -164,20 +157,16 @@ def test_draws_depend_on_the_key_alone(folders: Path) -> None:
         (lambda root: [p.unlink() for p in (root / "train" / CLASSES[2]).iterdir()], CLASSES[2]),
     ],
 )
-def test_broken_folders_are_told(folders: Path, tmp_path: Path, broken, message: str) -> None:
-    import shutil
-
+def test_broken_folders_are_errors(folders: Path, tmp_path: Path, broken, message: str) -> None:
     root = shutil.copytree(folders, tmp_path / "copy")
     broken(root)
     with pytest.raises(UserError, match=message):
         find_folders(ImageFolderConfig(str(root)))
 
 
-def test_an_image_that_is_none_is_told_before_training(
+def test_a_file_that_is_no_image_is_reported_before_training(
     folders: Path, tmp_path: Path, capsys
 ) -> None:
-    import shutil
-
     root = shutil.copytree(folders, tmp_path / "copy")
     (root / "train" / CLASSES[1] / "x.JPEG").write_text("hello")
     assert run(train, "train.py", command(root, tmp_path / "run")) == 1
@@ -195,7 +184,7 @@ def test_an_image_that_is_none_is_told_before_training(
         ("--model.drop_rate=1", "model.drop_rate"),
     ],
 )
-def test_settings_that_can_not_work(
+def test_impossible_settings_are_refused(
     folders: Path, tmp_path: Path, capsys, option: str, message: str
 ) -> None:
     assert run(train, "train.py", [*command(folders, tmp_path / "run"), option]) == 1

@@ -1,4 +1,4 @@
-"""The losses: each against a reference written out here, without pixels, and over two processes."""
+"""Each loss against a reference implementation, without labeled pixels, and on two processes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from helpers import FORKSERVER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,7 +29,7 @@ OPTIONS = [
 
 
 def batch(seed: int = 0, n: int = 2, size: tuple[int, int] = (6, 7)) -> tuple[Tensor, Tensor]:
-    """Logits of (n, K, H, W) and a target of class indices with a third of void."""
+    """Logits (n, K, H, W) and a target of class indices, a third of it void."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(n, K, *size, generator=generator)
     target = torch.randint(0, K, (n, *size), generator=generator, dtype=torch.uint8)
@@ -43,11 +44,11 @@ def same(mine: Tensor, theirs: Tensor, logits: Tensor) -> None:
     torch.testing.assert_close(*gradients)
 
 
-# -- the cross-entropy
+# -- cross-entropy
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_cross_entropy_is_pytorchs(options: dict) -> None:
+def test_cross_entropy_equals_pytorchs(options: dict) -> None:
     logits, target = batch()
     renamed = {"weight": options.get("weights")} | options
     renamed.pop("weights", None)
@@ -55,8 +56,8 @@ def test_cross_entropy_is_pytorchs(options: dict) -> None:
     same(cross_entropy(logits, target, **options), theirs, logits)
 
 
-def test_smoothing_as_its_authors_write_it() -> None:
-    """Szegedy et al. 2016, section 7: the target is (1 - e) of the class and e / K of each."""
+def test_label_smoothing_follows_its_paper() -> None:
+    """Szegedy et al. 2016, section 7: the target is 1 - e for the class plus e / K for each."""
     logits, target = batch()
     log_p = logits.log_softmax(1)
     total, count = 0.0, 0
@@ -67,48 +68,50 @@ def test_smoothing_as_its_authors_write_it() -> None:
     same(cross_entropy(logits, target, label_smoothing=0.1), total / count, logits)
 
 
-def hard_by_hand(logits: Tensor, target: Tensor, threshold: float, least: float) -> Tensor:
-    """Pixel by pixel, from the sorted list."""
+def reference_hard_pixels(
+    logits: Tensor, target: Tensor, threshold: float, min_kept: float
+) -> Tensor:
+    """Pixel by pixel, from a sorted list."""
     p = logits.detach().softmax(1)
-    found = [
+    pixels = [
         (float(p[n, int(target[n, y, x]), y, x]), (n, y, x))
         for n, y, x in (target != 255).nonzero().tolist()
     ]
-    found.sort()
-    at_least = max(1, math.ceil(len(found) * least))
+    pixels.sort()
+    minimum = max(1, math.ceil(len(pixels) * min_kept))
     kept = torch.zeros(target.shape, dtype=torch.bool)
-    for rank, (probability, place) in enumerate(found):
-        kept[place] = rank < at_least or probability < threshold
+    for rank, (probability, index) in enumerate(pixels):
+        kept[index] = rank < minimum or probability < threshold
     return kept
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.7, 0.99])
-@pytest.mark.parametrize("least", [1e-6, 1 / 16, 0.5, 1.0])
-def test_hard_pixels(threshold: float, least: float) -> None:
+@pytest.mark.parametrize("min_kept", [1e-6, 1 / 16, 0.5, 1.0])
+def test_hard_pixels_equal_the_reference(threshold: float, min_kept: float) -> None:
     for seed in range(3):
         logits, target = batch(seed)
-        expected = hard_by_hand(logits, target, threshold, least)
-        assert torch.equal(hard_pixels(logits, target, threshold, least), expected)
-        if least == 1:
+        expected = reference_hard_pixels(logits, target, threshold, min_kept)
+        assert torch.equal(hard_pixels(logits, target, threshold, min_kept), expected)
+        if min_kept == 1:
             assert torch.equal(expected, target != 255)
-        if threshold == 0 and least < 1:
-            assert expected.sum() == max(1, math.ceil(int((target != 255).sum()) * least))
+        if threshold == 0 and min_kept < 1:
+            assert expected.sum() == max(1, math.ceil(int((target != 255).sum()) * min_kept))
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_only_hard_pixels_count_and_the_mean_is_over_them(options: dict) -> None:
+def test_ohem_averages_over_the_hard_pixels(options: dict) -> None:
     logits, target = batch()
-    kept = hard_by_hand(logits, target, 0.3, 0.25)
+    kept = reference_hard_pixels(logits, target, 0.3, 0.25)
     assert 0 < kept.sum() < (target != 255).sum()
     rest = torch.where(kept, target, 255)
-    mine = cross_entropy(logits, target, hard=(0.3, 0.25), **options)
+    mine = cross_entropy(logits, target, ohem=(0.3, 0.25), **options)
     same(mine, cross_entropy(logits, rest, **options), logits)
 
 
 # -- Dice and Lovasz
 
 
-def test_dice_written_out() -> None:
+def test_dice_equals_the_reference() -> None:
     logits, target = batch()
     target[target == 3] = 255  # a class that is absent
     p, counted = logits.softmax(1), (target != 255).float()
@@ -120,7 +123,7 @@ def test_dice_written_out() -> None:
     same(dice_loss(logits, target), loss / K, logits)
 
 
-def test_lovasz_written_out() -> None:
+def test_lovasz_equals_the_reference() -> None:
     """Berman et al. 2018: the Lovasz extension of the Jaccard loss of each set of wrong pixels."""
     logits, target = batch()
     target[target == 3] = 255
@@ -133,17 +136,17 @@ def test_lovasz_written_out() -> None:
         order = errors.detach().numpy().argsort()[::-1]
         total, before = 0.0, 0.0
         wrong = np.zeros(len(truth), bool)
-        for place in order:
-            wrong[place] = True
-            mistaken = 1 - (truth & ~wrong).sum() / (truth | wrong).sum()
-            total, before = total + errors[place] * (mistaken - before), mistaken
+        for index in order:
+            wrong[index] = True
+            jaccard = 1 - (truth & ~wrong).sum() / (truth | wrong).sum()
+            total, before = total + errors[index] * (jaccard - before), jaccard
         losses.append(total)
     assert len(losses) == K - 1
     same(lovasz_loss(logits, target), (sum(losses) / len(losses)).float(), logits)
 
 
 @pytest.mark.parametrize("loss", [dice_loss, lovasz_loss])
-def test_right_is_0_and_void_does_not_matter(loss) -> None:
+def test_a_correct_prediction_costs_nothing_and_void_is_ignored(loss) -> None:
     _, target = batch()
     right = 40 * F.one_hot(target.long().clamp(max=K - 1), K).permute(0, 3, 1, 2).float()
     assert loss(right, target) == pytest.approx(0, abs=1e-5)
@@ -152,7 +155,7 @@ def test_right_is_0_and_void_does_not_matter(loss) -> None:
     assert loss(-right, target) > 0.5
 
 
-def test_compiled_they_are_the_same() -> None:
+def test_compiled_losses_are_the_same() -> None:
     def both(logits: Tensor, target: Tensor) -> Tensor:
         return dice_loss(logits, target) + lovasz_loss(logits, target)
 
@@ -161,24 +164,24 @@ def test_compiled_they_are_the_same() -> None:
         same(torch.compile(both, backend="eager")(logits, target), both(logits, target), logits)
 
 
-# -- where nothing counts
+# -- few labeled pixels
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(
     options=st.sampled_from(OPTIONS),
-    hard=st.none() | st.tuples(st.sampled_from([0.0, 0.7]), st.sampled_from([0.01, 0.5, 1.0])),
+    ohem=st.none() | st.tuples(st.sampled_from([0.0, 0.7]), st.sampled_from([0.01, 0.5, 1.0])),
     size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     spread=st.sampled_from([0.0, 1.0, 100.0, 1e4]),
     kept=st.integers(0, 2),
 )
-def test_few_pixels_or_none(options, hard, size, spread, kept) -> None:
-    """Never NaN; 0 with no gradient at all where every pixel is void."""
+def test_few_labeled_pixels_give_finite_losses(options, ohem, size, spread, kept) -> None:
+    """Never NaN; 0 with a gradient of 0 if every pixel is void."""
     logits, target = batch(7, 2, size)
     logits = (logits.detach() * spread).requires_grad_()
     target[:] = 255
     target.view(-1)[:kept] = 1
-    terms = [cross_entropy(logits, target, hard=hard, **options)]
+    terms = [cross_entropy(logits, target, ohem=ohem, **options)]
     terms += [dice_loss(logits, target), lovasz_loss(logits, target)]
     for loss in terms:
         (gradient,) = torch.autograd.grad(loss, logits)
@@ -190,8 +193,8 @@ def test_few_pixels_or_none(options, hard, size, spread, kept) -> None:
             assert not gradient.any()
 
 
-def test_a_weight_of_0_and_smoothing() -> None:
-    """The class weighs nothing, but smoothing would spread its pixels over those that do."""
+def test_label_smoothing_keeps_a_class_weight_of_0() -> None:
+    """Smoothing would spread the pixels of a class of weight 0 over the other classes."""
     logits, target = batch()
     target[target != 255] = 2
     loss = cross_entropy(logits, target, WEIGHTS, label_smoothing=0.1)
@@ -202,8 +205,8 @@ def test_a_weight_of_0_and_smoothing() -> None:
 # -- two processes
 
 
-def shares() -> list[list[tuple[Tensor, Tensor]]]:
-    """Batches of two processes: void unlike in the two, then void alone in the second."""
+def rank_batches() -> list[list[tuple[Tensor, Tensor]]]:
+    """Batches of two processes: unequal amounts of void, then only void in the second."""
     pairs = [[batch(1), batch(2)], [batch(3), batch(4)]]
     pairs[0][1][1][:, :4] = 255
     pairs[1][1][1][:] = 255
@@ -213,52 +216,50 @@ def shares() -> list[list[tuple[Tensor, Tensor]]]:
 CASES = {
     "plain": cross_entropy,
     "smooth and weighted": lambda x, t: cross_entropy(x, t, WEIGHTS, 0.1),
-    "hard": lambda x, t: cross_entropy(x, t, hard=(0.3, 0.25)),
-    "hard and weighted": lambda x, t: cross_entropy(x, t, WEIGHTS, hard=(0.3, 0.25)),
+    "hard": lambda x, t: cross_entropy(x, t, ohem=(0.3, 0.25)),
+    "hard and weighted": lambda x, t: cross_entropy(x, t, WEIGHTS, ohem=(0.3, 0.25)),
     "dice": dice_loss,
     "lovasz": lovasz_loss,
 }
 
 
 def mean_gradients(rank: int, store: str) -> list[Tensor]:
-    """As DistributedDataParallel has them: of a factor on the logits, the mean over processes."""
+    """As in DistributedDataParallel: the gradient of a factor on the logits, averaged."""
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(minutes=2)
     )
-    found = []
+    results = []
     try:
         for loss in CASES.values():
-            for pair in shares():
+            for pair in rank_batches():
                 logits, target = pair[rank]
                 factor = torch.ones(K, 1, 1, requires_grad=True)
                 value = loss(logits.detach() * factor, target)
                 value.backward()
                 both = torch.cat([factor.grad.flatten(), value.detach().view(1)])
                 dist.all_reduce(both)
-                found.append(both / 2)
+                results.append(both / 2)
     finally:
         dist.destroy_process_group()
-    return found
+    return results
 
 
 def test_two_processes_take_the_mean_over_the_whole_batch(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    other = torch.multiprocessing.get_context("spawn").Process(
-        target=mean_gradients, args=(1, store)
-    )
+    other = FORKSERVER.Process(target=mean_gradients, args=(1, store))
     other.start()
     try:
-        found = iter(mean_gradients(0, store))
+        results = iter(mean_gradients(0, store))
     finally:
         other.join(60)
         other.kill()
     assert other.exitcode == 0
     for name, loss in CASES.items():
-        for pair in shares():
+        for pair in rank_batches():
             factor = torch.ones(K, 1, 1, requires_grad=True)
             joined = [torch.cat(part) for part in zip(*((x.detach(), t) for x, t in pair))]
             if name.startswith("hard"):  # each process chooses among its own
-                kept = torch.cat([hard_by_hand(x, t, 0.3, 0.25) for x, t in pair])
+                kept = torch.cat([reference_hard_pixels(x, t, 0.3, 0.25) for x, t in pair])
                 weights = WEIGHTS if "weighted" in name else None
                 expected = cross_entropy(
                     joined[0] * factor, torch.where(kept, joined[1], 255), weights
@@ -270,4 +271,4 @@ def test_two_processes_take_the_mean_over_the_whole_batch(tmp_path: Path) -> Non
                 expected = loss(joined[0] * factor, joined[1])
             expected.backward()
             both = torch.cat([factor.grad.flatten(), expected.detach().view(1)])
-            torch.testing.assert_close(next(found), both, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(next(results), both, msg=lambda m, n=name: f"{n}: {m}")

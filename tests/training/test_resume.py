@@ -1,21 +1,19 @@
-"""What a run survives, and what its settings do: processes, signals, full disks, damage."""
+"""Interruption, resume, full disks, damaged states, and the settings of the training loop."""
 
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, command, rows, weights
+from helpers import command, interrupt_at, rows, start_train, wait_for, weights
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 
@@ -29,27 +27,10 @@ from segcoord.training.ema import Ema
 from segcoord.training.fabric import training_fabric
 from segcoord.training.loop import LOG_INTERVAL, TrainingLoop
 from segcoord.training.loop import train as train_task
-from segcoord.training.optim import lr_factor, make_optimizer
+from segcoord.training.optim import lr_multiplier, make_optimizer
 from segcoord.training.progress import TrainingBar
-from segcoord.training.resume import keep_previous, read_state
+from segcoord.training.resume import keep_previous, read_state, require_same_images
 from segcoord.utils.errors import UserError
-
-
-def start(arguments: list[str], **settings: object) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **settings,
-    )
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert path.exists(), process.communicate()[0]
 
 
 def state(folder: Path, name: str = "last.ckpt") -> dict:
@@ -64,7 +45,7 @@ def same(mine: Path, theirs: Path) -> bool:
     return rows(mine) == rows(theirs)
 
 
-# Every setting that has a state, or draws anything, at once.
+# Every setting that has a state or draws random numbers.
 FULL = (
     *("--train.ema_decay=0.9", "--train.accumulate=2", "--train.warmup_steps=3"),
     *("--train.clip_grad_norm=1.0", "--train.patience=9", "--train.aux_weight=0.4"),
@@ -73,150 +54,147 @@ FULL = (
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
-    """A run that nothing happened to, with all settings that have a state."""
+    """An uninterrupted run with every setting that has a state."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert run(train, "train.py", command(sample_voc, folder, *FULL)) == 0
     return folder
 
 
-@pytest.mark.parametrize("stop_at", [1, 4])
-def test_a_run_with_every_setting_goes_on_exactly(
-    whole: Path, sample_voc: Path, tmp_path: Path, monkeypatch, stop_at: int
+@pytest.mark.parametrize(("stop_at", "workers"), [(1, 2), (3, 0)])  # 3: within a validation
+def test_an_interrupted_run_resumes_bit_for_bit(
+    whole: Path, sample_voc: Path, tmp_path: Path, monkeypatch, capsys, stop_at: int, workers: int
 ) -> None:
-    def interrupt(self, step: int, loss: float, lr: float) -> None:
-        if step == stop_at:
-            signal.raise_signal(signal.SIGINT)
-
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingBar, "step", interrupt)
+        interrupt_at(stop_at, patch)
         assert run(train, "train.py", command(sample_voc, folder, *FULL)) == 130
-    assert run(train, "train.py", [f"--resume={folder}"]) == 0
+    assert f"--resume {folder}" in capsys.readouterr().out
+    assert state(folder)["progress"]["step"] == stop_at
+    torch.rand(stop_at)  # the random state of the process must not matter
+    assert run(train, "train.py", [f"--resume={folder}", f"--data.workers={workers}"]) == 0
     assert same(folder, whole)
 
 
-def test_sigterm_saves_and_says_so_by_its_code(whole: Path, sample_voc: Path, tmp_path) -> None:
-    """With loaders, which a cluster's SIGTERM reaches too."""
+def test_sigterm_saves_and_exits_with_75(whole: Path, sample_voc: Path, tmp_path: Path) -> None:
+    """With DataLoader workers, which a cluster's SIGTERM reaches too."""
     folder = tmp_path / "run"
-    process = start(command(sample_voc, folder, *FULL, "--data.workers=2"), start_new_session=True)
-    wait_for(folder / "best.ckpt", process)
-    os.killpg(process.pid, signal.SIGTERM)
-    printed = process.communicate(timeout=60)[0]
-    assert process.returncode == 75, printed
+    arguments = command(sample_voc, folder, *FULL, "--data.workers=2")
+    child = start_train(arguments, tmp_path / "printed")
+    wait_for(folder / "best.ckpt", child)
+    os.killpg(child.pid, signal.SIGTERM)
+    printed = child.wait()
+    assert child.returncode == 75, printed
     assert f"--resume {folder}" in printed
-    assert run(train, "train.py", [f"--resume={folder}"]) == 0
+    assert run(train, "train.py", [f"--resume={folder}", "--data.workers=0"]) == 0
     assert same(folder, whole)
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
-    """The same run, stopped at step 5, whose state before is that of its validation at step 3."""
-
-    def interrupt(self, step: int, loss: float, lr: float) -> None:
-        if step == 5:
-            signal.raise_signal(signal.SIGINT)
-
+    """The same run, stopped at step 5; the state before is that of the validation at step 3."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingBar, "step", interrupt)
+        interrupt_at(5, patch)
         assert run(train, "train.py", command(sample_voc, folder, *FULL)) == 130
     return folder
 
 
-@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "gone"])
-def test_a_damaged_state_costs_the_steps_since_the_one_before(
-    whole: Path, stopped: Path, tmp_path: Path, capsys, damage: str
+def test_a_damaged_state_costs_the_steps_since_the_previous_one(
+    whole: Path, stopped: Path, tmp_path: Path, capsys
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(stopped, folder)
     last = folder / "last.ckpt"
     content = bytearray(last.read_bytes())
-    if damage == "a flipped bit":
-        content[len(content) // 2] ^= 1
-        last.write_bytes(content)
-    elif damage == "cut short":
-        last.write_bytes(content[: len(content) // 2])
-    else:
-        last.unlink()
-    capsys.readouterr()
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
     assert run(train, "train.py", [f"--resume={folder}"]) == 0
     printed = capsys.readouterr().out
-    assert "last.ckpt: no such" in printed if damage == "gone" else "last.ckpt: damaged" in printed
+    assert "last.ckpt: damaged" in printed
     assert "previous.ckpt, step 3" in printed
     assert same(folder, whole)
 
 
-def test_a_damaged_state_is_replaced_for_processes_that_read_it_later(
-    whole: Path, tmp_path: Path, capsys
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "an empty file"), (b"cut short", "damaged"), (None, "no such")],
+)
+def test_the_previous_state_replaces_an_unusable_one_and_stays(
+    stopped: Path, tmp_path: Path, capsys, content: bytes | None, message: str
 ) -> None:
-    (tmp_path / "last.ckpt").write_bytes(b"")
-    shutil.copy(whole / "previous.ckpt", tmp_path)
-    step = read_state(tmp_path)["progress"]["step"]
-    assert "goes on from" in capsys.readouterr().out
+    """Other processes of the run may read either file later."""
+    shutil.copy(stopped / "previous.ckpt", tmp_path)
+    if content == b"cut short":
+        content = (stopped / "last.ckpt").read_bytes()[:5000]
+    if content is not None:
+        (tmp_path / "last.ckpt").write_bytes(content)
+    assert read_state(tmp_path)["progress"]["step"] == 3
+    printed = capsys.readouterr().out
+    assert f"last.ckpt: {message}" in printed and "previous.ckpt, step 3" in printed
     assert (tmp_path / "previous.ckpt").exists()
-    assert read_state(tmp_path)["progress"]["step"] == step
+    assert read_state(tmp_path)["progress"]["step"] == 3
     assert capsys.readouterr().out == ""
     keep_previous(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}
 
 
-def test_what_cannot_be_gone_on_with_says_why(whole: Path, tmp_path: Path, capsys) -> None:
+def test_an_unusable_run_gives_the_reason(whole: Path, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    shutil.copy(whole / "config.yaml", folder)
+    for name in ("config.yaml", "origin.json", "metrics.csv"):
+        shutil.copy(whole / name, folder)
     assert run(train, "train.py", [f"--resume={folder}"]) == 1
     assert "ended before its first step" in capsys.readouterr().err
     old = state(whole)
     del old["training"], old["precision"]
     torch.save(old, folder / "last.ckpt")
     assert run(train, "train.py", [f"--resume={folder}"]) == 1
-    told = capsys.readouterr()
-    assert "a state of another version, without precision, training" in told.err
-    assert told.out == ""  # before the data is checked
+    printed = capsys.readouterr()
+    assert "a state of another version, without precision, training" in printed.err
+    assert printed.out == ""  # before the data is checked
+    for name in ("last.ckpt", "previous.ckpt"):
+        (folder / name).write_bytes((whole / name).read_bytes()[:5000])
+    assert run(train, "train.py", [f"--resume={folder}"]) == 1
+    printed = capsys.readouterr().err
+    assert "last.ckpt: damaged" in printed and "previous.ckpt: damaged" in printed
 
 
-def test_what_a_kill_left_half_written_is_cleared_away(whole: Path, tmp_path: Path) -> None:
+def test_resuming_a_complete_run_trains_nothing_and_removes_partial_files(
+    whole: Path, tmp_path: Path, capsys
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     (folder / ".last.ckpt.abc.part").write_bytes(b"half")
     assert run(train, "train.py", [f"--resume={folder}"]) == 0
+    assert "nothing left to do" in capsys.readouterr().out
     assert [path.name for path in folder.glob(".*")] == [".lock"]
+    assert (folder / "last.ckpt").read_bytes() == (whole / "last.ckpt").read_bytes()
 
 
-def test_other_training_images_are_noticed(whole: Path, tmp_path: Path, capsys) -> None:
-    """Which the draws count by their places: a run with one more would go on with other samples."""
+def test_other_training_images_are_refused(whole: Path, tmp_path: Path, capsys) -> None:
+    """Samples are drawn by index: with one image more a run would resume with other samples."""
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     origin = json.loads((folder / "origin.json").read_text())
     images = origin["train_images"]
-    for other, told in [
-        (
-            {"count": images["count"] + 1},
-            f"had {images['count'] + 1} images, now {images['count']}",
-        ),
-        ({"names_sha256": "0"}, "of which some now have other names or another order"),
-    ]:
-        changed = origin | {"train_images": images | other}
+    count = images["count"]
+
+    def change(**values: object) -> None:
+        changed = origin | {"train_images": images | values}
         (folder / "origin.json").write_text(json.dumps(changed))
-        assert run(train, "train.py", [f"--resume={folder}"]) == 1
-        assert told in " ".join(capsys.readouterr().err.split())
 
-
-def test_both_states_damaged_is_told(whole: Path, tmp_path: Path, capsys) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for name in ("config.yaml", "origin.json", "metrics.csv"):
-        (folder / name).write_bytes((whole / name).read_bytes())
-    for name in ("last.ckpt", "previous.ckpt"):
-        (folder / name).write_bytes((whole / name).read_bytes()[:5000])
+    change(count=count + 1)
     assert run(train, "train.py", [f"--resume={folder}"]) == 1
-    told = capsys.readouterr().err
-    assert "last.ckpt: damaged" in told and "previous.ckpt: damaged" in told
+    assert f"had {count + 1} images, now {count}" in " ".join(capsys.readouterr().err.split())
+    toy = Toy()
+    change(count=len(toy), names_sha256="0")
+    with pytest.raises(UserError, match="their names or their order changed"):
+        require_same_images(folder, toy)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path):
-    """A file system of 100 MB, of which a test takes what it likes."""
+    """A file system of 100 MB for a test to fill."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)]
@@ -227,10 +205,10 @@ def small_disk(tmp_path: Path):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_full_disk_leaves_the_old_state_and_the_run_goes_on(
+def test_a_full_disk_keeps_the_old_state_and_training_continues(
     uninterrupted: Path, sample_voc: Path, small_disk: Path, monkeypatch, capsys, strict: bool
 ) -> None:
-    """From step 2 to 7 nothing can be written: neither at the validation of step 3 nor of 6."""
+    """Nothing can be written from step 2 to 7, which includes the validations at 3 and 6."""
     filler = small_disk / "filler"
 
     def fill_up(self, step: int, loss: float, lr: float) -> None:
@@ -250,23 +228,21 @@ def test_a_full_disk_leaves_the_old_state_and_the_run_goes_on(
     monkeypatch.setattr(TrainingBar, "step", fill_up)
     arguments = command(sample_voc, folder, f"--train.stop_if_unsaved={str(strict).lower()}")
     code = run(train, "train.py", arguments)
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     if strict:
         assert code == 1
-        assert "last.ckpt: could not be written" in told.err
+        assert "last.ckpt: could not be written" in printed.err
         assert state(folder)["progress"]["step"] == 0
     else:
-        assert code == 0, told.err
-        assert "last.ckpt: could not be written" in told.out
-        assert "The run goes on." in told.out
+        assert code == 0, printed.err
+        assert "last.ckpt: could not be written" in printed.out
+        assert "Training continues." in printed.out
         assert not list(folder.glob("*.part"))
         mine, theirs = weights(folder), weights(uninterrupted)
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
-def test_a_full_disk_without_hard_links_is_a_warning_too(
-    tmp_path: Path, monkeypatch, capsys
-) -> None:
+def test_a_full_disk_without_hard_links_is_a_warning(tmp_path: Path, monkeypatch, capsys) -> None:
     full = True
 
     def refuse(*_: object) -> None:
@@ -296,21 +272,21 @@ def test_a_full_disk_without_hard_links_is_a_warning_too(
     assert previous["progress"]["step"] == 0
 
 
-def test_only_the_first_process_knows_whether_the_best_is_saved(
+def test_all_processes_follow_whether_the_main_one_saved_the_best(
     tmp_path: Path, monkeypatch
 ) -> None:
-    """All follow it, or patience would end one of them before the others."""
+    """Otherwise patience would end one of them before the others."""
     monkeypatch.setattr(Fabric, "broadcast", lambda self, saved, src=0: False)
     Toy().step(tmp_path / "run")
     progress = torch.load(tmp_path / "run" / "last.ckpt")["progress"]
     assert (progress["best"], progress["since_best"]) == (-1, 1)
 
 
-def test_the_clock_of_one_process_makes_no_other_wait(tmp_path: Path, monkeypatch) -> None:
-    """Losses are read, by all processes together, at steps that all of them agree on."""
+def test_the_clock_of_one_process_never_blocks_the_others(tmp_path: Path, monkeypatch) -> None:
+    """All processes read the losses together, at the same steps."""
     read = []
 
-    def as_on_a_gpu(loop: TrainingLoop, values: torch.Tensor) -> torch.Tensor:
+    def record_read(loop: TrainingLoop, values: torch.Tensor) -> torch.Tensor:
         read.append(len(values))
         return values
 
@@ -320,13 +296,13 @@ def test_the_clock_of_one_process_makes_no_other_wait(tmp_path: Path, monkeypatc
 
     before = TrainingLoop.__init__
     monkeypatch.setattr(TrainingLoop, "__init__", set_up)
-    monkeypatch.setattr(TrainingLoop, "_mean_over_processes", as_on_a_gpu)
+    monkeypatch.setattr(TrainingLoop, "_mean_over_processes", record_read)
     monkeypatch.setattr("segcoord.training.loop.SAVE_INTERVAL", -1.0)
     Toy(max_steps=25, lr=0.01).step(tmp_path / "run")
     assert read == [10, 10, 5]
 
 
-def test_patience_ends_a_run_and_stays_at_its_end(sample_voc: Path, tmp_path: Path, capsys) -> None:
+def test_patience_ends_a_run_for_good(sample_voc: Path, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "run"
     still = ("--train.lr=1e-12", "--train.weight_decay=0", "--train.ema_decay=0.999999")
     arguments = command(sample_voc, folder, *still, "--train.val_interval=1", "--train.patience=2")
@@ -341,8 +317,8 @@ def test_patience_ends_a_run_and_stays_at_its_end(sample_voc: Path, tmp_path: Pa
     assert state(folder)["progress"]["step"] == steps
 
 
-def test_the_result_is_the_average(whole: Path) -> None:
-    """best.ckpt holds the average; the weights that train on are in last.ckpt beside it."""
+def test_best_ckpt_holds_the_average(whole: Path) -> None:
+    """last.ckpt has the trained weights as well."""
     last = state(whole)
     trained = {k.removeprefix("model."): v for k, v in last["training"].items()}
     differ = [k for k, v in last["state_dict"].items() if not torch.equal(v, trained[k])]
@@ -350,7 +326,7 @@ def test_the_result_is_the_average(whole: Path) -> None:
     assert "training" not in state(whole, "best.ckpt")
 
 
-def test_the_average_is_the_formula(tmp_path: Path) -> None:
+def test_ema_follows_its_formula(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     ema = Ema(model, 0.8)
@@ -371,22 +347,22 @@ def test_the_average_is_the_formula(tmp_path: Path) -> None:
     assert not any(p.requires_grad for p in ema.model.parameters())
 
 
-def test_warm_up_rises_in_a_line_to_the_schedule() -> None:
+def test_warmup_is_linear() -> None:
     plain, warm = TrainConfig(max_steps=100), TrainConfig(max_steps=100, warmup_steps=10)
-    ratios = [lr_factor(step, warm) / lr_factor(step, plain) for step in range(12)]
+    ratios = [lr_multiplier(step, warm) / lr_multiplier(step, plain) for step in range(12)]
     assert ratios == pytest.approx([0.1 * n for n in range(1, 11)] + [1, 1])
 
 
 class Toy:
-    """A Task without batch norm, whose steps can be worked out by hand."""
+    """A Task without batch norm, whose steps are easy to compute."""
 
     columns = ("score",)
     val_images = 0
 
     def __init__(self, **settings: object) -> None:
-        plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": 0.5}
-        plain |= {"max_steps": 1, "batch_size": 4, "accelerator": "cpu"}
-        train = TrainConfig(**plain | settings)
+        defaults = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": 0.5}
+        defaults |= {"max_steps": 1, "batch_size": 4, "accelerator": "cpu"}
+        train = TrainConfig(**defaults | settings)
         self.config = Config(ModelConfig(), DataConfig("voc", "nowhere", workers=0), train)
         torch.manual_seed(0)
         self.model = ImageModel(torch.nn.Conv2d(3, 2, 1), {}, [0.0] * 3, [1.0] * 3)
@@ -414,23 +390,23 @@ class Toy:
         return {"score": 0.5}
 
     def examples(self, model: ImageModel) -> None:
-        """Nothing to draw."""
+        """No visualization."""
 
     def step(self, folder: Path) -> dict[str, torch.Tensor]:
-        """What one step takes off the weights."""
+        """Train; returns the decrease of the weights."""
         before = {k: v.clone() for k, v in self.model.state_dict().items()}
         folder.mkdir(parents=True)
         train_task(self, folder, training_fabric(self.config.train))
         return {k: v - self.model.state_dict()[k] for k, v in before.items()}
 
 
-def test_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:
+def test_accumulated_gradients_equal_those_of_the_whole_batch(tmp_path: Path) -> None:
     whole, parts = Toy().step(tmp_path / "1"), Toy(accumulate=2).step(tmp_path / "2")
     for key, value in whole.items():
         torch.testing.assert_close(parts[key], value, rtol=1e-5, atol=1e-7)
 
 
-def test_clipping_keeps_the_direction_and_the_norm(tmp_path: Path) -> None:
+def test_clipping_limits_the_norm_and_keeps_the_direction(tmp_path: Path) -> None:
     free, clipped = Toy().step(tmp_path / "1"), Toy(clip_grad_norm=0.01).step(tmp_path / "2")
     norms = [torch.cat([t.flatten() for t in d.values()]).norm().item() for d in (free, clipped)]
     assert norms[1] == pytest.approx(0.5 * 0.01, rel=1e-3)  # learning rate x norm
@@ -440,7 +416,7 @@ def test_clipping_keeps_the_direction_and_the_norm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_clipping_goes_with_a_loss_scale(optimizer: str) -> None:
+def test_clipping_works_with_a_loss_scale(optimizer: str) -> None:
     momentum = 0.9 if optimizer == "sgd" else None
     settings = {"optimizer": optimizer, "momentum": momentum, "clip_grad_norm": 1.0}
     config = TrainConfig(max_steps=1, precision="fp16", **settings)
@@ -454,74 +430,75 @@ def test_clipping_goes_with_a_loss_scale(optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e9])
-def test_an_exploding_loss_names_step_rate_and_images(tmp_path: Path, value: float) -> None:
-    class Exploding(Toy):
+def test_a_diverging_loss_reports_step_rate_and_images(tmp_path: Path, value: float) -> None:
+    class Diverging(Toy):
         def loss(self, batch: torch.Tensor) -> torch.Tensor:
             return super().loss(batch) * value
 
-    with pytest.raises(UserError) as told:
-        Exploding().step(tmp_path / "run")
-    message = str(told.value)
+    with pytest.raises(UserError) as caught:
+        Diverging().step(tmp_path / "run")
+    message = str(caught.value)
     assert "step 1: the loss is" in message and "at learning rate 0.5" in message
     order = [index for _, index in EpochShuffle(8, 4, 0).batch(0)]
     assert message.endswith("".join(f"\n  image{index}.png" for index in order))
     assert (tmp_path / "run" / "last.ckpt").exists()
 
 
-def test_weights_that_explode_are_not_saved(tmp_path: Path) -> None:
-    """The last step's loss is fine, its gradient isn't."""
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    """The loss of the last step is finite, its gradient is not."""
     toy = Toy(max_steps=2)
     scale = iter((1.0, float("inf")))
     toy.module.weight.register_hook(lambda grad: grad * next(scale))
-    with pytest.raises(UserError, match="step 2: after it the weights are not finite at learning"):
+    with pytest.raises(UserError, match="step 2: the updated weights are not finite at learning"):
         toy.step(tmp_path / "run")
     assert torch.load(tmp_path / "run" / "last.ckpt")["progress"]["step"] == 0
 
 
-def test_too_little_memory_names_the_settings(sample_voc: Path, tmp_path: Path) -> None:
-    """In a process that may have no more than 6 GB, on crops that take 20."""
-
-    def little() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
-
+def test_running_out_of_memory_names_the_settings(sample_voc: Path, tmp_path: Path) -> None:
+    """In a process limited to 6 GB, on crops that need 20."""
     large = ("--data.crop_size=[1024,1024]", "--data.scale=[0.5,0.5]")
-    process = start(command(sample_voc, tmp_path / "run", *large), preexec_fn=little)
-    printed = process.communicate(timeout=120)[0]
-    assert process.returncode == 1, printed
+    arguments = command(sample_voc, tmp_path / "run", *large)
+    child = start_train(arguments, tmp_path / "printed", memory=6 << 30)
+    printed = child.wait()
+    assert child.returncode == 1, printed
     assert "Lower train.batch_size (now 4) or data.crop_size" in printed
     assert "Traceback" not in printed
 
 
-def test_gradients_computed_anew_are_the_same(sample_voc: Path, tmp_path: Path) -> None:
-    losses = []
+def test_gradient_checkpointing_gives_the_same_weights(sample_voc: Path, tmp_path: Path) -> None:
+    runs = []
     for setting in ("true", "false"):
         folder = tmp_path / setting
         once = ("--train.max_steps=1", f"--train.gradient_checkpointing={setting}")
         assert run(train, "train.py", command(sample_voc, folder, *once)) == 0
-        losses.append(weights(folder))
-    trained = [k for k in losses[0] if "running" not in k and "num_batches" not in k]
-    assert all(torch.allclose(losses[0][k], losses[1][k], atol=1e-6) for k in trained)
+        runs.append(weights(folder))
+    trained = [k for k in runs[0] if "running" not in k and "num_batches" not in k]
+    assert all(torch.allclose(runs[0][k], runs[1][k], atol=1e-6) for k in trained)
     key = "net.encoder.model.blocks.1.0.bn1.num_batches_tracked"
-    assert [int(found[key]) for found in losses] == [2, 1]
+    assert [int(each[key]) for each in runs] == [2, 1]
 
 
-def test_compiled_is_the_same(tmp_path: Path) -> None:
-    plain, compiled = Toy().step(tmp_path / "1"), Toy(compile=True).step(tmp_path / "2")
-    for key, value in plain.items():
+def test_a_compiled_step_is_the_same(tmp_path: Path, monkeypatch) -> None:
+    """Without Inductor, whose C++ compiler takes half a minute."""
+    eager = Toy().step(tmp_path / "1")
+    backend = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", backend)
+    compiled = Toy(compile=True).step(tmp_path / "2")
+    for key, value in eager.items():
         torch.testing.assert_close(compiled[key], value, rtol=1e-5, atol=1e-7)
 
 
-def test_half_precision_is_used_and_close(sample_voc: Path, tmp_path: Path, capsys) -> None:
+def test_bfloat16_is_used_and_close(sample_voc: Path, tmp_path: Path, capsys) -> None:
     losses = []
     for precision in ("fp32", "bf16"):
         folder = tmp_path / precision
-        arguments = command(sample_voc, folder, f"--train.precision={precision}")
+        short = ("--train.max_steps=2", "--train.val_interval=2")
+        arguments = command(sample_voc, folder, f"--train.precision={precision}", *short)
         assert run(train, "train.py", arguments) == 0
-        losses.append([float(row["loss"]) for row in rows(folder) if row["loss"]])
+        losses += [float(row["loss"]) for row in rows(folder) if row["loss"]]
         assert all(t.dtype != torch.bfloat16 for t in weights(folder).values())
     assert losses[0] != losses[1]
-    # The later ones drift apart: from random weights a step magnifies every rounding.
-    assert losses[0][0] == pytest.approx(losses[1][0], rel=0.15)
+    assert losses[0] == pytest.approx(losses[1], rel=0.15)
     assert (
         run(train, "train.py", command(sample_voc, tmp_path / "h", "--train.precision=fp16")) == 1
     )

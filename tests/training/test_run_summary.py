@@ -1,4 +1,4 @@
-"""The folder of a run: what it came from, and the list of runs."""
+"""The folder of a run: its lock and origin.json, and the list of runs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import errno
 import fcntl
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import Child
 
 from segcoord.cli.main import run
 from segcoord.cli.runs import runs
@@ -24,7 +23,7 @@ from segcoord.config.schema import (
 )
 from segcoord.models.encoders.weights import LoadReport
 from segcoord.training.run_dir import append_resume, lock_run, read_origin, write_origin
-from segcoord.training.run_summary import WIDTH, find_runs
+from segcoord.training.run_summary import TABLE_WIDTH, find_runs
 
 HEADER = "step,epoch,loss,lr,miou,pixel_accuracy,mean_accuracy,seconds\n"
 CONFIG = """\
@@ -36,7 +35,7 @@ train: {max_steps: 4000}
 
 
 def make_run(folder: Path, rows: str, config: str = CONFIG, header: str = HEADER) -> Path:
-    """A run's folder without what `segcoord runs` does not read."""
+    """A run folder with only the files that `segcoord runs` reads."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(config)
     origin = {"commit": "0123456789+", "date": "2026-11-22T21:30:00+00:00"}
@@ -45,19 +44,21 @@ def make_run(folder: Path, rows: str, config: str = CONFIG, header: str = HEADER
     return folder
 
 
-def test_a_run_is_one_process_alone(tmp_path: Path) -> None:
-    program = "from pathlib import Path\nfrom segcoord.runs import hold_run\n"
-    program += f"with hold_run(Path({str(tmp_path)!r})): print('held')"
+def lock_in_child(folder: Path) -> None:
+    with lock_run(folder):
+        print("locked")
 
-    def other() -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+def test_only_one_process_trains_in_a_folder(tmp_path: Path) -> None:
+    def printed_by_another() -> str:
+        return Child(lock_in_child, tmp_path, output=tmp_path / "printed").wait()
 
     with lock_run(tmp_path):
-        assert "another process trains in it" in other().stderr
-    assert other().stdout == "held\n"
+        assert "another process trains in it" in printed_by_another()
+    assert printed_by_another() == "locked\n"
 
 
-def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_file_system_without_locks_is_a_warning(tmp_path: Path, monkeypatch, capsys) -> None:
     def lockf(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -68,7 +69,7 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch, capsys
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three runs: one stopped, one that got worse in the end, one before its first validation."""
+    """Three runs: one stopped, one worse at its end than before, one without a validation."""
     make_run(
         tmp_path / "voc" / "001",
         "200,1,0.5,0.01,,,,60.0\n200,1,,,0.40,0.8,0.5,90.0\n210,1,0.4,0.01,,,,95.0\n",
@@ -77,17 +78,17 @@ def root(tmp_path: Path) -> Path:
         tmp_path / "a name that is long enough to need more than one line" / "voc_os16_seed0",
         "2000,1,,,0.55,0.8,0.5,3000\n3000,1,,,0.7123,0.8,0.5,3600\n4000,1,,,0.70,0.8,0.5,3723.4\n",
     )
-    inside = made / "wandb" / "files"  # a logger's own folder is not another run
+    inside = made / "wandb" / "files"  # the folder of a logger is not another run
     shutil.copytree(made, inside, ignore=shutil.ignore_patterns("wandb"))
     make_run(tmp_path / "new", "10,1,0.7,0.01,,,,5.0\n")
     return tmp_path
 
 
-def test_runs_are_found_and_the_best_comes_first(root: Path) -> None:
-    found, broken = find_runs(root)
+def test_runs_are_sorted_by_score(root: Path) -> None:
+    summaries, broken = find_runs(root)
     assert not broken
-    assert [Path(each.folder).name for each in found] == ["voc_os16_seed0", "001", "new"]
-    best, stopped, new = found
+    assert [Path(each.folder).name for each in summaries] == ["voc_os16_seed0", "001", "new"]
+    best, stopped, new = summaries
     assert (best.best, best.best_step, best.last, best.seconds) == (0.7123, 3000, 0.70, 3723.4)
     assert (best.steps, best.max_steps, best.score) == (4000, 4000, "miou")
     assert best.model == "mobilenetv2_ca_100 deeplabv3 16"
@@ -100,10 +101,10 @@ def test_the_table_and_its_json(root: Path, tmp_path: Path, capsys) -> None:
     file = tmp_path / "runs.json"
     assert run(runs, "segcoord runs", [str(root), f"--json={file}"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, lines)) <= TABLE_WIDTH
     table = "\n".join(lines)
-    for told in ("71.23", "at 3000", "of 4000", "1:02:03", "2026-11-22", "0123456789+", "mIoU"):
-        assert told in table
+    for text in ("71.23", "at 3000", "of 4000", "1:02:03", "2026-11-22", "0123456789+", "mIoU"):
+        assert text in table
     content = json.loads(file.read_text())
     assert [each["best"] for each in content["runs"]] == [0.7123, 0.40, None]
     assert content["broken"] == []
@@ -119,17 +120,17 @@ def test_a_run_of_classification(root: Path, capsys) -> None:
     assert (first.task, first.score, first.best) == ("classification", "top1", 0.743)
     assert first.model == "mobilenetv2_ca_050"
     assert run(runs, "segcoord runs", [str(root)]) == 0
-    told = capsys.readouterr().out
-    assert "best top-1 %" in told and "best mIoU %" in told and "74.30" in told
+    printed = capsys.readouterr().out
+    assert "best top-1 %" in printed and "best mIoU %" in printed and "74.30" in printed
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("metrics.csv", None, "it has no metrics.csv"),
         ("origin.json", None, "it has no origin.json"),
-        ("origin.json", "{", "the run's origin can't be read"),
-        ("origin.json", "[]", "not those of a run"),
+        ("origin.json", "{", "origin.json: can't be read"),
+        ("origin.json", "[]", "not the file of a run"),
         ("config.yaml", "model: [", "not a readable YAML file"),
         ("config.yaml", "model: {encoder: x}", "KeyError 'train'"),
         ("config.yaml", "task: detection", "expected segmentation or classification"),
@@ -140,7 +141,7 @@ def test_a_run_of_classification(root: Path, capsys) -> None:
         ("metrics.csv", b"\xff\xfe\n", "UnicodeDecodeError"),
     ],
 )
-def test_what_cant_be_read_is_named(root: Path, capsys, name: str, content, told: str) -> None:
+def test_an_unreadable_run_is_named(root: Path, capsys, name: str, content, message: str) -> None:
     broken = root / "voc" / "001"
     (broken / name).unlink()
     if content is not None:
@@ -148,26 +149,28 @@ def test_what_cant_be_read_is_named(root: Path, capsys, name: str, content, told
     assert run(runs, "segcoord runs", [str(root)]) == 1
     shown = capsys.readouterr()
     line = next(line for line in shown.out.splitlines() if line.startswith("can't be read"))
-    assert str(broken) in line and told in line
+    assert str(broken) in line and message in line
     assert "71.23" in shown.out  # the others are listed all the same
     assert not shown.err
 
 
-@pytest.mark.parametrize(("name", "told"), [("", "no run in it or below"), ("x", "no such folder")])
-def test_nothing_to_list(tmp_path: Path, capsys, name: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"), [("", "no run in it or below"), ("x", "no such folder")]
+)
+def test_a_folder_without_runs_is_an_error(tmp_path: Path, capsys, name, message) -> None:
     assert run(runs, "segcoord runs", [str(tmp_path / name)]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_real_run_is_listed(tiny_run: Path) -> None:
-    ((found,), broken) = find_runs(tiny_run)
+    ((summary,), broken) = find_runs(tiny_run)
     assert not broken
-    assert (found.steps, found.max_steps) == (6, 6)
-    assert found.best is not None and found.best >= found.last
-    assert replace(found, folder="") == replace(find_runs(tiny_run.parent)[0][0], folder="")
+    assert (summary.steps, summary.max_steps) == (6, 6)
+    assert summary.best is not None and summary.best >= summary.last
+    assert replace(summary, folder="") == replace(find_runs(tiny_run.parent)[0][0], folder="")
 
 
-def test_origin_tells_code_and_machine(tmp_path: Path) -> None:
+def test_origin_records_code_and_machine(tmp_path: Path) -> None:
     report = LoadReport("file.pth", ["a", "b"], ["c"], [], None)
     write_origin(tmp_path, torch.device("cpu"), 2, report, {"road": 0.5})
     first = read_origin(tmp_path)
@@ -183,5 +186,5 @@ def test_origin_tells_code_and_machine(tmp_path: Path) -> None:
         now = read_origin(tmp_path)
         assert len(now["resumed"]) == count
         assert {**now, "resumed": []} == first
-    of_the_start = {"weights", "class_weights", "train_images", "resumed"}
-    assert now["resumed"][0].keys() == first.keys() - of_the_start
+    start_only = {"weights", "class_weights", "train_images", "resumed"}
+    assert now["resumed"][0].keys() == first.keys() - start_only

@@ -1,4 +1,4 @@
-"""What is trained: the model with its loss, the auxiliary head, frozen norms, and whole runs."""
+"""The segmentation task: loss, auxiliary head, frozen batch norms, and whole runs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from segcoord.data.synthetic.dataset import write_sample
 from segcoord.models.auxiliary_head import AuxiliaryHead
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.training.losses import cross_entropy, dice_loss, lovasz_loss
+from segcoord.training.optim import make_optimizer
 from segcoord.training.segmentation import Segmentation, SegmentationLoss
 from segcoord.utils.errors import UserError
 
@@ -41,7 +42,7 @@ EVERYTHING = {
 
 
 def module_of(weights: Tensor | None = None, stride: int = 16, **changes) -> SegmentationLoss:
-    """Without dropout, so that a second pass gives the same."""
+    """Without dropout, so that a second forward pass gives the same."""
     encoder = changes.pop("encoder", "mobilenetv2_ca_050")
     decoder = changes.pop("decoder", "deeplabv3")
     torch.manual_seed(0)
@@ -63,7 +64,7 @@ def batch_of(height: int = 48, width: int = 40, seed: int = 0) -> dict[str, Tens
 # -- the loss
 
 
-def test_by_default_it_is_the_cross_entropy_of_the_model_and_nothing_else() -> None:
+def test_the_default_loss_is_cross_entropy() -> None:
     module, batch = module_of(), batch_of()
     logits = module.model(module.model.normalize(batch["image"]))
     expected = F.cross_entropy(logits, batch["mask"].long(), ignore_index=255)
@@ -71,17 +72,17 @@ def test_by_default_it_is_the_cross_entropy_of_the_model_and_nothing_else() -> N
     assert {n.split(".")[0] for n in module.state_dict()} == {"model"}
 
 
-def test_every_term_with_its_weight() -> None:
+def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     module, batch = module_of(WEIGHTS, **EVERYTHING), batch_of()
     logits, features = module.model.logits_and_features(module.model.normalize(batch["image"]))
-    second = F.interpolate(module.auxiliary(features[-2]), (48, 48), mode="bilinear")[..., :40]
-    options = {"weights": WEIGHTS, "label_smoothing": 0.1, "hard": (0.7, 0.25)}
+    aux_logits = F.interpolate(module.auxiliary(features[-2]), (48, 48), mode="bilinear")[..., :40]
+    options = {"weights": WEIGHTS, "label_smoothing": 0.1, "ohem": (0.7, 0.25)}
     target = batch["mask"]
     parts = [
         (1.0, cross_entropy(logits, target, **options)),
         (0.5, dice_loss(logits, target)),
         (0.25, lovasz_loss(logits, target)),
-        (0.4, cross_entropy(second, target, **options)),
+        (0.4, cross_entropy(aux_logits, target, **options)),
     ]
     expected = sum(weight * part for weight, part in parts)
     torch.testing.assert_close(module(batch), expected)
@@ -91,8 +92,8 @@ def test_every_term_with_its_weight() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole() -> SegmentationLoss:
-    """With everything that a setting can add; other settings switch parts of it off."""
+def all_terms() -> SegmentationLoss:
+    """With every term; changed settings switch some of them off."""
     return module_of(WEIGHTS, **EVERYTHING)
 
 
@@ -100,21 +101,21 @@ def whole() -> SegmentationLoss:
 @given(
     off=st.sets(st.sampled_from([k for k in EVERYTHING if k != "ohem_min_kept"])),
     weighted=st.booleans(),
-    counted=st.integers(0, 3),
+    labeled=st.integers(0, 3),
 )
-def test_without_a_pixel_every_combination_gives_0(whole, off, weighted, counted) -> None:
+def test_without_labeled_pixels_every_combination_is_0(all_terms, off, weighted, labeled) -> None:
     empty = {k: None if k == "ohem_threshold" else 0.0 for k in off}
-    whole.settings = replace(SETTINGS, **EVERYTHING | empty)
-    whole.class_weights = WEIGHTS if weighted else None
+    all_terms.settings = replace(SETTINGS, **EVERYTHING | empty)
+    all_terms.class_weights = WEIGHTS if weighted else None
     batch = batch_of(16, 16)
     batch["mask"][:] = 255
-    batch["mask"].view(-1)[:counted] = 2
-    whole.zero_grad()
-    loss = whole(batch)
+    batch["mask"].view(-1)[:labeled] = 2
+    all_terms.zero_grad()
+    loss = all_terms(batch)
     loss.backward()
-    gradients = [p.grad for p in whole.parameters() if p.grad is not None]
+    gradients = [p.grad for p in all_terms.parameters() if p.grad is not None]
     assert loss.isfinite() and all(g.isfinite().all() for g in gradients)
-    if not counted:
+    if not labeled:
         assert loss == 0
         assert not any(g.any() for g in gradients)
 
@@ -128,9 +129,9 @@ def test_under_autocast_the_loss_is_computed_in_float32(dtype: torch.dtype) -> N
         loss = module(batch)
     loss.backward()
     assert loss.dtype == torch.float32
-    logits, second = seen
+    logits, aux_logits = seen
     expected = module._loss(logits.float(), batch["mask"])
-    expected = expected + 0.4 * module._cross_entropy(second.float(), batch["mask"])
+    expected = expected + 0.4 * module._cross_entropy(aux_logits.float(), batch["mask"])
     assert torch.equal(loss, expected)
     assert all(p.grad.isfinite().all() for p in module.parameters())
 
@@ -139,10 +140,10 @@ def test_under_autocast_the_loss_is_computed_in_float32(dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize(
-    ("decoder", "stride"), [(d, s) for d, all_ in STRIDES.items() for s in all_]
+    ("decoder", "stride"), [("deeplabv3", 8), *((name, s[0]) for name, s in STRIDES.items())]
 )
-def test_logits_with_features_are_the_models(decoder: str, stride: int) -> None:
-    """And the feature that the head reads is the last before the last stage."""
+def test_the_auxiliary_head_reads_the_second_last_stage(decoder: str, stride: int) -> None:
+    """The logits beside it are those of the model."""
     module = module_of(decoder=decoder, stride=stride, aux_weight=0.4).eval()
     x = torch.randn(1, 3, 70, 50)
     with torch.inference_mode():
@@ -155,7 +156,7 @@ def test_logits_with_features_are_the_models(decoder: str, stride: int) -> None:
     assert module(batch_of(70, 50)).isfinite()
 
 
-def test_the_head_is_pspnets_at_the_features_width() -> None:
+def test_the_auxiliary_head_is_pspnets() -> None:
     head = AuxiliaryHead(96, 21)
     assert [type(m).__name__ for m in head] == [
         "Conv2d",
@@ -169,7 +170,7 @@ def test_the_head_is_pspnets_at_the_features_width() -> None:
     assert AuxiliaryHead(1024, 21)[0].out_channels == 256
 
 
-def test_the_features_are_computed_once() -> None:
+def test_the_encoder_runs_once_for_both_heads() -> None:
     module, calls = module_of(aux_weight=0.4), []
     module.model.net.encoder.register_forward_hook(lambda *_: calls.append(1))
     module(batch_of()).backward()
@@ -185,9 +186,10 @@ def task_of(root: Path, **changes) -> Segmentation:
     return Segmentation(config, model, (find_split(data, "train"), find_split(data, "val")))
 
 
-def test_the_head_learns_at_the_decoders_rate(sample_voc: Path) -> None:
+def test_encoder_lr_factor_applies_to_the_encoder_alone(sample_voc: Path) -> None:
     task = task_of(sample_voc, aux_weight=0.4, encoder_lr_factor=0.1)
-    encoder, rest = task.parameter_groups()
+    encoder, rest = make_optimizer(task.parameter_groups(), task.config.train).param_groups
+    assert all(g["momentum"] == 0.9 and g["weight_decay"] == 4e-5 for g in (encoder, rest))
     assert (encoder["factor"], rest["factor"]) == (0.1, 1.0)
     ids = [{id(p) for p in group["params"]} for group in (encoder, rest)]
     assert ids[0] == {id(p) for p in task.model.net.encoder.parameters()}
@@ -196,15 +198,15 @@ def test_the_head_learns_at_the_decoders_rate(sample_voc: Path) -> None:
     assert len(encoder["params"]) + len(rest["params"]) == len(ids[0] | ids[1])
 
 
-# -- frozen norms
+# -- frozen batch norms
 
 
 def norms_of(module: nn.Module) -> dict[str, nn.Module]:
     return {n: m for n, m in module.named_modules() if isinstance(m, nn.BatchNorm2d)}
 
 
-def seasoned_of(encoder: str = "mobilenetv2_ca_050", **changes) -> SegmentationLoss:
-    """Its norms have statistics; from here on those of the encoder are frozen."""
+def make_frozen(encoder: str = "mobilenetv2_ca_050", **changes) -> SegmentationLoss:
+    """A module with running statistics and a frozen encoder."""
     module = module_of(encoder=encoder, **{"aux_weight": 0.4} | changes).train()
     for seed in range(3):
         module(batch_of(seed=seed))
@@ -213,58 +215,60 @@ def seasoned_of(encoder: str = "mobilenetv2_ca_050", **changes) -> SegmentationL
 
 
 @pytest.fixture
-def seasoned() -> SegmentationLoss:
-    return seasoned_of()
+def frozen_module() -> SegmentationLoss:
+    return make_frozen()
 
 
 def check_frozen(module: SegmentationLoss, wrapped: nn.Module) -> Tensor:
     before = {n: m.running_mean.clone() for n, m in norms_of(module).items()}
-    module.eval()  # a validation lies between
+    module.eval()  # as a validation does
     wrapped.train()
     loss = wrapped(batch_of(seed=9))
     loss.backward()
     for name, norm in norms_of(module).items():
-        frozen = name.startswith("model.net.encoder.")
-        assert norm.training is not frozen
-        assert torch.equal(norm.running_mean, before[name]) is frozen, name
+        is_frozen = name.startswith("model.net.encoder.")
+        assert norm.training is not is_frozen
+        assert torch.equal(norm.running_mean, before[name]) is is_frozen, name
         assert norm.weight.grad.any() and norm.bias.grad.any(), name
     assert sum(n.startswith("model.net.encoder.") for n in before) > 15
     return loss
 
 
-def test_frozen_statistics_stay_and_the_rest_learns(seasoned: SegmentationLoss) -> None:
-    check_frozen(seasoned, seasoned)
+def test_frozen_statistics_stay_and_everything_else_trains(frozen_module: SegmentationLoss) -> None:
+    check_frozen(frozen_module, frozen_module)
 
 
-def test_compiled_it_is_the_same() -> None:
-    """In one graph, with every term but Lovasz's, which is never compiled."""
-    module = seasoned_of("mobilenetv2_050", **EVERYTHING | {"lovasz_weight": 0.0})
+def test_the_compiled_module_is_the_same() -> None:
+    """In one graph, with every term except Lovasz, which is never compiled."""
+    module = make_frozen("mobilenetv2_050", **EVERYTHING | {"lovasz_weight": 0.0})
     compiled = torch.compile(module, backend="eager", fullgraph=True)
     torch.testing.assert_close(check_frozen(module, compiled), module(batch_of(seed=9)))
 
 
-def test_frozen_norms_use_their_statistics(seasoned: SegmentationLoss) -> None:
-    """The encoder computes what it does in evaluation."""
+def test_frozen_norms_use_their_statistics(frozen_module: SegmentationLoss) -> None:
+    """The encoder computes the same as in eval mode."""
     x = torch.randn(2, 3, 48, 48)
-    learning = seasoned.train().model.net.encoder(x)[-1]
-    encoder = seasoned.model.net.encoder.eval()
+    learning = frozen_module.train().model.net.encoder(x)[-1]
+    encoder = frozen_module.model.net.encoder.eval()
     torch.testing.assert_close(learning, encoder(x)[-1])
     encoder.train()
     assert not torch.allclose(learning, encoder(x)[-1], rtol=1e-2)
 
 
-def test_norms_without_statistics_are_not_frozen(seasoned: SegmentationLoss) -> None:
-    message = r"freeze_batch_norm: found true, but (\d+) of the encoder's (\d+) batch norms start"
+def test_norms_without_statistics_cant_be_frozen(frozen_module: SegmentationLoss) -> None:
+    message = (
+        r"freeze_batch_norm: found true, but (\d+) of the encoder's (\d+) batch norms are newly"
+    )
     with pytest.raises(UserError, match=message):
         module_of(freeze_batch_norm=True).train()
-    first = next(iter(norms_of(seasoned.model.net.encoder).values()))
-    first.reset_running_stats()  # as of a block that the weights had not
+    first = next(iter(norms_of(frozen_module.model.net.encoder).values()))
+    first.reset_running_stats()  # as for a block missing from the weights
     with pytest.raises(UserError, match="but 1 of the encoder's"):
-        seasoned.train()
-    module_of(freeze_batch_norm=True).eval()  # nothing is frozen, and nothing refused
+        frozen_module.train()
+    module_of(freeze_batch_norm=True).eval()  # eval mode freezes nothing
 
 
-def test_an_encoder_without_batch_norm_has_none_to_freeze() -> None:
+def test_an_encoder_without_batch_norm_cant_be_frozen() -> None:
     model = segcoord.create_model("convnext_atto", K)
     with pytest.raises(UserError, match="convnext_atto has no batch norm"):
         SegmentationLoss(model, replace(SETTINGS, freeze_batch_norm=True))
@@ -326,8 +330,8 @@ def command(config: str, root: Path, folder: Path, *more: str) -> list[str]:
     ]
 
 
-def test_a_run_with_everything(sample_voc: Path, tmp_path: Path) -> None:
-    """From the tiny preset, then with frozen norms; the result has no auxiliary head."""
+def test_a_run_with_every_term_saves_a_plain_model(sample_voc: Path, tmp_path: Path) -> None:
+    """The tiny preset, then a run from its weights with every term and frozen norms."""
     short = ["--train.max_steps=3", "--data.crop_size=[64,64]", "--data.workers=0"]
     options = [f"--train.{k}={v}" for k, v in EVERYTHING.items()]
     first, second = tmp_path / "first", tmp_path / "second"
@@ -345,14 +349,14 @@ def test_a_run_with_everything(sample_voc: Path, tmp_path: Path) -> None:
     assert segcoord.predict(model, next(sample_voc.rglob("*.jpg"))).shape == (96, 128)
 
 
-def test_frozen_norms_at_random_end_in_words(sample_voc: Path, tmp_path: Path, capsys) -> None:
+def test_freezing_random_norms_is_refused(sample_voc: Path, tmp_path: Path, capsys) -> None:
     arguments = command("debug_tiny", sample_voc, tmp_path / "run", "--data.workers=0")
     assert run(train, "train.py", [*arguments, "--train.freeze_batch_norm=true"]) == 1
-    assert "expected weights for all of them, by model.encoder_weights" in capsys.readouterr().err
+    assert "expected weights for all of them, from model.encoder_weights" in capsys.readouterr().err
 
 
-def test_one_batch_is_learnt_by_heart(tmp_path: Path) -> None:
-    """The overfit preset, on smaller images: what fails here is wired wrongly somewhere."""
+def test_a_model_overfits_a_single_batch(tmp_path: Path) -> None:
+    """The overfit preset on smaller images; a failure means that something is wired wrongly."""
     data, folder = tmp_path / "four", tmp_path / "run"
     write_sample(data, "voc", train=4, val=1, width=128, height=96)
     small = ["--data.crop_size=[96,128]", "--model.encoder=mobilenetv2_ca_050"]

@@ -1,4 +1,4 @@
-"""Three steps of two processes are those of one, in double precision."""
+"""Synchronized batch norm on the CPU: two processes train as one, in double precision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from helpers import FORKSERVER
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -17,7 +17,6 @@ from segcoord.training.sync_batchnorm import with_sync_batchnorm
 
 
 def train(rank: int, world_size: int, folder: Path) -> None:
-    torch.set_num_threads(1)
     if world_size > 1:
         store = f"file://{folder / 'store'}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
@@ -34,37 +33,46 @@ def train(rank: int, world_size: int, folder: Path) -> None:
         loss = model(part).square().mean()
         loss.backward()
         total = loss.detach().clone()
-        if world_size > 1:  # what DistributedDataParallel does with gradients
+        if world_size > 1:  # as DistributedDataParallel averages gradients
             for tensor in (total, *(p.grad for p in model.parameters())):
                 dist.all_reduce(tensor)
                 tensor /= world_size
         optimizer.step()
         losses.append(total.item())
+    if world_size > 1:
+        dist.destroy_process_group()
     if rank == 0:
         torch.save({"losses": losses, **model.state_dict()}, folder / f"{world_size}.pt")
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(5), BatchNormAct2d(5, act_layer=nn.ReLU)])
-def test_half_precision_is_normalised_as_without(norm: nn.Module) -> None:
-    """By one process, whose batch is all there is: statistics in float32, the result as x is."""
+def test_bfloat16_is_normalized_as_by_batch_norm(norm: nn.Module) -> None:
+    """With one process: statistics in float32, the result in the dtype of x."""
     x = torch.randn(4, 5, 21, 21).bfloat16()
     plain, ours = copy.deepcopy(norm).train(), copy.deepcopy(norm).train()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         ours = with_sync_batchnorm(ours, x.device)
         with torch.autocast("cpu", torch.bfloat16):
-            found, expected = ours(x), plain(x)
+            result, expected = ours(x), plain(x)
     finally:
         dist.destroy_process_group()
-    assert found.dtype == expected.dtype
-    torch.testing.assert_close(found, expected)
+    assert result.dtype == expected.dtype
+    torch.testing.assert_close(result, expected)
     for mine, theirs in zip(ours.state_dict().values(), plain.state_dict().values()):
         torch.testing.assert_close(mine, theirs)
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
     train(0, 1, tmp_path)
-    mp.spawn(train, (2, tmp_path), nprocs=2)
+    other = FORKSERVER.Process(target=train, args=(1, 2, tmp_path))
+    other.start()
+    try:
+        train(0, 2, tmp_path)
+    finally:
+        other.join(60)
+        other.kill()
+    assert other.exitcode == 0
     one, two = (torch.load(tmp_path / f"{count}.pt") for count in (1, 2))
     assert two.pop("losses") == pytest.approx(one.pop("losses"), rel=1e-7)
     for key, value in one.items():
