@@ -98,9 +98,11 @@ def _run_training(
         task = build_classification(config, check=main)
     print_summary(task, fabric)
     if init is not None:
-        task.model.started = init_from(task.model, Path(init))
-    if task.model.started is not None:
-        console.print(f"\n{task.model.started}", style="yellow" if task.model.started.new else None)
+        task.model.load_report = init_from(task.model, Path(init))
+    if task.model.load_report is not None:
+        console.print(
+            f"\n{task.model.load_report}", style="yellow" if task.model.load_report.new else None
+        )
     folder = _prepare_folder(task, name, run, resume, held) if main else None
     fabric.launch()
     folder = _agree(task, folder, fabric)
@@ -155,7 +157,9 @@ def _note_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> No
         append_resume(folder, device, processes)
     else:
         weights = class_weights_by_name(task)
-        write_origin(folder, device, processes, task.model.started, weights, digest_of_images(task))
+        write_origin(
+            folder, device, processes, task.model.load_report, weights, digest_of_images(task)
+        )
 
 
 def _agree(task: Task, folder: Path | None, fabric: Fabric) -> Path:
