@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub: what its client asks for an upload and a download."""
+"""A local server with the requests that huggingface_hub sends to upload and download files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
 
 
 class Hub(ThreadingHTTPServer):
@@ -17,10 +21,10 @@ class Hub(ThreadingHTTPServer):
 
     Attributes:
         repositories: name -> path -> content.
-        private: what `create` was asked of each name.
-        commits: name -> messages.
-        tokens: those that requests carried, but for the storage's.
-        asked: "METHOD path" of every request.
+        private: name -> visibility requested at creation.
+        commits: name -> commit messages.
+        tokens: authorization headers of the requests, except uploads to the storage.
+        requests: "METHOD path" of every request.
     """
 
     daemon_threads = True
@@ -32,7 +36,7 @@ class Hub(ThreadingHTTPServer):
         self.commits: dict[str, list[str]] = {}
         self.objects: dict[str, bytes] = {}
         self.tokens: set[str | None] = set()
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     @property
     def url(self) -> str:
@@ -47,13 +51,24 @@ class Hub(ThreadingHTTPServer):
 @contextmanager
 def running_hub() -> Iterator[Hub]:
     with Hub() as hub:
-        thread = threading.Thread(target=hub.serve_forever)
+        thread = threading.Thread(target=hub.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield hub
         finally:
             hub.shutdown()
             thread.join()
+
+
+def use_hub(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directs huggingface_hub in this process to a server and an empty cache."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # a storage that Hub lacks
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -64,33 +79,36 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._answer()
+        self._respond()
 
     do_HEAD = do_POST = do_PUT = do_GET
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         hub, path = self.server, self.path.partition("?")[0]
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if not path.startswith("/upload/"):  # whose address is the secret, as the hub's are
+        if not path.startswith("/upload/"):  # presigned, like the Hub's
             hub.tokens.add(self.headers.get("Authorization"))
-        hub.asked.append(f"{self.command} {path}")
-        for pattern, answer in (
+        hub.requests.append(f"{self.command} {path}")
+        repo = r"(\w+/[\w.-]+)"
+        for pattern, route in (
             (r"/api/repos/create", self._create),
             (r"/api/validate-yaml", lambda _: {"errors": [], "warnings": []}),
-            (r"/api/models/(\w+/[\w-]+)/preupload/main", self._modes),
-            (r"/(\w+/[\w-]+)\.git/info/lfs/objects/batch", self._batch),
-            (r"/upload/(\w+)", self._store),
-            (r"/api/models/(\w+/[\w-]+)/commit/main", self._commit),
-            (r"/api/models/(\w+/[\w-]+)(?:/revision/main)?", self._info),
-            (r"/api/models/(\w+/[\w-]+)/tree/\w+", self._tree),
-            (r"/(\w+/[\w-]+)/resolve/\w+/([\w.]+)", self._file),
+            (rf"/api/models/{repo}/preupload/main", self._preupload),
+            (rf"/{repo}\.git/info/lfs/objects/batch", self._lfs_batch),
+            (r"/upload/(\w+)", self._upload),
+            (rf"/api/models/{repo}/commit/main", self._commit),
+            (rf"/api/models/{repo}(?:/revision/main)?", self._model_info),
+            (rf"/api/models/{repo}/tree/\w+", self._tree),
+            (rf"/{repo}/resolve/\w+/([\w.]+)", self._resolve),
         ):
-            if found := re.fullmatch(pattern, path):
-                name = found[1] if found.groups() else ""
+            if match := re.fullmatch(pattern, path):
+                name = match[1] if match.groups() else ""
                 if "/" in name and name not in hub.repositories:
                     return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-                given = answer(body, *found.groups())
-                return given if given is None else self._send(200, json.dumps(given).encode())
+                response = route(body, *match.groups())
+                if response is not None:
+                    self._send(200, json.dumps(response).encode())
+                return None
         return self._send(404, b"{}")
 
     def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
@@ -103,29 +121,28 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _create(self, body: bytes) -> dict:
-        asked = json.loads(body)
-        name = f"{asked['organization']}/{asked['name']}"
+        request = json.loads(body)
+        name = f"{request['organization']}/{request['name']}"
         self.server.repositories.setdefault(name, {})
-        self.server.private.setdefault(name, asked.get("visibility", asked.get("private")))
+        self.server.private.setdefault(name, request.get("visibility", request.get("private")))
         return {"url": f"{self.server.url}/{name}"}
 
-    def _modes(self, body: bytes, _name: str) -> dict:
+    def _preupload(self, body: bytes, _name: str) -> dict:
         def mode(path: str) -> dict:
             kind = "lfs" if path.endswith(".safetensors") else "regular"
             return {"path": path, "uploadMode": kind, "shouldIgnore": False}
 
         return {"files": [mode(file["path"]) for file in json.loads(body)["files"]]}
 
-    def _batch(self, body: bytes, _name: str) -> dict:
-        def action(wanted: dict) -> dict:
-            return wanted | {
-                "actions": {"upload": {"href": f"{self.server.url}/upload/{wanted['oid']}"}}
-            }
+    def _lfs_batch(self, body: bytes, _name: str) -> dict:
+        def action(item: dict) -> dict:
+            upload = {"href": f"{self.server.url}/upload/{item['oid']}"}
+            return item | {"actions": {"upload": upload}}
 
-        objects = [action(wanted) for wanted in json.loads(body)["objects"]]
+        objects = [action(item) for item in json.loads(body)["objects"]]
         return {"transfer": "basic", "objects": objects}
 
-    def _store(self, body: bytes, oid: str) -> dict:
+    def _upload(self, body: bytes, oid: str) -> dict:
         assert hashlib.sha256(body).hexdigest() == oid
         self.server.objects[oid] = body
         return {}
@@ -143,10 +160,10 @@ class _Handler(BaseHTTPRequestHandler):
         oid = hub.revision(name)
         return {"commitUrl": f"{hub.url}/{name}/commit/{oid}", "commitOid": oid}
 
-    def _info(self, _body: bytes, name: str) -> dict:
+    def _model_info(self, _body: bytes, name: str) -> dict:
         private = self.server.private[name] in ("private", True)
-        told = {"id": name, "sha": self.server.revision(name), "private": private}
-        return told | {"siblings": []}
+        sha = self.server.revision(name)
+        return {"id": name, "sha": sha, "private": private, "siblings": []}
 
     def _tree(self, _body: bytes, name: str) -> list[dict]:
         return [
@@ -159,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
             for path, content in self.server.repositories[name].items()
         ]
 
-    def _file(self, _body: bytes, name: str, path: str) -> None:
+    def _resolve(self, _body: bytes, name: str, path: str) -> None:
         content = self.server.repositories[name].get(path)
         if content is None:
             return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})

@@ -1,4 +1,4 @@
-"""The networks: attention, encoders, decoders, `create_model`, weights, checkpoint files, the hub.
+"""Networks: attention, encoders, decoders, `create_model`, weights, checkpoints, the Hub.
 
 Nothing here reads images, runs a training step or computes a score.
 """

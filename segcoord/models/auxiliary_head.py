@@ -1,23 +1,23 @@
-"""The auxiliary head: a second, shallow classifier that shortens the gradient's way to the encoder.
+"""Auxiliary head: a second, shallow classifier on an earlier feature, used in training only.
 
-It is trained beside the model and thrown away. Zhao, Shi, Qi, Wang, Jia, "Pyramid Scene Parsing
-Network", CVPR 2017, arXiv 1612.01105, "Deep Supervision for ResNet-Based FCN"; mmsegmentation's
-FCNHead with one convolution.
+It shortens the path of the gradient to the encoder and is discarded afterwards. Zhao, Shi, Qi,
+Wang, Jia, "Pyramid Scene Parsing Network", CVPR 2017, arXiv 1612.01105, "Deep Supervision for
+ResNet-Based FCN"; mmsegmentation's FCNHead with one convolution.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-WIDEST = 256  # PSPNet's, for the 1024 channels of a ResNet
+MAX_WIDTH = 256  # PSPNet's, for the 1024 channels of a ResNet
 
 
 class AuxiliaryHead(nn.Sequential):
     """(N, C, h, w) float -> (N, K, h, w) logits: 3x3 convolution, norm, ReLU, dropout, 1x1.
 
     PSPNet's width is a quarter of ResNet's 1024 channels; a quarter of MobileNetV2's 96 would be
-    close to the number of classes. So the head keeps the feature's own width, up to PSPNet's: wide
-    enough to tell the classes apart, while the encoder, which it is there for, has to do the work.
+    close to the number of classes. The head therefore keeps the width of the feature, up to
+    PSPNet's: wide enough to separate the classes, shallow enough to leave the work to the encoder.
 
     Args:
         channels: C.
@@ -25,7 +25,7 @@ class AuxiliaryHead(nn.Sequential):
     """
 
     def __init__(self, channels: int, num_classes: int) -> None:
-        width = min(channels, WIDEST)
+        width = min(channels, MAX_WIDTH)
         super().__init__(
             nn.Conv2d(channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),

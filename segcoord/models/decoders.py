@@ -1,31 +1,27 @@
-"""smp's decoders by name, on any encoder: what each takes, and one way to build them.
-
-Their upsampling to full size is left out (`upsampling=1`) where smp has it as an option: our
-wrapper has the one rule for all.
-"""
+"""Builds smp's decoders on any encoder."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import nn
+from torch import nn
 
 
 def build_network(
-    encoder: str, num_classes: int, settings: dict, **encoder_settings: object
+    encoder: str, num_classes: int, settings: dict, **encoder_kwargs: object
 ) -> nn.Module:
-    """An smp network at random weights, (N, 3, H, W) -> (N, num_classes, H/d, W/d).
+    """Builds an smp network with random weights, (N, 3, H, W) -> (N, num_classes, H/d, W/d).
+
+    smp's upsampling to the input size is off (`upsampling=1`) where it is optional, because
+    `SegmentationModel` upsamples.
 
     Args:
-        encoder: a timm name.
+        encoder: timm name.
         num_classes: channels of the output.
         settings: from `decoder_settings`.
-        encoder_settings: further keywords of the encoder.
+        encoder_kwargs: further keyword arguments of the encoder.
     """
-    import segmentation_models_pytorch as smp  # seconds, which the checks of settings go without
+    import segmentation_models_pytorch as smp  # takes seconds
 
-    common = {"encoder_weights": None, "classes": num_classes, **encoder_settings}
+    common = {"encoder_weights": None, "classes": num_classes, **encoder_kwargs}
     stride = {"encoder_output_stride": settings["output_stride"]}
     aspp = {
         "decoder_atrous_rates": settings["atrous_rates"],
@@ -45,8 +41,8 @@ def build_network(
         case "fpn":
             net = smp.FPN(name, upsampling=1, **common)
     if settings["decoder"].startswith("deeplabv3"):
-        from segcoord.models.aspp import keep_format
+        from segcoord.models.aspp import keep_memory_format
 
-        keep_format(net)
-        net.initialize()  # smp does it for every decoder but these
+        keep_memory_format(net)
+        net.initialize()  # smp initializes every decoder but these
     return net

@@ -49,16 +49,14 @@ def save_pretrained(
         dataset: on which they were measured, for the model card.
 
     Raises:
-        UserError: a network that is no longer smp's (batch norm folded, exported), a config.json
+        UserError: a network that is no longer smp's (folded or exported), a config.json
             of another program, or files that can't be written.
     """
     folder, config = Path(folder), _smp_config(net)
     tensors = {name: t.cpu().contiguous() for name, t in net.state_dict().items()}
     description = description | {"version": version("segcoord")}
     if (folder / CONFIG).is_file() and CLASS not in _read_config(folder):
-        raise UserError(
-            f"{folder / CONFIG}: is another program's, and would be replaced; choose another folder"
-        )
+        raise UserError(f"{folder / CONFIG}: written by another program; choose another folder")
     try:
         (folder / CONFIG).unlink(missing_ok=True)
     except OSError as error:

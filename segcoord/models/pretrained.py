@@ -1,4 +1,4 @@
-"""Models saved by `save_pretrained`, from a folder or the Hugging Face Hub."""
+"""`from_pretrained`: loads shared models from a folder or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from pathlib import Path
 
 import torch
 
-from segcoord.models.factory import model_from_dict
-from segcoord.models.hub import CONFIG, WEIGHTS, find_pretrained, read_pretrained
+from segcoord.models.checkpoint import rebuild
+from segcoord.models.hub import find_pretrained, read_pretrained
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.utils.errors import UserError
-from segcoord.utils.text import join_first
 
 
 def from_pretrained(
@@ -44,19 +42,4 @@ def from_pretrained(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
     )
-    pretrained = read_pretrained(folder)
-    try:
-        model = model_from_dict(pretrained["model"])
-    except UserError as error:
-        raise UserError(f"{folder / CONFIG}: {error}") from error
-    own, given = model.state_dict(), pretrained["state_dict"]
-    wrong = [n for n in own if n not in given or given[n].shape != own[n].shape]
-    wrong += [n for n in given if n not in own]
-    if wrong:
-        raise UserError(
-            f"{folder / WEIGHTS}: not the weights of the model that {CONFIG} describes: "
-            f"{len(wrong)} tensors are missing, unknown or of another shape "
-            f"({join_first(wrong, 4)})"
-        )
-    model.load_state_dict(given)
-    return model.to(device, memory_format=torch.channels_last).eval()
+    return rebuild(read_pretrained(folder), folder, device)

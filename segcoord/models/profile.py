@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds, and the list of encoders with theirs."""
+"""Counts parameters and multiply-adds; lists the encoders."""
 
 from __future__ import annotations
 
@@ -11,38 +11,42 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segcoord.models.encoders.pretrained import plain_name
+from segcoord.models.encoders.pretrained import name_without_attention
 from segcoord.models.encoders.published import PUBLISHED
 from segcoord.models.factory import create_model
 from segcoord.utils.errors import UserError
 
-PLAIN = ("mobilenetv2_100", "mobilenetv2_075", "mobilenetv2_050", "efficientnet_b0")
-"""timm's own encoders that ours are compared with."""
+TIMM_ENCODERS = ("mobilenetv2_100", "mobilenetv2_075", "mobilenetv2_050", "efficientnet_b0")
+"""Encoders of timm, listed for comparison."""
+_MODULES = {
+    f"segcoord.models.encoders.{name}" for name in ("mobilenetv2", "mobilenext", "efficientnet")
+}
 
 
 def count_parameters(model: nn.Module) -> int:
+    """Number of parameters, trainable or not."""
     return sum(p.numel() for p in model.parameters())
 
 
 def giga_macs(model: nn.Module, height: int, width: int) -> float:
-    """Multiply-adds of convolutions and matrix products for one image, in 1e9."""
-    shapes = copy.deepcopy(model).eval().to("meta")  # nothing is computed, and no memory taken
+    """Multiply-adds of convolutions and matrix products for one RGB image, in 1e9."""
+    on_meta = copy.deepcopy(model).eval().to("meta")  # shapes only: no computation, no memory
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shapes(torch.zeros(1, 3, height, width, device="meta"))
+        on_meta(torch.zeros(1, 3, height, width, device="meta"))
     return counter.get_total_flops() / 2e9
 
 
 @dataclass(frozen=True)
 class EncoderCounts:
-    """An encoder's size, with its ImageNet classifier and as a segmentation model.
+    """Size of an encoder, with its ImageNet classifier and as a segmentation model.
 
     Args:
         name: for timm and `create_model`.
-        weights: where encoder_weights: imagenet takes them from; "" where there are none.
+        weights: source of `encoder_weights: imagenet`; "" if there is none.
         parameters: with a classifier of 1000 classes.
-        mega_macs: of that at 224x224, in 1e6.
+        mega_macs: the same at 224x224, in 1e6.
         segmentation_parameters: of `create_model(name, 21, output_stride)`.
-        segmentation_giga_macs: of that at 512x512, in 1e9.
+        segmentation_giga_macs: the same at 512x512, in 1e9.
     """
 
     name: str
@@ -54,36 +58,35 @@ class EncoderCounts:
 
 
 def encoder_names(pattern: str = "*") -> list[str]:
-    """Our encoders and the plain ones of timm, those that match a pattern like "*_ca_*".
+    """Names of segcoord's encoders and `TIMM_ENCODERS` that match, by family and width.
+
+    Args:
+        pattern: part of a name, or a glob such as "*_ca_*".
 
     Raises:
-        UserError: none matches.
+        UserError: no encoder matches.
     """
     ours = [n for n in timm.list_models() if timm.models.model_entrypoint(n).__module__ in _MODULES]
-    names = sorted({*ours, *PLAIN}, key=_order)
-    found = [n for n in names if fnmatch(n, pattern) or pattern in n]
-    if not found:
+    names = sorted({*ours, *TIMM_ENCODERS}, key=_sort_key)
+    matches = [n for n in names if fnmatch(n, pattern) or pattern in n]
+    if not matches:
         raise UserError(f"no encoder matches {pattern!r}; there are {', '.join(names)}")
-    return found
+    return matches
 
 
-_MODULES = {
-    f"segcoord.models.encoders.{name}" for name in ("mobilenetv2", "mobilenext", "efficientnet")
-}
-
-
-def _order(name: str) -> tuple:
-    """Family by family, the wider first, the plain one before those with attention."""
-    plain = plain_name(name)
+def _sort_key(name: str) -> tuple:
+    """By family, then from wide to narrow; the encoder without attention comes first."""
+    plain = name_without_attention(name)
     family, _, width = plain.partition("_")
     return family, -int(width) if width.isdigit() else 0, name != plain, name
 
 
 def count_encoder(name: str, output_stride: int = 16) -> EncoderCounts:
-    """Counts of one encoder."""
-    classifier = timm.create_model(name)
-    model = create_model(name, 21, output_stride)
-    plain = plain_name(name)
+    """Counts one encoder; raises UserError for an unsupported output stride."""
+    with torch.device("meta"):
+        classifier = timm.create_model(name)
+        model = create_model(name, 21, output_stride)
+    plain = name_without_attention(name)
     weights = ""
     if name in PUBLISHED:
         weights = "authors"

@@ -1,6 +1,7 @@
-"""The network: smp's DeepLabV3 with a separable ASPP on one of our encoders, for any image size.
+"""`SegmentationModel`: an smp network with its labels and normalization, for any image size.
 
-Shapes: N batch, K classes, H and W of the image, s the output stride.
+Shapes: N batch, K classes, H and W of the image, s the output stride, d the stride of the logits,
+(H', W') = `padded_size(H, W)`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcoord.data.labels import LabelSet
-from segcoord.models import cpu_autograd as cpu_training
+from segcoord.models.cpu_autograd import matmul_upsample, use_matmul_upsample
 from segcoord.models.encoders.weights import LoadReport
 from segcoord.models.hub import push_to_hub, save_pretrained
 from segcoord.utils.errors import UserError
@@ -22,12 +23,12 @@ FORMAT = "segcoord-1"
 
 
 class ImageModel(nn.Module):
-    """A network with the normalisation of its images and the arguments that rebuild it.
+    """A network with its input normalization and the arguments that rebuild it.
 
     Args:
         net: takes (N, 3, H, W) float32.
-        spec: the arguments that rebuild `net`.
-        mean, std: per channel, of images in 0..1.
+        spec: arguments that rebuild `net`.
+        mean, std: per channel, for images in 0..1.
     """
 
     def __init__(
@@ -40,30 +41,30 @@ class ImageModel(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(N, H, W, 3) uint8 RGB -> (N, 3, H, W) float32 as the network wants it, channels_last."""
-        x = images.permute(0, 3, 1, 2).to(self.mean.dtype)
+        """(N, H, W, 3) uint8 RGB -> (N, 3, H, W) normalized float32, channels_last."""
+        x = images.permute(0, 3, 1, 2).to(self.mean.dtype)  # (N, 3, H, W)
         return x.sub_(self.mean * 255).div_(self.std * 255)
 
     def checkpoint_gradients(self) -> None:
-        """Makes the encoder compute its features anew in the backward pass, for less memory.
+        """Turns on gradient checkpointing in the encoder, which saves memory for time.
 
-        Each batch norm then sees a batch twice, so its running statistics move as with momentum
-        0.19 for 0.1; gradients are the same.
+        The backward pass recomputes the features. Each batch norm then sees a batch twice, so its
+        running statistics move as with momentum 0.19 instead of 0.1; gradients are the same.
 
         Raises:
-            UserError: an encoder that timm can't do this with.
+            UserError: timm does not support it for this encoder.
         """
         encoder = getattr(self.net, "encoder", None)
         timm_model = encoder.model if encoder is not None else self.net
         if not hasattr(timm_model, "set_grad_checkpointing"):
             raise UserError(
-                f"train.gradient_checkpointing: found true, but {self.spec['encoder']} has no such "
-                "form; lower train.batch_size or raise train.accumulate"
+                f"train.gradient_checkpointing: found true, but {self.spec['encoder']} does not "
+                "support it; lower train.batch_size or raise train.accumulate"
             )
         timm_model.set_grad_checkpointing()
 
     def to_dict(self) -> dict:
-        """Architecture and normalisation in plain types, from which the model is rebuilt."""
+        """Architecture and normalization in plain types, to rebuild the model from."""
         return {
             "format": FORMAT,
             "spec": self.spec,
@@ -73,13 +74,13 @@ class ImageModel(nn.Module):
 
 
 class SegmentationModel(ImageModel):
-    """An smp network with all that is needed to use it: labels, normalisation, any image size.
+    """An smp network with labels and normalization, for images of any size.
 
     Args:
-        net: (N, 3, H, W) -> (N, K, H/d, W/d) for H and W that the output stride divides.
-        spec: the arguments of `create_model` that rebuild `net`.
+        net: (N, 3, H, W) -> (N, K, H/d, W/d), where s divides H and W.
+        spec: arguments of `create_model` that rebuild `net`.
         labels: the K classes.
-        mean, std: per channel, of images in 0..1.
+        mean, std: per channel, for images in 0..1.
     """
 
     def __init__(
@@ -92,58 +93,61 @@ class SegmentationModel(ImageModel):
     ) -> None:
         super().__init__(net, spec, mean, std)
         self.labels = labels
-        self.started: LoadReport | None = None  # what became of the weights that it began with
-        self.folded = False  # its batch norms, into the convolutions before them
-        self.runtime, self.precision = "torch", "fp32"  # what computes `net`, and from which file
+        self.load_report: LoadReport | None = None  # of the initial weights
+        self.folded = False  # True once batch norms are fused into the convolutions
+        self.runtime, self.precision = "torch", "fp32"  # of `net`
 
     @property
     def output_stride(self) -> int:
         return self.spec["output_stride"]
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size that the network sees of an image."""
+        """(H', W') of an image after padding: multiples of s, the least that the decoder takes."""
         s = self.output_stride
-        least = 8 * s if self.spec["decoder"] == "pan" else s  # it pools its last feature thrice
+        least = (
+            8 * s if self.spec["decoder"] == "pan" else s
+        )  # which pools the last feature three times
         return max(height + -height % s, least), max(width + -width % s, least)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of exactly the input's size.
+        """Computes logits of the input's size.
 
         Args:
-            x: (N, 3, H, W) float32, normalised; any H and W from 1 up. Inside, it is padded at the
-                right and at the bottom with zeros, which is the mean colour, to what s divides.
+            x: (N, 3, H, W) float32, normalized; any H and W from 1. It is padded at the right and
+                bottom to (H', W') with zeros, the mean color.
 
         Returns:
-            (N, K, H, W) float32 logits: the network's, upsampled with align_corners=False.
+            (N, K, H, W) float32 logits, upsampled with align_corners=False.
         """
         h, w = x.shape[-2:]
-        return self.upsample(self.logits_at_stride(x), h, w)
+        logits = self.logits_at_stride(x)  # (N, K, H'/d, W'/d)
+        return self.upsample(logits, h, w)  # (N, K, H, W)
 
     def logits_and_features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """`forward`, with the encoder's features from which its logits come.
+        """`forward`, with the features of the encoder.
 
         Args:
-            x: as of `forward`.
+            x: as for `forward`.
 
         Returns:
-            (N, K, H, W) float32 logits, and a feature (N, C_i, H'/s_i, W'/s_i) of each stage of the
-            padded image, from the image itself to the last.
+            (N, K, H, W) float32 logits, and one feature (N, C_i, H'/s_i, W'/s_i) per stage; the
+            first is the padded image.
         """
         h, w = x.shape[-2:]
-        features = self.net.encoder(self._pad(x))
+        features = self.net.encoder(self._pad(x))  # (N, C_i, H'/s_i, W'/s_i) each
         logits = self.net.segmentation_head(self.net.decoder(features))  # (N, K, H'/d, W'/d)
         return self.upsample(logits, h, w), features
 
     def upsample(self, logits: Tensor, height: int, width: int) -> Tensor:
-        """(N, K, H'/d, W'/d) of a padded image, d any stride -> (N, K, height, width)."""
+        """(N, K, H'/d, W'/d) logits of the padded image, for any d -> (N, K, height, width)."""
         size = self.padded_size(height, width)
-        if cpu_training.use_matmul_upsample(logits):
-            return cpu_training.upsample(logits, size, (height, width))
+        if use_matmul_upsample(logits):
+            return matmul_upsample(logits, size, (height, width))  # (N, K, H, W)
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        return logits[..., :height, :width]
+        return logits[..., :height, :width]  # (N, K, H', W') -> (N, K, H, W)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """(N, H, W, 3) uint8 RGB -> (N, 3, H', W') float32: what `net` takes, NCHW in memory."""
+        """(N, H, W, 3) uint8 RGB -> (N, 3, H', W') float32, contiguous: the input of `net`."""
         return self._pad(self.normalize(images)).contiguous()
 
     def _pad(self, x: Tensor) -> Tensor:
@@ -152,16 +156,15 @@ class SegmentationModel(ImageModel):
         return F.pad(x, (0, width - w, 0, height - h))  # (N, 3, H', W')
 
     def logits_at_stride(self, x: Tensor) -> Tensor:
-        """The network's logits of the padded image, before they are upsampled.
+        """Computes the logits of the padded image, before upsampling.
 
         Args:
             x: as for `forward`.
 
         Returns:
-            (N, K, H'/d, W'/d) float32, where (H', W') is `padded_size(H, W)` and d the decoder's
-            stride.
+            (N, K, H'/d, W'/d) float32.
         """
-        return self.net(self._pad(x))
+        return self.net(self._pad(x))  # (N, 3, H', W') -> (N, K, H'/d, W'/d)
 
     def to_dict(self) -> dict:
         """Architecture, labels and normalization in plain types; see `factory.model_from_dict`."""
@@ -172,27 +175,13 @@ class SegmentationModel(ImageModel):
     ) -> None:
         """Writes a folder that `segcoord.from_pretrained` and `smp.from_pretrained` open.
 
-        Args:
-            folder: created if missing; a README.md in it is kept.
-            metrics: scores for the model card, by name, in 0..1.
-            dataset: on which they were measured, for the model card.
-
-        Raises:
-            UserError: see `hub.save_pretrained`.
+        See `hub.save_pretrained` for the arguments and errors.
         """
         save_pretrained(self.net, self.to_dict(), folder, metrics, dataset)
 
     def push_to_hub(self, repo_id: str, **options: object) -> str:
-        """Uploads what `save_pretrained` writes to the Hugging Face Hub.
+        """Uploads what `save_pretrained` writes to the repository "user/name" of the Hub.
 
-        Args:
-            repo_id: "user/name".
-            **options: private, token, commit_message, metrics and dataset of `hub.push_to_hub`.
-
-        Returns:
-            The URL of the commit.
-
-        Raises:
-            UserError: see `hub.push_to_hub`.
+        See `hub.push_to_hub` for the options and errors. Returns the URL of the commit.
         """
         return push_to_hub(self.net, self.to_dict(), repo_id, **options)

@@ -7,19 +7,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segcoord.models.encoders.weights import LoadReport, load_file
+from segcoord.models.encoders.weights import LoadReport, load_weights_file
 from segcoord.models.segmentation import ImageModel, SegmentationModel
-from segcoord.models.state_dict import model_description, unpickle
+from segcoord.models.state_dict import model_description, read_weights_file
 from segcoord.utils.errors import UserError
 
 
 def init_from(model: ImageModel, path: str | Path) -> LoadReport:
-    """Copy the matching weights of a file into a model, and its input normalization.
+    """Copies the weights of a file that fit, as a start for training, and its normalization.
 
-    A segmentation checkpoint or state dict gives every tensor of the same name and shape, except
-    the attention blocks of another encoder. A classifier trained with `train.py` and a file of
-    encoder weights (from the authors or timm) initialize the encoder with
-    `encoders.weights.load_file`.
+    A checkpoint of a segmentation model, or the state dict of one, gives every tensor whose name
+    and shape fit; of another encoder's attention it gives none. One of a classifier that `train.py`
+    trained, and a file of an encoder's weights (the authors', timm's), give the encoder, as
+    `encoders.weights.load_weights_file` does.
 
     Returns:
         Which tensors matched, which are new and which are unused.
@@ -28,8 +28,8 @@ def init_from(model: ImageModel, path: str | Path) -> LoadReport:
         UserError: no such file, or no tensor in it that matches.
     """
     path = Path(path)
-    loaded = unpickle(path)
-    description = model_description(loaded)
+    loaded = read_weights_file(path)
+    described = model_description(loaded)
     own = model.state_dict()
     tensors = _match_names(loaded, own)
     source_encoder = description.get("spec", {}).get("encoder", model.spec["encoder"])
@@ -41,22 +41,22 @@ def init_from(model: ImageModel, path: str | Path) -> LoadReport:
         and tensor.shape == own[name].shape
         and not any(block in name for block in skipped)
     }
-    from_classifier = description.get("task") == "classification"
-    if isinstance(model, SegmentationModel) and (from_classifier or not matched):
-        report = load_file(model.net.encoder, path)
-    elif matched:
-        model.load_state_dict(matched, strict=False)
-        new = [n for n in own if n not in matched and not n.endswith("num_batches_tracked")]
-        unused = [name for name in tensors if name not in matched]
-        normalization = (description["mean"], description["std"]) if description else None
-        report = LoadReport(str(path), [*matched], new, unused, normalization)
+    from_classifier = described.get("task") == "classification"
+    if isinstance(model, SegmentationModel) and (from_classifier or not same):
+        report = load_weights_file(model.net.encoder, path)
+    elif same:
+        model.load_state_dict(same, strict=False)
+        new = [n for n in own if n not in same and not n.endswith("num_batches_tracked")]
+        unused = [name for name in tensors if name not in same]
+        normalization = (described["mean"], described["std"]) if described else None
+        report = LoadReport(str(path), [*same], new, unused, normalization)
     else:
         raise UserError(
             f"{path}: none of its {len(tensors)} tensors matches the model; "
             f"the file has {list(tensors)[:2]}, the model {list(own)[:2]}"
         )
-    if report.normalisation:
-        for buffer, values in zip((model.mean, model.std), report.normalisation):
+    if report.normalization:
+        for buffer, values in zip((model.mean, model.std), report.normalization):
             buffer.copy_(torch.tensor(values).view(1, 3, 1, 1))
     return report
 

@@ -1,4 +1,4 @@
-"""CoordAtt against the authors' form of the block, written out here."""
+"""CoordAtt against the authors' implementation, reproduced here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
 class AuthorsCoordAtt(nn.Module):
-    """houqb/CoordAttention, mbv2_ca.py: adaptive pools, 1x1 convolutions, h-swish by ReLU6."""
+    """houqb/CoordAttention, mbv2_ca.py: adaptive pools, 1x1 convolutions, h-swish from ReLU6."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class AuthorsCoordAtt(nn.Module):
 
 
 class OneDirection(nn.Module):
-    """The same block with one of its two pools: X keeps the rows, Y the columns."""
+    """The same with one pool: X averages rows, Y columns."""
 
     def __init__(self, channels: int, reduction: int, pool: tuple) -> None:
         super().__init__()
@@ -65,13 +65,13 @@ FORMS = {
 
 def pair(form: str, channels: int, reduction: int, training: bool) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
-    mine, written_out = FORMS[form]
-    theirs = written_out(channels, reduction)
+    ours_type, theirs_type = FORMS[form]
+    theirs = theirs_type(channels, reduction)
     nn.init.normal_(theirs.bn1.running_mean)
     nn.init.uniform_(theirs.bn1.running_var, 0.5, 2)
-    ours = mine(channels, reduction)
+    ours = ours_type(channels, reduction)
     ours.load_state_dict(theirs.state_dict())
-    # In double precision, so that only the arithmetic differs and not its rounding.
+    # Double precision makes rounding negligible.
     return ours.double().train(training), theirs.double().train(training)
 
 
@@ -82,7 +82,7 @@ def pair(form: str, channels: int, reduction: int, training: bool) -> tuple[nn.M
     [(16, 32, (7, 11)), (96, 32, (5, 5)), (576, 32, (9, 4)), (64, 16, (1, 13)), (64, 24, (6, 1))],
 )
 @pytest.mark.parametrize("form", FORMS)
-def test_equals_the_authors_form_forward_and_backward(
+def test_outputs_and_gradients_equal_the_authors(
     form: str, channels: int, reduction: int, size: tuple[int, int], training: bool, memory_format
 ) -> None:
     ours, theirs = pair(form, channels, reduction, training)
@@ -120,8 +120,8 @@ def test_names_and_width_are_the_authors() -> None:
     assert CoordAtt(960, reduction=16).conv1.out_channels == 60
 
 
-def test_gate_knows_the_place() -> None:
-    """Unlike a channel gate, it differs between rows and between columns."""
+def test_the_gate_depends_on_the_position() -> None:
+    """Unlike a channel gate, it varies along rows and columns."""
     block = CoordAtt(16).eval()
     x = torch.rand(1, 16, 6, 8) + 0.5
     x[:, :, 2] += 4
@@ -133,8 +133,8 @@ def test_gate_knows_the_place() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_pools_export_at_other_sizes(form: str) -> None:
-    """A pool frozen at the traced size is right there and wrong everywhere else."""
+def test_an_exported_block_runs_at_other_sizes(form: str) -> None:
+    """A pool fixed at the traced size would be wrong at every other size."""
     block = FORMS[form][0](16).eval()
     size = {2: torch.export.Dim("h", min=2, max=64), 3: torch.export.Dim("w", min=2, max=64)}
     exported = torch.export.export(block, (torch.randn(1, 16, 24, 40),), dynamic_shapes=(size,))
@@ -146,8 +146,8 @@ def test_pools_export_at_other_sizes(form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_are_the_derivatives(form: str, memory_format, training: bool) -> None:
-    """First and second, numerically, of the input and of every parameter."""
+def test_gradcheck_and_gradgradcheck(form: str, memory_format, training: bool) -> None:
+    """For the input and every parameter."""
     block, _ = pair(form, 8, 2, training)
     x = torch.randn(2, 8, 3, 4, dtype=torch.float64).contiguous(memory_format=memory_format)
     inputs = (x.requires_grad_(), *block.parameters())
@@ -164,7 +164,9 @@ def test_gradients_are_the_derivatives(form: str, memory_format, training: bool)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("grad", [True, False])
-def test_leaves_its_input_and_the_gradient_given_alone(form: str, memory_format, grad) -> None:
+def test_the_input_and_the_incoming_gradient_are_not_changed(
+    form: str, memory_format, grad
+) -> None:
     block = FORMS[form][0](16)
     x = torch.randn(2, 16, 5, 6).contiguous(memory_format=memory_format)
     before = x.clone()
@@ -179,7 +181,7 @@ def test_leaves_its_input_and_the_gradient_given_alone(form: str, memory_format,
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_in_place_only_where_no_gradient_is_recorded(memory_format) -> None:
+def test_inplace_applies_only_without_gradients(memory_format) -> None:
     x = torch.randn(2, 16, 5, 6).contiguous(memory_format=memory_format)
     block, other = CoordAtt(16, inplace=True).eval(), CoordAtt(16).eval()
     other.load_state_dict(block.state_dict())
@@ -196,7 +198,7 @@ def test_in_place_only_where_no_gradient_is_recorded(memory_format) -> None:
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_the_backward_pass_keeps_the_input_and_no_product(memory_format) -> None:
+def test_the_input_is_the_only_large_tensor_saved_for_backward(memory_format) -> None:
     x = torch.randn(2, 32, 24, 24).contiguous(memory_format=memory_format).requires_grad_()
     kept: dict[int, int] = {}
 
@@ -229,7 +231,7 @@ def test_a_frozen_block_and_a_frozen_input(form: str, memory_format) -> None:
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("cast", ["input", "nothing"])
 def test_under_autocast(form: str, memory_format, cast: str) -> None:
-    """As the authors' form does there, in forward and backward, within bfloat16's rounding."""
+    """Outputs and gradients equal the authors' within the rounding of bfloat16."""
     ours, theirs = (module.float() for module in pair(form, 32, 4, training=True))
     x = torch.randn(2, 32, 12, 10).contiguous(memory_format=memory_format)
     x = x.bfloat16() if cast == "input" else x
@@ -246,6 +248,7 @@ def test_under_autocast(form: str, memory_format, cast: str) -> None:
         torch.testing.assert_close(mine, other, rtol=0.05, atol=0.03 * other.abs().max().item())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("training", [True, False])
 def test_compiles_in_one_graph_and_scripts(form: str, training: bool) -> None:
@@ -266,9 +269,10 @@ def test_compiles_in_one_graph_and_scripts(form: str, training: bool) -> None:
         torch.testing.assert_close(mine.grad, leaf.grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_traced_at_one_size_it_is_right_at_others(form: str, memory_format) -> None:
+def test_a_traced_block_runs_at_other_sizes(form: str, memory_format) -> None:
     block = FORMS[form][0](16).eval()
     x = torch.randn(1, 16, 24, 40).contiguous(memory_format=memory_format)
     traced = torch.jit.trace(block, x)
@@ -278,7 +282,7 @@ def test_traced_at_one_size_it_is_right_at_others(form: str, memory_format) -> N
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_graph_of_evaluation_has_no_concatenation(form: str) -> None:
+def test_the_evaluation_graph_has_no_concatenation(form: str) -> None:
     block = FORMS[form][0](16).eval()
     exported = torch.export.export(block, (torch.randn(1, 16, 8, 9),))
     called = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
@@ -287,8 +291,8 @@ def test_the_graph_of_evaluation_has_no_concatenation(form: str) -> None:
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_in_many_processes(memory_format, tmp_path) -> None:
-    """Wrapped for data-parallel training, with gradients that are averaged as they come."""
+def test_distributed_data_parallel(memory_format, tmp_path) -> None:
+    """Gradients are all-reduced during the backward pass."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
     )
@@ -305,6 +309,6 @@ def test_in_many_processes(memory_format, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("channels", "reduction"), [(0, 32), (16, 0)])
-def test_refuses_nonsense(channels: int, reduction: int) -> None:
+def test_channels_and_reduction_below_1_are_errors(channels: int, reduction: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         CoordAtt(channels, reduction)

@@ -1,4 +1,4 @@
-"""encoders/weights.py: names, files, fetching, copying."""
+"""Pretrained weights: names, files, downloads, copying into encoders."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
-from huggingface_hub import constants
+from hub_server import Hub, running_hub, use_hub
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 import segcoord
-from segcoord.models.encoders.published import PUBLISHED, Published, fetch, git_blob_id
+from segcoord.models.encoders.published import PUBLISHED, PublishedFile, download, git_blob_id
 from segcoord.models.encoders.weights import (
-    authors_names,
+    authors_to_timm_names,
     load_encoder,
-    load_file,
-    load_plain,
-    plain_tensors,
+    load_weights_file,
+    load_without_attention,
+    timm_state_dict,
 )
-from segcoord.models.state_dict import read_tensors
+from segcoord.models.state_dict import read_state_dict
 from segcoord.utils.errors import UserError
 
 NAME = "mobilenetv2_ca_100"
-SMALL = "test_efficientnet"  # timm's, of 1.4 MB
+SMALL = "test_efficientnet"  # an encoder of timm, 1.4 MB
 HEAD = ("conv_head.", "bn2.", "classifier.")
 
 
-class TheirAttention(nn.Module):
-    """Coordinate attention as the authors compute it, on adaptive pools."""
+class AuthorsAttention(nn.Module):
+    """Coordinate attention as in the authors' code, with adaptive pools."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -63,13 +63,13 @@ class TheirAttention(nn.Module):
         return x * gate_w * gate_h
 
 
-class TheirBlock(nn.Module):
+class AuthorsBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
         hidden = inputs * expansion
         layers = [] if expansion == 1 else [*conv_norm(inputs, hidden, 1), nn.ReLU6()]
         layers += [*conv_norm(hidden, hidden, 3, stride, hidden), nn.ReLU6()]
-        layers += [] if expansion == 1 else [TheirAttention(hidden)]
+        layers += [] if expansion == 1 else [AuthorsAttention(hidden)]
         self.conv = nn.Sequential(*layers, *conv_norm(hidden, outputs, 1))
         self.residual = stride == 1 and inputs == outputs
 
@@ -77,8 +77,8 @@ class TheirBlock(nn.Module):
         return x + self.conv(x) if self.residual else self.conv(x)
 
 
-class TheirNetwork(nn.Module):
-    """MobileNetV2 with coordinate attention, its modules named as in the authors' mbv2_ca.py."""
+class AuthorsNetwork(nn.Module):
+    """MobileNetV2 with coordinate attention, with the module names of the authors' mbv2_ca.py."""
 
     STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2))
     STAGES += ((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))  # expansion, channels, blocks, stride
@@ -89,7 +89,7 @@ class TheirNetwork(nn.Module):
         channels = 32
         for expansion, outputs, blocks, stride in self.STAGES:
             for i in range(blocks):
-                features.append(TheirBlock(channels, outputs, 1 if i else stride, expansion))
+                features.append(AuthorsBlock(channels, outputs, 1 if i else stride, expansion))
                 channels = outputs
         self.features = nn.Sequential(*features)
         self.conv = nn.Sequential(*conv_norm(320, 1280, 1), nn.ReLU6())
@@ -104,8 +104,8 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: i
     return [conv, nn.BatchNorm2d(outputs)]
 
 
-def randomised(model: nn.Module) -> nn.Module:
-    """Norms' affine parameters and statistics as after a training; the signal keeps its scale."""
+def randomize(model: nn.Module) -> nn.Module:
+    """Batch norms as after training; activations keep their scale."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -119,53 +119,53 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def theirs() -> nn.Module:
+def authors() -> nn.Module:
     torch.manual_seed(0)
-    return randomised(TheirNetwork()).eval()
+    return randomize(AuthorsNetwork()).eval()
 
 
 @pytest.fixture(scope="module")
-def their_tensors(theirs: nn.Module) -> dict[str, Tensor]:
-    return dict(theirs.state_dict())
+def authors_tensors(authors: nn.Module) -> dict[str, Tensor]:
+    return dict(authors.state_dict())
 
 
 @pytest.fixture(scope="module")
 def plain() -> dict[str, Tensor]:
     torch.manual_seed(1)
-    return dict(randomised(timm.create_model("mobilenetv2_100")).state_dict())
+    return dict(randomize(timm.create_model("mobilenetv2_100")).state_dict())
 
 
 def smp_encoder(name: str = NAME) -> nn.Module:
     return smp.encoders.get_encoder(f"tu-{name}", weights=None, output_stride=16)
 
 
-# Names and numbers
+# Names and values
 
 
-def test_the_table_is_the_whole_of_both_networks(their_tensors: dict[str, Tensor]) -> None:
+def test_the_name_table_covers_both_networks(authors_tensors: dict[str, Tensor]) -> None:
     own = timm.create_model(NAME).state_dict()
-    table = authors_names()
-    assert table.keys() == their_tensors.keys()
+    table = authors_to_timm_names()
+    assert table.keys() == authors_tensors.keys()
     assert {*table.values()} == own.keys()
     assert len(table) == len({*table.values()}) == 490
-    # The architecture alone made the table; that both list their tensors in one order is a check.
-    assert [table[name] for name in their_tensors] == list(own)
+    # The table is derived from the architecture; the equal order of tensors is independent of it.
+    assert [table[name] for name in authors_tensors] == list(own)
 
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str
 )
 def test_the_authors_weights_give_the_authors_logits(
-    theirs: nn.Module, tmp_path: Path, dtype: torch.dtype, tolerance: float
+    authors: nn.Module, tmp_path: Path, dtype: torch.dtype, tolerance: float
 ) -> None:
-    torch.save(theirs.state_dict(), tmp_path / "mbv2_ca.pth")
+    torch.save(authors.state_dict(), tmp_path / "mbv2_ca.pth")
     ours = timm.create_model(NAME).to(dtype).eval()
-    report = load_file(ours, tmp_path / "mbv2_ca.pth")
+    report = load_weights_file(ours, tmp_path / "mbv2_ca.pth")
     assert len(report.matched) == 490
     assert report.new == report.unused == []
     assert str(report) == f"{tmp_path / 'mbv2_ca.pth'}: 490 tensors loaded"
-    reference = TheirNetwork().to(dtype).eval()
-    reference.load_state_dict(theirs.state_dict())
+    reference = AuthorsNetwork().to(dtype).eval()
+    reference.load_state_dict(authors.state_dict())
     x = torch.randn(2, 3, 64, 96, dtype=dtype)
     with torch.inference_mode():
         expected, found = reference(x), ours(x)
@@ -173,26 +173,28 @@ def test_the_authors_weights_give_the_authors_logits(
     assert (found - expected).abs().max() < tolerance * expected.abs().max()
 
 
-def test_the_authors_weights_give_the_authors_gradients(theirs: nn.Module) -> None:
-    reference = TheirNetwork().double().train()
-    reference.load_state_dict(theirs.state_dict())
+def test_the_authors_weights_give_the_authors_gradients(authors: nn.Module) -> None:
+    reference = AuthorsNetwork().double().train()
+    reference.load_state_dict(authors.state_dict())
     ours = timm.create_model(NAME).double().train()
     load_encoder(ours, reference.state_dict())
     x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
     for model in (reference, ours):
         model(x).square().mean().backward()
-    table = authors_names()
+    table = authors_to_timm_names()
     gradients = {name: p.grad for name, p in ours.named_parameters()}
     for name, parameter in reference.named_parameters():
         torch.testing.assert_close(gradients[table[name]], parameter.grad, rtol=1e-7, atol=1e-9)
     state = ours.state_dict()
-    for name, tensor in reference.state_dict().items():  # the statistics moved alike
+    for name, tensor in reference.state_dict().items():  # running statistics
         torch.testing.assert_close(state[table[name]], tensor, rtol=1e-9, atol=1e-12)
 
 
-def test_into_the_encoder_of_smp(their_tensors: dict[str, Tensor]) -> None:
+def test_the_authors_weights_load_into_an_encoder_of_smp(
+    authors_tensors: dict[str, Tensor],
+) -> None:
     encoder = smp_encoder()
-    report = load_encoder(encoder, their_tensors)
+    report = load_encoder(encoder, authors_tensors)
     state = encoder.model.state_dict()
     assert report.matched == list(state)
     assert len(report.matched) == 482
@@ -202,19 +204,21 @@ def test_into_the_encoder_of_smp(their_tensors: dict[str, Tensor]) -> None:
         *["conv.1"] * 5,
         *["classifier.1"] * 2,
     ]
-    table = authors_names()
-    used = {table[name]: t for name, t in their_tensors.items() if name not in report.unused}
+    table = authors_to_timm_names()
+    used = {table[name]: t for name, t in authors_tensors.items() if name not in report.unused}
     assert all(torch.equal(state[name], tensor) for name, tensor in used.items())
-    assert "482 tensors loaded; 8 in the file are not used (conv.0.weight, " in str(report)
+    assert "482 tensors loaded; 8 in the file are unused (conv.0.weight, " in str(report)
 
 
-def test_into_a_whole_model_of_create_model(their_tensors: dict[str, Tensor]) -> None:
+def test_the_authors_weights_load_into_a_segmentation_model(
+    authors_tensors: dict[str, Tensor],
+) -> None:
     model = segcoord.create_model(NAME, 3)
-    assert len(load_encoder(model.net.encoder, their_tensors).matched) == 482
+    assert len(load_encoder(model.net.encoder, authors_tensors).matched) == 482
 
 
-def test_files_without_batch_counters_are_whole(their_tensors: dict[str, Tensor]) -> None:
-    old = {n: t for n, t in their_tensors.items() if not n.endswith("num_batches_tracked")}
+def test_files_without_batch_counters_load(authors_tensors: dict[str, Tensor]) -> None:
+    old = {n: t for n, t in authors_tensors.items() if not n.endswith("num_batches_tracked")}
     model = timm.create_model(NAME)
     report = load_encoder(model, old)
     assert len(report.matched) == len(old) == 490 - 68
@@ -222,12 +226,12 @@ def test_files_without_batch_counters_are_whole(their_tensors: dict[str, Tensor]
     assert model.bn1.num_batches_tracked == 0
 
 
-MISFITS = {
+MISMATCHES = {
     "lost": ("features.3.conv.6.conv3.bias", None, "1 missing (features.3.conv.6.conv3.bias)."),
     "half a classifier": ("classifier.1.bias", None, "1 missing (classifier.1.bias)."),
     "unknown": ("features.18.conv.0.weight", (3,), "1 unknown (features.18.conv.0.weight)."),
     "ours among theirs": ("conv_stem.weight", (32, 3, 3, 3), "1 unknown (conv_stem.weight)."),
-    "bent": (
+    "reshaped": (
         "features.0.0.weight",
         (32, 1, 3, 3),
         "1 of another shape (features.0.0.weight: (32, 1, 3, 3), not (32, 3, 3, 3)).",
@@ -235,17 +239,17 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize(("name", "shape", "message"), MISFITS.values(), ids=MISFITS)
-def test_what_does_not_fit_is_refused_and_nothing_copied(
-    their_tensors: dict[str, Tensor], name: str, shape: tuple | None, message: str
+@pytest.mark.parametrize(("name", "shape", "message"), MISMATCHES.values(), ids=MISMATCHES)
+def test_mismatched_tensors_are_refused_and_nothing_is_copied(
+    authors_tensors: dict[str, Tensor], name: str, shape: tuple | None, message: str
 ) -> None:
-    tensors = {n: t for n, t in their_tensors.items() if n != name}
+    tensors = {n: t for n, t in authors_tensors.items() if n != name}
     if shape is not None:
         tensors[name] = torch.zeros(shape)
     models = [timm.create_model(NAME), smp_encoder()]
     for model in models[:1] if name.startswith("classifier") else models:
         before = {n: t.clone() for n, t in model.state_dict().items()}
-        with pytest.raises(UserError, match=re.escape(f"{NAME}: {message}")) as caught:
+        with pytest.raises(UserError, match=re.escape(message)) as caught:
             load_encoder(model, tensors, "here.pth")
         assert str(caught.value).startswith("here.pth: ")
         assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
@@ -264,7 +268,7 @@ def test_the_weights_of_another_network_are_refused(other: str) -> None:
 # Weights of the plain network
 
 
-@pytest.mark.parametrize("load", [load_encoder, load_plain])
+@pytest.mark.parametrize("load", [load_encoder, load_without_attention])
 @pytest.mark.parametrize("head", [True, False])
 def test_plain_weights_load_into_the_plain_network(
     plain: dict[str, Tensor], load: Callable, head: bool
@@ -282,29 +286,31 @@ def test_plain_weights_load_into_the_plain_network(
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "test_vit"])
-def test_timms_other_encoders_take_their_own_weights(name: str) -> None:
-    """timm wraps them in different ways, and renames some of their parts."""
+def test_other_encoders_of_timm_load_their_weights(name: str) -> None:
+    """timm wraps and renames them in different ways."""
     whole = timm.create_model(name)
     encoder = timm.create_model(name, features_only=True)
     report = load_encoder(encoder, whole.state_dict())
     assert report.new == []
     classifier = whole.pretrained_cfg["classifier"]
     assert {f"{classifier}.weight", f"{classifier}.bias"} <= {*report.unused}
-    by_timm = timm.create_model(
+    loaded_by_timm = timm.create_model(
         name,
         pretrained=True,
         features_only=True,
         pretrained_cfg_overlay={"state_dict": whole.state_dict()},
     )
-    expected = by_timm.state_dict()
+    expected = loaded_by_timm.state_dict()
     assert all(torch.equal(t, expected[n]) for n, t in encoder.state_dict().items())
 
 
-def test_an_encoder_with_attention_starts_from_plain_weights(plain: dict[str, Tensor]) -> None:
+def test_an_encoder_with_attention_loads_weights_without_attention(
+    plain: dict[str, Tensor],
+) -> None:
     for model, unused in ((timm.create_model(NAME), 0), (smp_encoder(), 8)):
         net = getattr(model, "model", model)
         before = {n: t.clone() for n, t in net.state_dict().items()}
-        report = load_plain(model, plain)
+        report = load_without_attention(model, plain)
         attention = [n for n in before if ".se." in n and "num_batches" not in n]
         assert report.new == attention
         assert len(report.new) == 16 * 10
@@ -317,28 +323,30 @@ def test_an_encoder_with_attention_starts_from_plain_weights(plain: dict[str, Te
             load_encoder(model, plain)
 
 
-@pytest.mark.parametrize("change", ["lost", "more", "bent"])
-def test_plain_weights_are_strict_outside_the_attention(
+@pytest.mark.parametrize("change", ["missing", "unknown", "reshaped"])
+def test_weights_without_attention_must_match_elsewhere(
     plain: dict[str, Tensor], change: str
 ) -> None:
     tensors = dict(plain)
-    if change == "lost":
+    if change == "missing":
         del tensors["blocks.3.1.conv_pwl.weight"]
         message = r"1 missing \(blocks\.3\.1\.conv_pwl\.weight\)"
-    elif change == "more":
+    elif change == "unknown":
         tensors["blocks.3.1.second.se_weight"] = torch.zeros(1)
         message = r"1 unknown \(blocks\.3\.1\.second\.se_weight\)"
     else:
         tensors["bn1.bias"] = torch.zeros(31)
         message = r"1 of another shape \(bn1\.bias: \(31,\), not \(32,\)\)"
     with pytest.raises(UserError, match=message):
-        load_plain(smp_encoder(), tensors)
+        load_without_attention(smp_encoder(), tensors)
 
 
-def test_other_attention_in_the_file_is_left_and_listed(their_tensors: dict[str, Tensor]) -> None:
-    """EfficientNet's SE under coordinate attention; coordinate attention under SE."""
+def test_another_attention_in_the_file_is_reported_as_unused(
+    authors_tensors: dict[str, Tensor],
+) -> None:
+    """SE in the file for coordinate attention, and the reverse."""
     se = timm.create_model("efficientnet_b0").state_dict()
-    report = load_plain(smp_encoder("efficientnet_b0_ca"), se)
+    report = load_without_attention(smp_encoder("efficientnet_b0_ca"), se)
     of_se = [n for n in se if ".se." in n]
     assert {n.partition(".se.")[2] for n in of_se} == {
         f"conv_{part}.{leaf}" for part in ("reduce", "expand") for leaf in ("weight", "bias")
@@ -347,28 +355,28 @@ def test_other_attention_in_the_file_is_left_and_listed(their_tensors: dict[str,
     assert {n.partition(".se.")[2].partition(".")[0] for n in report.new} == {
         *("conv1", "bn1", "conv2", "conv3")
     }
-    report = load_plain(smp_encoder("mobilenetv2_se_100"), their_tensors)
+    report = load_without_attention(smp_encoder("mobilenetv2_se_100"), authors_tensors)
     assert len(report.unused) == 16 * 11 + 8
-    with pytest.raises(UserError, match="unknown"):  # where there is no attention at all
-        load_plain(smp_encoder("mobilenetv2_100"), their_tensors)
+    with pytest.raises(UserError, match="unknown"):  # without attention
+        load_without_attention(smp_encoder("mobilenetv2_100"), authors_tensors)
 
 
-def test_a_file_is_taken_as_what_it_holds(
-    plain: dict[str, Tensor], their_tensors: dict[str, Tensor], tmp_path: Path
+def test_a_file_loads_with_the_attention_it_has(
+    plain: dict[str, Tensor], authors_tensors: dict[str, Tensor], tmp_path: Path
 ) -> None:
     save_file(plain, tmp_path / "plain.safetensors")
-    assert len(load_file(smp_encoder(), tmp_path / "plain.safetensors").new) == 160
+    assert len(load_weights_file(smp_encoder(), tmp_path / "plain.safetensors").new) == 160
     own = smp_encoder().model.state_dict()
     torch.save(own, tmp_path / "own.pth")
-    report = load_file(smp_encoder(), tmp_path / "own.pth")
+    report = load_weights_file(smp_encoder(), tmp_path / "own.pth")
     assert report.new == report.unused == []
-    part = {n: t for n, t in own.items() if "se.conv3" not in n}  # neither plain nor whole
+    part = {n: t for n, t in own.items() if "se.conv3" not in n}  # incomplete attention
     torch.save(part, tmp_path / "part.pth")
     with pytest.raises(UserError, match=r"part\.pth: .*32 missing"):
-        load_file(smp_encoder(), tmp_path / "part.pth")
-    torch.save(their_tensors, tmp_path / "theirs.pth")
+        load_weights_file(smp_encoder(), tmp_path / "part.pth")
+    torch.save(authors_tensors, tmp_path / "theirs.pth")
     with pytest.raises(UserError, match=r"theirs\.pth: .*unknown"):
-        load_file(smp_encoder("mobilenetv2_100"), tmp_path / "theirs.pth")
+        load_weights_file(smp_encoder("mobilenetv2_100"), tmp_path / "theirs.pth")
 
 
 # Files
@@ -386,17 +394,19 @@ LEVELS: dict[str, Callable[[dict], object]] = {
 
 @pytest.mark.parametrize("wrap", LEVELS.values(), ids=LEVELS)
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_levels_and_prefixes_are_gone_through(wrap: Callable, zipped: bool, tmp_path: Path) -> None:
+def test_nested_state_dicts_and_prefixes_are_unwrapped(
+    wrap: Callable, zipped: bool, tmp_path: Path
+) -> None:
     tensors = {"conv.weight": torch.randn(3), "module.bias": torch.randn(2)}
     torch.save(wrap(tensors), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    found = read_tensors(tmp_path / "w.pth")
+    found = read_state_dict(tmp_path / "w.pth")
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[n], t) for n, t in tensors.items())
 
 
-def test_safetensors_are_known_by_their_content(tmp_path: Path) -> None:
+def test_safetensors_are_recognized_by_content(tmp_path: Path) -> None:
     save_file({"a": torch.ones(3)}, tmp_path / "w.pth")
-    assert read_tensors(tmp_path / "w.pth")["a"].tolist() == [1, 1, 1]
+    assert read_state_dict(tmp_path / "w.pth")["a"].tolist() == [1, 1, 1]
 
 
 class Evil:
@@ -404,46 +414,49 @@ class Evil:
         return (Path("pwned").touch, ())
 
 
-def cut(path: Path, write: Callable[[Path], object]) -> None:
+def truncate(path: Path, write: Callable[[Path], object]) -> None:
     write(path)
     path.write_bytes(path.read_bytes()[:-100])
 
 
 TENSOR = {"a": torch.zeros(500)}
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 16000000\n"
-FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "html": (lambda p: p.write_text("\n<!DOCTYPE html>\n<html>404"), "an HTML page, saved in"),
-    "lfs": (lambda p: p.write_text(POINTER), "a git-lfs pointer, which only stands for"),
+WRONG_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "html": (lambda p: p.write_text("\n<!DOCTYPE html>\n<html>404"), "an HTML page, not the file"),
+    "lfs": (lambda p: p.write_text(POINTER), "a git-lfs pointer, not the file it points to"),
     "empty": (lambda p: p.touch(), "an empty file"),
-    "text": (lambda p: p.write_text("hello"), "damaged, cut short or not a PyTorch"),
+    "text": (lambda p: p.write_text("hello"), "damaged, truncated or not a PyTorch"),
     "zip": (lambda p: ZipFile(p, "w").writestr("a.txt", "hello"), "not a PyTorch or safetensors"),
-    "cut": (lambda p: cut(p, partial(torch.save, TENSOR)), "damaged, cut short"),
-    "cut safetensors": (lambda p: cut(p, partial(save_file, TENSOR)), "damaged, cut short"),
-    "code": (lambda p: torch.save({"a": Evil()}, p), "refused, for more is in it .*would run as"),
+    "cut": (lambda p: truncate(p, partial(torch.save, TENSOR)), "damaged, truncated"),
+    "cut safetensors": (lambda p: truncate(p, partial(save_file, TENSOR)), "damaged, truncated"),
+    "code": (
+        lambda p: torch.save({"a": Evil()}, p),
+        "refused, because it holds more .*would run as",
+    ),
     "module": (lambda p: torch.save(nn.Linear(2, 2), p), r"refused, .*torch\.nn.*Linear"),
-    "a list": (lambda p: torch.save([torch.zeros(2)], p), r"no tensors by name \(no dictionary\)"),
-    "no tensors": (lambda p: torch.save({"epoch": 3}, p), r"no tensors by name \(epoch\)"),
-    "folder": (lambda p: p.mkdir(), "a folder, expected a file"),
-    "nothing": (lambda p: None, "no such file, expected a file"),
+    "a list": (lambda p: torch.save([torch.zeros(2)], p), r"no named tensors \(no dictionary\)"),
+    "no tensors": (lambda p: torch.save({"epoch": 3}, p), r"no named tensors \(epoch\)"),
+    "folder": (lambda p: p.mkdir(), "a folder, expected a weight file"),
+    "nothing": (lambda p: None, "no such file, expected a weight file"),
 }
 
 
-@pytest.mark.parametrize(("write", "message"), FOREIGN.values(), ids=FOREIGN)
-def test_files_that_are_no_weights_are_named_and_never_run(
+@pytest.mark.parametrize(("write", "message"), WRONG_FILES.values(), ids=WRONG_FILES)
+def test_other_files_are_refused_and_never_run(
     write: Callable, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "w.pth")
     with pytest.raises(UserError, match=rf"w\.pth: .*{message}") as caught:
-        read_tensors(tmp_path / "w.pth")
-    assert "weights_only" not in str(caught.value)  # PyTorch's advice would run the code
+        read_state_dict(tmp_path / "w.pth")
+    assert "weights_only" not in str(caught.value)  # PyTorch's advice to run the code
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_checkpoint_of_ours_is_sent_to_init_from(tmp_path: Path) -> None:
+def test_a_checkpoint_of_segcoord_is_refused_with_a_hint_at_init_from(tmp_path: Path) -> None:
     segcoord.save(segcoord.create_model("mobilenetv2_ca_050", 3), tmp_path / "best.ckpt")
     with pytest.raises(UserError, match="--init-from"):
-        read_tensors(tmp_path / "best.ckpt")
+        read_state_dict(tmp_path / "best.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -458,24 +471,24 @@ def test_git_blob_ids(content: bytes, blob: str, tmp_path: Path) -> None:
     assert git_blob_id(tmp_path / "file") == blob
 
 
-# Fetching, from a server on this machine
+# Downloads from a local server
 
 GOOD = b"weights" * 30_000
 HTML = b"<html>Log in to the hotel's network"
-Answer = Callable[[BaseHTTPRequestHandler], None]
+Response = Callable[[BaseHTTPRequestHandler], None]
 
 
-def give(content: bytes, length: int | None = None) -> Answer:
-    """Answers with `content`, and tells `length`, or nothing if 0, as its own."""
+def respond_with(content: bytes, length: int | None = None) -> Response:
+    """Responds with `content`; a `length` of 0 omits the header."""
 
-    def answer(request: BaseHTTPRequestHandler) -> None:
+    def response(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         if length != 0:
             request.send_header("Content-Length", str(length or len(content)))
         request.end_headers()
         request.wfile.write(content)
 
-    return answer
+    return response
 
 
 def hang(request: BaseHTTPRequestHandler) -> None:
@@ -488,20 +501,20 @@ def hang_up(request: BaseHTTPRequestHandler) -> None:
 
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
-    """Gives the answers of `server.answers` in turn, and 500 when there are no more."""
+    """Sends `server.responses` in turn, then status 500."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.server.asked += 1
-            answers = self.server.answers
-            answer = answers.pop(0) if answers else lambda request: request.send_error(500)
-            answer(self)
+            self.server.requests += 1
+            responses = self.server.responses
+            response = responses.pop(0) if responses else lambda request: request.send_error(500)
+            response(self)
 
         def log_message(self, *_: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.answers, running.asked, running.released = [], 0, threading.Event()
+        running.responses, running.requests, running.released = [], 0, threading.Event()
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield running
@@ -517,13 +530,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def published(server: ThreadingHTTPServer) -> Published:
+def published(server: ThreadingHTTPServer) -> PublishedFile:
     blob = hashlib.sha1(b"blob 210000\0" + GOOD).hexdigest()
     url = f"http://127.0.0.1:{server.server_port}/mbv2_ca.pth"
-    return Published(url, blob, f"mbv2_ca-{blob[:8]}.pth")
+    return PublishedFile(url, blob, f"mbv2_ca-{blob[:8]}.pth")
 
 
-def test_what_is_published_is_pinned() -> None:
+def test_published_files_are_pinned() -> None:
     ca = PUBLISHED[NAME]
     assert ca.url.split("/")[2] == "raw.githubusercontent.com"
     assert re.fullmatch("[0-9a-f]{40}", ca.url.split("/")[-2])  # a commit, not a branch
@@ -531,149 +544,126 @@ def test_what_is_published_is_pinned() -> None:
     assert ca.file == f"mbv2_ca-{ca.blob[:8]}.pth"
 
 
-@pytest.mark.parametrize("length", [None, 0], ids=["length told", "length not told"])
-def test_fetched_once_then_cached(server, published, cache, length) -> None:
-    server.answers = [give(GOOD, length)]
-    path = fetch(published)
+@pytest.mark.parametrize("length", [None, 0], ids=["with length", "without length"])
+def test_a_file_is_downloaded_once_and_then_cached(server, published, cache, length) -> None:
+    server.responses = [respond_with(GOOD, length)]
+    path = download(published)
     assert path == cache / published.file
     assert path.read_bytes() == GOOD
-    assert fetch(published) == fetch(published, offline=True) == path
-    assert server.asked == 1
+    assert download(published) == download(published, offline=True) == path
+    assert server.requests == 1
     assert list(cache.iterdir()) == [path]
 
 
-FAILURES: dict[str, tuple[Answer, str]] = {
-    "wrong content": (give(b"other"), "gave a file of 5 bytes with git blob id [0-9a-f]{40}, exp"),
-    "html": (give(HTML), "gave an HTML page, saved in the file's place with git blob id"),
-    "cut": (give(GOOD[:100_000], len(GOOD)), "ended after 100,000 of 210,000 bytes"),
+FAILURES: dict[str, tuple[Response, str]] = {
+    "wrong content": (
+        respond_with(b"other"),
+        "gave a file of 5 bytes with git blob id [0-9a-f]{40}, exp",
+    ),
+    "html": (respond_with(HTML), "gave an HTML page, not the file with git blob id"),
+    "cut": (
+        respond_with(GOOD[:100_000], len(GOOD)),
+        "connection ended after 100,000 of 210,000 bytes",
+    ),
     "404": (lambda request: request.send_error(404), "HTTP Error 404: Not Found"),
     "hang up": (hang_up, "could not be fetched"),
     "hang": (hang, "timed out"),
 }
 
 
-@pytest.mark.parametrize(("answer", "message"), FAILURES.values(), ids=FAILURES)
-def test_a_failed_fetch_leaves_nothing_and_the_next_may_succeed(
-    server, published, cache, monkeypatch, answer: Answer, message: str
+@pytest.mark.parametrize(("response", "message"), FAILURES.values(), ids=FAILURES)
+def test_a_failed_download_leaves_no_file_and_can_be_repeated(
+    server, published, cache, monkeypatch, response: Response, message: str
 ) -> None:
     monkeypatch.setattr("segcoord.utils.download.TIMEOUT", 0.3)
-    server.answers = [answer, give(GOOD)]
+    server.responses = [response, respond_with(GOOD)]
     with pytest.raises(UserError, match=message) as caught:
-        fetch(published)
+        download(published)
     text = str(caught.value)
     assert text.startswith(published.url)
-    assert f"Download {published.url} by hand to {cache / published.file}, give" in text
+    assert f"Download {published.url} to {cache / published.file} yourself, use" in text
     assert "--model.encoder_weights FILE" in text
     assert list(cache.iterdir()) == []
-    assert fetch(published).read_bytes() == GOOD
+    assert download(published).read_bytes() == GOOD
 
 
-def test_a_refused_connection_is_told_in_words(cache, published, server) -> None:
-    with socket.socket() as taken:  # bound, and not listening
+def test_a_refused_connection_is_an_error(cache, published, server) -> None:
+    with socket.socket() as taken:  # bound, not listening
         taken.bind(("127.0.0.1", 0))
         gone = replace(published, url=f"http://127.0.0.1:{taken.getsockname()[1]}/mbv2_ca.pth")
         with pytest.raises(UserError, match="Connection refused"):
-            fetch(gone)
+            download(gone)
     assert list(cache.iterdir()) == []
 
 
-def test_offline_nothing_is_asked(server, published, cache) -> None:
-    server.answers = [give(GOOD)]
-    with pytest.raises(UserError, match=r"no such file, and --offline .* by hand to "):
-        fetch(published, offline=True)
+def test_offline_sends_no_request(server, published, cache) -> None:
+    server.responses = [respond_with(GOOD)]
+    with pytest.raises(UserError, match=r"no such file, and --offline is set. Download "):
+        download(published, offline=True)
     cache.mkdir(parents=True)
     (cache / published.file).write_bytes(GOOD[:-1])
-    with pytest.raises(UserError, match=r"damaged \(its git blob id .* --offline forbids"):
-        fetch(published, offline=True)
-    assert server.asked == 0
+    with pytest.raises(UserError, match=r"damaged \(its git blob id .* --offline is set"):
+        download(published, offline=True)
+    assert server.requests == 0
 
 
-def test_a_damaged_file_in_the_cache_is_reported_and_fetched_again(
+def test_a_damaged_file_in_the_cache_is_reported_and_downloaded_again(
     server, published, cache, capsys
 ) -> None:
     cache.mkdir(parents=True)
     (cache / published.file).write_bytes(GOOD[:-1])
     with pytest.raises(UserError, match="HTTP Error 500"):
-        fetch(published)
+        download(published)
     assert (cache / published.file).read_bytes() == GOOD[:-1]
     capsys.readouterr()
-    server.answers = [give(GOOD)]
-    assert fetch(published).read_bytes() == GOOD
+    server.responses = [respond_with(GOOD)]
+    assert download(published).read_bytes() == GOOD
     assert f"{published.file}: damaged (its git blob id" in capsys.readouterr().out
 
 
-# timm's own weights, from a server that speaks as the Hugging Face hub
-
-
-def point_hub_at(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    address = f"http://127.0.0.1:{port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+# timm's weights, from a local Hub
 
 
 @pytest.fixture
-def hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[ThreadingHTTPServer, dict[str, Tensor]]]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Hub, dict[str, Tensor]]]:
     torch.manual_seed(2)
-    tensors = randomised(timm.create_model(SMALL)).state_dict()
-    content = save(dict(tensors))
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.server.asked += 1
-            found = self.path == f"/timm/{SMALL}.r160_in1k/resolve/main/model.safetensors"
-            self.send_response(200 if found else 404)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("ETag", '"1234"')
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.end_headers()
-
-        def do_GET(self) -> None:
-            self.do_HEAD()
-            if self.path.endswith("model.safetensors"):  # else: another question of the hub's
-                self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.asked = 0
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        point_hub_at(running.server_port, monkeypatch)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    tensors = randomize(timm.create_model(SMALL)).state_dict()
+    with running_hub() as running:
+        files = {"model.safetensors": save(dict(tensors))}
+        running.repositories[f"timm/{SMALL}.r160_in1k"] = files
+        use_hub(running.url, tmp_path / "huggingface", monkeypatch)
         yield running, tensors
-        running.shutdown()
-        thread.join()
 
 
-def test_timms_weights_are_fetched_and_then_found_offline(hub) -> None:
+def test_timms_weights_are_downloaded_and_then_found_offline(hub) -> None:
     server, tensors = hub
-    with pytest.raises(UserError, match="are not in the Hugging Face cache, and --offline"):
-        plain_tensors(SMALL, offline=True)
-    assert server.asked == 0
-    found = plain_tensors(SMALL)
+    with pytest.raises(UserError, match="are not in the Hugging Face cache, and --offline is set"):
+        timm_state_dict(SMALL, offline=True)
+    assert server.requests == []
+    found = timm_state_dict(SMALL)
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[n], t) for n, t in tensors.items())
-    asked = server.asked
-    offline = plain_tensors(SMALL, offline=True)
+    requests = len(server.requests)
+    offline = timm_state_dict(SMALL, offline=True)
     assert all(torch.equal(offline[n], t) for n, t in tensors.items())
-    assert server.asked == asked > 0
+    assert len(server.requests) == requests > 0
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2_100", SMALL])
-def test_timms_weights_that_cant_be_had_are_told_in_words(name: str, hub, monkeypatch) -> None:
-    if name == SMALL:  # refused; for the other the server answers 404
-        taken = socket.socket()  # bound, and not listening
+def test_a_failed_download_of_timms_weights_is_an_error(
+    name: str, hub, monkeypatch, tmp_path: Path
+) -> None:
+    if name == SMALL:  # connection refused; the server has no other repository
+        taken = socket.socket()  # bound, not listening
         taken.bind(("127.0.0.1", 0))
-        point_hub_at(taken.getsockname()[1], monkeypatch)
-        monkeypatch.setattr(time, "sleep", lambda _: None)  # the hub waits before it tries again
-    where = rf"from https://huggingface\.co/timm/{name}\..* by hand .*--model\.encoder_weights FILE"
-    with pytest.raises(UserError, match=f"could not be fetched .* Check the network.* {where}"):
-        plain_tensors(name)
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        use_hub(url, tmp_path / "huggingface", monkeypatch)
+        monkeypatch.setattr(time, "sleep", lambda _: None)  # between retries of the client
+    source = (
+        rf"from https://huggingface\.co/timm/{name}\..* yourself .*--model\.encoder_weights FILE"
+    )
+    with pytest.raises(UserError, match=f"could not be downloaded .* Check the network.* {source}"):
+        timm_state_dict(name)
     if name == SMALL:
         taken.close()
 
@@ -687,6 +677,6 @@ def test_timms_weights_that_cant_be_had_are_told_in_words(name: str, hub, monkey
         ("legacy_seresnet18", True, "not in the Hugging Face cache"),
     ],
 )
-def test_encoders_without_weights_in_reach(name: str, offline: bool, message: str) -> None:
+def test_encoders_without_available_weights(name: str, offline: bool, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        plain_tensors(name, offline=offline)
+        timm_state_dict(name, offline=offline)

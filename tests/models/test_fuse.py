@@ -1,4 +1,4 @@
-"""Folding batch norm changes no output, and folds all that our models have."""
+"""Folding removes every batch norm of our models and keeps outputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODELS = [
 ]
 
 
-def norms(model: nn.Module) -> list[str]:
+def norm_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
 
 
@@ -41,7 +41,7 @@ def assert_same(folded: nn.Module, model: nn.Module, x: Tensor) -> None:
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("encoder", "decoder", "stride"), MODELS)
-def test_folds_everything_and_changes_nothing(
+def test_every_batch_norm_is_folded_and_outputs_stay(
     encoder: str, decoder: str, stride: int, memory_format: torch.memory_format
 ) -> None:
     torch.manual_seed(0)
@@ -49,8 +49,8 @@ def test_folds_everything_and_changes_nothing(
     model = model.to(memory_format=memory_format)
     before = copy.deepcopy(model.state_dict())
     folded = fold_batch_norm(model)
-    assert norms(model)
-    assert norms(folded) == []
+    assert norm_names(model)
+    assert norm_names(folded) == []
     assert model.training
     assert not any(module.training for module in folded.modules())
     assert not any(module._forward_hooks for module in folded.modules())
@@ -64,27 +64,27 @@ def test_folds_everything_and_changes_nothing(
 @pytest.mark.parametrize(
     "encoder", ["seresnet18", "densenet121", "tf_mobilenetv3_small_minimal_100"]
 )
-def test_other_backbones_of_timm(encoder: str) -> None:
-    """densenet normalises what it concatenates, which no convolution can take over."""
+def test_other_encoders_of_timm(encoder: str) -> None:
+    """densenet normalizes concatenated features, which can't be folded."""
     torch.manual_seed(0)
     model = shaken(timm.create_model(encoder, num_classes=5))
     folded = fold_batch_norm(model)
-    assert len(norms(folded)) < len(norms(model))
-    assert bool(norms(folded)) == (encoder == "densenet121")
+    assert len(norm_names(folded)) < len(norm_names(model))
+    assert bool(norm_names(folded)) == (encoder == "densenet121")
     assert_same(folded, model, torch.randn(2, 3, 64, 64))
 
 
 @pytest.mark.parametrize("kind", [CoordAtt, CoordAttX])
-def test_the_block_alone(kind: type) -> None:
+def test_an_attention_block(kind: type) -> None:
     block = shaken(kind(16))
     x = torch.randn(2, 16, 9, 7)
     folded = fold_batch_norm(block, x)
-    assert norms(folded) == []
+    assert norm_names(folded) == []
     assert_same(folded, block, x)
     assert_same(folded, block, x.contiguous(memory_format=torch.channels_last))
 
 
-def test_the_activation_inside_a_norm_is_kept() -> None:
+def test_the_activation_of_a_norm_is_kept() -> None:
     block = shaken(ConvNormAct(3, 4, 3, act_layer=nn.SiLU))
     folded = fold_batch_norm(block)
     assert any(isinstance(module, nn.SiLU) for module in folded.modules())
@@ -105,7 +105,7 @@ class Shared(nn.Module):
 
 
 class Branch(nn.Module):
-    """The convolution's output goes round the norm too."""
+    """The output of the convolution also bypasses the norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,14 +117,14 @@ class Branch(nn.Module):
 
 
 class Altered(Branch):
-    """Between the two, something changes it where it lies."""
+    """An in-place operation between convolution and norm."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(x).relu_())
 
 
 class Features(Branch):
-    """The convolution's output is an output of the model's."""
+    """The output of the convolution is an output of the model."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.conv(x)
@@ -132,15 +132,15 @@ class Features(Branch):
 
 
 @pytest.mark.parametrize("kind", [Shared, Branch, Altered, Features])
-def test_what_cannot_be_folded_stays(kind: type) -> None:
+def test_norms_that_share_their_convolution_are_kept(kind: type) -> None:
     model = shaken(kind())
     folded = fold_batch_norm(model)
-    assert norms(folded) == norms(model)
+    assert norm_names(folded) == norm_names(model)
     for name, tensor in model.state_dict().items():
         assert torch.equal(folded.state_dict()[name], tensor)
 
 
-def test_what_has_hooks_or_other_weights_stays() -> None:
+def test_layers_with_hooks_or_parametrizations_are_kept() -> None:
     model = shaken(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
     nn.utils.parametrizations.weight_norm(model[0])
     assert_same(fold_batch_norm(model), model, torch.randn(1, 3, 8, 8))
@@ -153,7 +153,7 @@ def test_a_block_that_runs_twice_is_folded_once() -> None:
     block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU())
     model = shaken(nn.Sequential(block, block))
     folded = fold_batch_norm(model)
-    assert norms(folded) == []
+    assert norm_names(folded) == []
     assert_same(folded, model, torch.randn(1, 3, 8, 8))
 
 
@@ -162,5 +162,5 @@ def test_under_inference_mode_and_frozen() -> None:
     model.requires_grad_(False)
     with torch.inference_mode():
         folded = fold_batch_norm(model)
-    assert norms(folded) == []
+    assert norm_names(folded) == []
     assert not any(parameter.requires_grad for parameter in folded.parameters())

@@ -1,4 +1,4 @@
-"""What encoder_weights does: the authors', timm's, the plain encoder's, or a file's."""
+"""encoder_weights: the authors', timm's, those without attention, or a file's."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import torch
 
 import segcoord
 from segcoord.models.encoders import pretrained as module
-from segcoord.models.encoders.pretrained import load_pretrained, plain_name
-from segcoord.models.encoders.published import Published, git_blob_id
-from segcoord.models.encoders.weights import authors_names
+from segcoord.models.encoders.pretrained import load_pretrained, name_without_attention
+from segcoord.models.encoders.published import PublishedFile, git_blob_id
+from segcoord.models.encoders.weights import authors_to_timm_names
 from segcoord.utils.errors import UserError
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, torch.Tensor]]:
-    """Stands in for timm's hub, which is out of reach here: the weights of what was asked for."""
-    asked: dict[str, dict[str, torch.Tensor]] = {}
+    """Random weights instead of timm's downloads, by name of the encoder."""
+    downloads: dict[str, dict[str, torch.Tensor]] = {}
 
-    def plain_tensors(name: str, *, offline: bool) -> dict[str, torch.Tensor]:
-        torch.manual_seed(len(asked) + 5)
-        asked[name] = timm.create_model(name).state_dict()
-        return asked[name]
+    def timm_state_dict(name: str, *, offline: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(len(downloads) + 5)
+        downloads[name] = timm.create_model(name).state_dict()
+        return downloads[name]
 
-    monkeypatch.setattr(module, "plain_tensors", plain_tensors)
-    return asked
+    monkeypatch.setattr(module, "timm_state_dict", timm_state_dict)
+    return downloads
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, torch.Tensor]]:
         ("seresnext26t_32x4d", "seresnext26t_32x4d"),
     ],
 )
-def test_the_plain_encoder(name: str, plain: str) -> None:
-    assert plain_name(name) == plain
+def test_the_name_without_attention(name: str, plain: str) -> None:
+    assert name_without_attention(name) == plain
 
 
-def test_a_plain_encoder_takes_timms(hub) -> None:
+def test_an_encoder_of_timm_loads_its_weights(hub) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = segcoord.create_model("mobilenetv2_050", 3, encoder_weights="imagenet")
@@ -57,18 +57,18 @@ def test_a_plain_encoder_takes_timms(hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "plain", "slots"),
+    ("encoder", "plain"),
     [
-        ("mobilenetv2_se_050", "mobilenetv2_050", 16),
-        ("mobilenetv2_cbam_050", "mobilenetv2_050", 16),
-        ("mobilenetv2_ca_x_100", "mobilenetv2_100", 16),
-        ("efficientnet_b0_ca", "efficientnet_b0", 16),
+        ("mobilenetv2_se_050", "mobilenetv2_050"),
+        ("mobilenetv2_cbam_050", "mobilenetv2_050"),
+        ("mobilenetv2_ca_x_100", "mobilenetv2_100"),
+        ("efficientnet_b0_ca", "efficientnet_b0"),
     ],
 )
-def test_attention_without_weights_starts_random_and_says_so(hub, encoder, plain, slots) -> None:
-    with pytest.warns(UserWarning, match="START AT RANDOM") as told:
+def test_attention_without_weights_is_random_and_reported(hub, encoder, plain) -> None:
+    with pytest.warns(UserWarning, match="START AT RANDOM") as warning:
         model = segcoord.create_model(encoder, 3, encoder_weights="imagenet")
-    text = str(told[0].message)
+    text = str(warning[0].message)
     own = model.net.encoder.model.state_dict()
     for name, tensor in own.items():
         if ".se." in name:
@@ -80,24 +80,24 @@ def test_attention_without_weights_starts_random_and_says_so(hub, encoder, plain
                 assert rest in line.partition(": ")[2].split(", ")
         else:
             assert torch.equal(tensor, hub[plain][name]), name
-    assert sum(line.startswith("  blocks.") for line in text.splitlines()) == slots
+    assert sum(line.startswith("  blocks.") for line in text.splitlines()) == 16
 
 
 @pytest.fixture
 def authors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """The real file can't be had here; in the cache lies one with its names and another id."""
+    """A random file with the authors' names in the cache, and its id instead of the authors'."""
     torch.manual_seed(0)
     source = timm.create_model("mobilenetv2_ca_100").state_dict()
     file = tmp_path / "hub" / "checkpoints" / "theirs.pth"
     file.parent.mkdir(parents=True)
-    torch.save({theirs: source[ours] for theirs, ours in authors_names().items()}, file)
+    torch.save({theirs: source[ours] for theirs, ours in authors_to_timm_names().items()}, file)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    entry = Published("http://127.0.0.1:9/theirs.pth", git_blob_id(file), file.name)
+    entry = PublishedFile("http://127.0.0.1:9/theirs.pth", git_blob_id(file), file.name)
     monkeypatch.setitem(module.PUBLISHED, "mobilenetv2_ca_100", entry)
     return source
 
 
-def test_the_authors_file_by_one_word(authors) -> None:
+def test_imagenet_loads_the_authors_file(authors) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = segcoord.create_model(encoder_weights="imagenet", offline=True)
@@ -105,7 +105,7 @@ def test_the_authors_file_by_one_word(authors) -> None:
     assert all(torch.equal(own[name], authors[name]) for name in own)
 
 
-def test_timm_and_smp_take_the_authors_file_too(authors) -> None:
+def test_timm_and_smp_load_the_authors_file(authors) -> None:
     whole = timm.create_model("mobilenetv2_ca_100", pretrained=True).state_dict()
     assert all(torch.equal(whole[name], authors[name]) for name in whole)
     ten = timm.create_model("mobilenetv2_ca_100", pretrained=True, num_classes=10)
@@ -116,7 +116,7 @@ def test_timm_and_smp_take_the_authors_file_too(authors) -> None:
         timm.create_model("mobilenetv2_se_100", pretrained=True)
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_a_local_file(tmp_path: Path) -> None:
     source = timm.create_model("mobilenetv2_ca_050")
     torch.save({"state_dict": source.state_dict()}, tmp_path / "mine.pth")
     model = segcoord.create_model(
@@ -126,19 +126,19 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert all(torch.equal(own[name], source.state_dict()[name]) for name in own)
 
 
-def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = timm.create_model("mobilenext_ca_050")
     with pytest.raises(UserError, match="no ImageNet weights for mobilenext_ca_050"):
         load_pretrained(encoder, "mobilenext_ca_050", "imagenet")
-    with pytest.raises(UserError, match="which is no file here"):
+    with pytest.raises(UserError, match="which is not a file"):
         load_pretrained(encoder, "mobilenext_ca_050", "imagnet")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(UserError, match="--offline forbids"):
+    with pytest.raises(UserError, match="--offline is set"):
         segcoord.create_model(encoder_weights="imagenet", offline=True)
 
 
-def test_normalisation_is_the_weights_and_is_stored(tmp_path: Path) -> None:
-    """timm's inception weights want 0.5 and 0.5; a checkpoint carries that on."""
+def test_the_normalization_of_the_weights_is_stored(tmp_path: Path) -> None:
+    """Some weights of timm have a mean and deviation of 0.5."""
     model = segcoord.create_model("tf_mobilenetv3_small_minimal_100", 3)
     assert model.mean.flatten().tolist() == [0.5, 0.5, 0.5]
     segcoord.save(model, tmp_path / "m.ckpt")

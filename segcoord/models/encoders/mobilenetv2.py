@@ -1,8 +1,8 @@
-"""MobileNetV2 with an attention block, on timm's own builder.
+"""MobileNetV2 with attention, built with timm's EfficientNet builder.
 
-The block stands in timm's `se` slot: after the depthwise 3x3 with its norm and activation, before
-the linear 1x1, in every inverted residual that expands. That is where figure 3(a) of the coordinate
-attention paper and the authors' mbv2_ca.py have it. Without a block this is timm's mobilenetv2_100.
+The attention is timm's `se` layer: after the depthwise 3x3 with norm and activation, before the
+linear 1x1, in every inverted residual with an expansion, as in figure 3(a) of the coordinate
+attention paper and the authors' mbv2_ca.py. Without attention this is timm's mobilenetv2_100.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ from timm.models._efficientnet_builder import (
 from timm.models.efficientnet import EfficientNet, _cfg, _create_effnet
 from torch import nn
 
-from segcoord.models.create_attention import REDUCTION, timm_slot
-from segcoord.models.encoders.published import PUBLISHED, fetch
+from segcoord.models.create_attention import REDUCTION, timm_se_layer
+from segcoord.models.encoders.published import PUBLISHED, download
 from segcoord.models.encoders.weights import load_encoder
-from segcoord.models.state_dict import read_tensors
+from segcoord.models.state_dict import read_state_dict
 
 WIDTHS = {"100": 1.0, "075": 0.75, "050": 0.5}
-
-
-# MobileNetV2, table 2: (r)epeats, (k)ernel, (s)tride, (e)xpansion, (c)hannels. The se number only
-# switches the slot on; the width of what stands in it follows from `reduction`.
+# MobileNetV2, table 2: (r)epeats, (k)ernel, (s)tride, (e)xpansion, (c)hannels. The value of se only
+# enables the attention, whose width is set by `reduction`.
 _ARCHITECTURE = [
     ["ds_r1_k3_s1_c16"],
     ["ir_r2_k3_s2_e6_c24_se0.25"],
@@ -51,7 +49,7 @@ def _mobilenetv2(
     published = PUBLISHED.get(variant) if pretrained else None
     model = _create_effnet(
         variant,
-        pretrained and published is None,  # for timm to tell that it has none
+        pretrained and published is None,  # timm raises: it has no weights
         block_args=decode_arch_def(_ARCHITECTURE),
         num_features=max(1280, round_channels_to_width(1280)),
         stem_size=32,
@@ -59,12 +57,12 @@ def _mobilenetv2(
         norm_layer=kwargs.pop("norm_layer", None)
         or partial(nn.BatchNorm2d, **resolve_bn_args(kwargs)),
         act_layer=resolve_act_layer(kwargs, "relu6"),
-        se_layer=timm_slot(attention, reduction),
+        se_layer=timm_se_layer(attention, reduction),
         **kwargs,
     )
     if published is not None:
-        tensors = read_tensors(fetch(published))
-        if kwargs.get("num_classes", 1000) != 1000:  # timm's rule: another classifier is new
+        tensors = read_state_dict(download(published))
+        if kwargs.get("num_classes", 1000) != 1000:  # as in timm
             tensors = {n: t for n, t in tensors.items() if not n.startswith("classifier.")}
         load_encoder(model, tensors, published.url)
     return model
@@ -76,10 +74,10 @@ def _entrypoint(attention: str, width: str) -> Callable[..., EfficientNet]:
     def create(pretrained: bool = False, reduction: int | None = None, **kwargs) -> EfficientNet:
         return _mobilenetv2(variant, attention, WIDTHS[width], pretrained, reduction, **kwargs)
 
-    create.__name__ = variant  # what timm registers it as
+    create.__name__ = variant  # the name in timm's registry
     create.__doc__ = (
         f"MobileNetV2 of width {WIDTHS[width]} with {attention}; `reduction` "
-        f"(default {REDUCTION[attention]}) sets the squeezed width of every block."
+        f"(default {REDUCTION[attention]}) sets its squeezed width."
     )
     return register_model(create)
 

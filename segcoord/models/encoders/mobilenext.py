@@ -1,13 +1,13 @@
-"""MobileNeXt, plain and with an attention block, for timm.
+"""MobileNeXt without and with attention, for timm.
 
 Paper: Zhou, Hou, Chen, Feng, Yan, "Rethinking Bottleneck Structure for Efficient Mobile Network
-Design", ECCV 2020. Where its text and the authors' code (yitu-opensource/MobileNeXt, mnext.py)
-differ, this is the code: in a row of several blocks the first lacks its first depthwise, or both
-without a stride, and a hidden width is never less than a sixth of the output, rounded to 16. The
-tensors are in the code's order and shapes.
+Design", ECCV 2020. Where its text differs from the authors' code (yitu-opensource/MobileNeXt,
+mnext.py), this follows the code: in a row of several blocks, the first block lacks the first
+depthwise convolution, or both if its stride is 1; hidden widths are at least a sixth of the output
+width, rounded to 16. Tensors have the order and shapes of that code.
 
-The attention stands after the first depthwise 3x3 with its norm and activation, in every block that
-has one: figure 3(b) of the coordinate attention paper, and its authors' advice.
+The attention follows the first depthwise 3x3 with norm and activation, in every block that has one,
+as in figure 3(b) of the coordinate attention paper and as its authors advise.
 
 Shapes: N batch, C channels, H and W of the image, s the stride of the features.
 """
@@ -23,20 +23,18 @@ from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_c
 from timm.models.efficientnet import _cfg
 from torch import Tensor, nn
 
-from segcoord.models.create_attention import make_attention
+from segcoord.models.create_attention import create_attention
 
 WIDTHS = {"100": 1.0, "075": 0.75, "050": 0.5}
 ATTENTIONS = ("se", "ca")
-
-
-# Of both attentions, found by counting: MobileNeXt-1.0 then has 3.91 M parameters with se, 4.11 M
-# with ca; the CA paper has 3.89 and 4.09. The 0.19 M between the two, in which the rest of the
-# network has no part, are 0.20 there; at 32 they would be 0.15, at 16 0.29.
+# For both attentions, chosen to match the CA paper's parameters of MobileNeXt-1.0: 3.91 M with se
+# and 4.11 M with ca, published 3.89 and 4.09. The difference between the two, which does not depend
+# on the rest of the network, is 0.19 M, published 0.20; with 32 it would be 0.15, with 16 0.29.
 _REDUCTION = 24
 
 
 class _Row(NamedTuple):
-    """Blocks of one width; the flags say which depthwise convolutions the first of them has."""
+    """Blocks of one width; the flags are the depthwise convolutions of the first block."""
 
     channels: int
     squeeze: int  # input width / hidden width
@@ -45,8 +43,8 @@ class _Row(NamedTuple):
     second_dw: bool
 
 
-# The paper's table 2 in stages, each of which begins with the block that halves the resolution, so
-# that a stage's output is the last one of its stride.
+# The paper's table 2 in stages. Each begins with the block that halves the resolution, so that its
+# output is the last one of its stride.
 _STAGES = (
     (_Row(96, 2, 1, True, True), _Row(144, 6, 1, True, True)),
     (_Row(192, 6, 3, False, True),),
@@ -67,22 +65,22 @@ def _depthwise(channels: int, stride: int, dilation: int) -> nn.Conv2d:
 
 
 def _hidden_width(in_chs: int, out_chs: int, squeeze: int) -> int:
-    """in_chs // squeeze, or a sixth of out_chs rounded to 16 where that is more."""
+    """in_chs // squeeze, at least a sixth of out_chs rounded to 16."""
     hidden = in_chs // squeeze
     return hidden if 6 * hidden >= out_chs else make_divisible(-(-out_chs // 6), 16)
 
 
 class Sandglass(nn.Module):
-    """Depthwise, squeeze, expand, depthwise, with the shortcut between the wide ends.
+    """Depthwise, squeeze, expand, depthwise; the shortcut connects the wide ends.
 
-    After the squeeze and at the end it is linear, ReLU6 elsewhere.
+    It is linear after the squeeze and at the end, with ReLU6 elsewhere.
 
     Args:
-        in_chs, hidden_chs, out_chs: widths before, within and after.
-        stride: of the second depthwise.
-        dilation: of both depthwise.
+        in_chs, hidden_chs, out_chs: input, hidden and output width.
+        stride: of the second depthwise convolution.
+        dilation: of both depthwise convolutions.
         first_dw, second_dw: whether the block has them.
-        attention: the name of what stands after the first depthwise; None for nothing.
+        attention: after the first depthwise convolution, see `create_attention`; None for none.
         reduction: of the attention.
     """
 
@@ -102,8 +100,10 @@ class Sandglass(nn.Module):
         self.has_skip = stride == 1 and in_chs == out_chs
         self.conv_dw1 = _depthwise(in_chs, 1, dilation) if first_dw else nn.Identity()
         self.bn1 = BatchNormAct2d(in_chs, act_layer=nn.ReLU6) if first_dw else nn.Identity()
-        attends = first_dw and attention is not None
-        self.att = make_attention(attention, in_chs, reduction) if attends else nn.Identity()
+        has_attention = first_dw and attention is not None
+        self.att = (
+            create_attention(attention, in_chs, reduction) if has_attention else nn.Identity()
+        )
         self.conv_pw1 = nn.Conv2d(in_chs, hidden_chs, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(hidden_chs)
         self.conv_pw2 = nn.Conv2d(hidden_chs, out_chs, 1, bias=False)
@@ -114,26 +114,26 @@ class Sandglass(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chs, H/s, W/s) -> (N, out_chs, H/s/stride, W/s/stride)."""
         shortcut = x
-        x = self.att(self.bn1(self.conv_dw1(x)))
-        x = self.bn2(self.conv_pw1(x))
-        x = self.bn3(self.conv_pw2(x))
-        x = self.bn4(self.conv_dw2(x))
+        x = self.att(self.bn1(self.conv_dw1(x)))  # (N, in_chs, H/s, W/s)
+        x = self.bn2(self.conv_pw1(x))  # (N, hidden_chs, H/s, W/s)
+        x = self.bn3(self.conv_pw2(x))  # (N, out_chs, H/s, W/s)
+        x = self.bn4(self.conv_dw2(x))  # (N, out_chs, H/s/stride, W/s/stride)
         return x + shortcut if self.has_skip else x
 
 
 class MobileNeXt(nn.Module):
-    """The network, with timm's interface.
+    """MobileNeXt with the interface of timm's models.
 
     Args:
-        width: multiplies all widths but the last, 1280, which it can only widen.
-        attention: se or ca (`segcoord.encoders.slot`); None for the plain network.
-        reduction: of the attention; the slot's default unless given.
+        width: multiplies all widths; the last, 1280, is never reduced.
+        attention: se or ca, see `create_attention`; None for none.
+        reduction: of the attention; default of `create_attention`.
         num_classes: K; 0 for the pooled features.
         in_chans: channels of the image.
-        output_stride: 32, 16 or 8. Where a stage loses its stride, its first block keeps the former
-            dilation and the blocks after it take twice that, as everywhere in timm.
-        global_pool: timm's name of the pooling before the classifier; "" for none.
-        drop_rate: probability of dropping a feature before the classifier.
+        output_stride: 32, 16 or 8. In a stage whose stride is replaced by dilation, the first block
+            keeps the previous dilation and the other blocks double it, as in timm.
+        global_pool: pooling before the classifier, as in timm; "" for none.
+        drop_rate: dropout probability before the classifier.
     """
 
     def __init__(
@@ -160,10 +160,10 @@ class MobileNeXt(nn.Module):
         self.feature_info = [{"num_chs": chs, "reduction": 2, "module": "bn1"}]
 
         stages: list[nn.Module] = []
-        reached, dilation = 2, 1
+        current_stride, dilation = 2, 1
         for index, rows in enumerate(_STAGES):
-            stride = 2 if reached < output_stride else 1
-            reached *= stride
+            stride = 2 if current_stride < output_stride else 1
+            current_stride *= stride
             blocks: list[nn.Module] = []
             for row in rows:
                 out_chs = make_divisible(row.channels * width)
@@ -187,7 +187,7 @@ class MobileNeXt(nn.Module):
                     chs = out_chs
             stages.append(nn.Sequential(*blocks))
             self.feature_info.append(
-                {"num_chs": chs, "reduction": reached, "module": f"blocks.{index}"}
+                {"num_chs": chs, "reduction": current_stride, "module": f"blocks.{index}"}
             )
         self.blocks = nn.Sequential(*stages)
 
@@ -196,7 +196,7 @@ class MobileNeXt(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """The authors': He et al.'s normal by the fan out, which counts all groups together."""
+        """As the authors: Kaiming normal with fan out, counted over all groups."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -211,28 +211,28 @@ class MobileNeXt(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Patterns of the parameters' groups, from the stem on."""
+        """Regular expressions of the parameter groups, from the stem on."""
         blocks = r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)"
         return {"stem": r"^(?:conv_stem|bn1)\.", "blocks": blocks}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether the blocks are computed anew for the gradient, which takes less memory."""
+        """Enables gradient checkpointing of the blocks."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
+        """Returns the last linear layer."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, and another pooling if one is given."""
+        """Replaces the last layer, and the pooling if given."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, C, H/s, W/s), C at least 1280 and s the output stride."""
-        x = self.bn1(self.conv_stem(x))
+        x = self.bn1(self.conv_stem(x))  # (N, C0, H/2, W/2)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, x, flatten=True)
         return self.blocks(x)
@@ -243,22 +243,23 @@ class MobileNeXt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, K)."""
-        return self.forward_head(self.forward_features(x))
+        x = self.forward_features(x)  # (N, C, H/s, W/s)
+        return self.forward_head(x)
 
 
 def _mobilenext(variant: str, pretrained: bool, **kwargs) -> nn.Module:
-    # blocks is a sequence of stages, each of which is a feature of its own
+    # `blocks` is a sequence of stages, and each stage is a feature.
     feature_cfg = {"flatten_sequential": True}
     return build_model_with_cfg(MobileNeXt, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
 
 
 def _entrypoint(attention: str | None, width: str) -> Callable[..., nn.Module]:
-    fixed = {"width": WIDTHS[width], "attention": attention}
+    config = {"width": WIDTHS[width], "attention": attention}
     if attention is None:
         variant = f"mobilenext_{width}"
 
         def create(pretrained: bool = False, **kwargs) -> nn.Module:
-            return _mobilenext(variant, pretrained, **fixed, **kwargs)
+            return _mobilenext(variant, pretrained, **config, **kwargs)
 
         create.__doc__ = f"MobileNeXt of width {WIDTHS[width]}."
     else:
@@ -266,13 +267,13 @@ def _entrypoint(attention: str | None, width: str) -> Callable[..., nn.Module]:
 
         def create(pretrained: bool = False, reduction: int | None = None, **kwargs) -> nn.Module:
             reduction = _REDUCTION if reduction is None else reduction
-            return _mobilenext(variant, pretrained, reduction=reduction, **fixed, **kwargs)
+            return _mobilenext(variant, pretrained, reduction=reduction, **config, **kwargs)
 
         create.__doc__ = (
             f"MobileNeXt of width {WIDTHS[width]} with {attention}; `reduction` "
-            f"(default {_REDUCTION}) sets the squeezed width of every block."
+            f"(default {_REDUCTION}) sets its squeezed width."
         )
-    create.__name__ = variant  # what timm registers it as
+    create.__name__ = variant  # the name in timm's registry
     return register_model(create)
 
 

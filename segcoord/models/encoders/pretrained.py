@@ -1,4 +1,4 @@
-"""The weights that an encoder starts from, by one word or a file."""
+"""`load_pretrained`: initializes an encoder from ImageNet weights or a file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import timm
 from torch import nn
 
 from segcoord.models.create_attention import REDUCTION
-from segcoord.models.encoders.published import PUBLISHED, fetch
+from segcoord.models.encoders.published import PUBLISHED, download
 from segcoord.models.encoders.weights import (
     LoadReport,
     load_encoder,
-    load_file,
-    load_plain,
-    plain_tensors,
+    load_weights_file,
+    load_without_attention,
+    timm_state_dict,
 )
-from segcoord.models.state_dict import read_tensors
+from segcoord.models.state_dict import read_state_dict
 from segcoord.utils.errors import UserError
 
 
@@ -27,43 +27,42 @@ def load_pretrained(
     """Loads weights into an encoder.
 
     Args:
-        encoder: a timm model, or smp's encoder around one.
+        encoder: a timm model, or smp's encoder around one; changed in place.
         name: its timm name.
-        weights: "imagenet", or the path of a file. "imagenet" is the authors' file for
-            mobilenetv2_ca_100, timm's weights where timm has some, and for an attention without
-            weights of its own those of the plain encoder.
-        offline: never touch the network.
+        weights: path of a file, or "imagenet": the authors' file for mobilenetv2_ca_100, timm's
+            weights if there are any, otherwise those of the encoder without attention.
+        offline: don't use the network.
 
     Returns:
-        What was loaded; its `new` are the tensors that stay at random.
+        A report; its `new` tensors are still random.
 
     Raises:
-        UserError: no such weights, not to be had, or not this encoder's.
+        UserError: weights that don't exist, can't be downloaded or don't match the encoder.
     """
     if weights != "imagenet":
         if not Path(weights).is_file():
             raise UserError(
-                f"encoder_weights: found {weights!r}, which is no file here; expected imagenet, "
-                "null, or the path of a file"
+                f"encoder_weights: found {weights!r}, which is not a file; expected imagenet, null "
+                "or the path of a file"
             )
-        return load_file(encoder, weights)
+        return load_weights_file(encoder, weights)
     if name in PUBLISHED:
-        path = fetch(PUBLISHED[name], offline=offline)
-        return load_encoder(encoder, read_tensors(path), path)
-    plain = plain_name(name)
+        path = download(PUBLISHED[name], offline=offline)
+        return load_encoder(encoder, read_state_dict(path), path)
+    plain = name_without_attention(name)
     if not timm.models.is_model_pretrained(plain):
         raise UserError(
-            f"encoder_weights: there are no ImageNet weights for {name}, nor for it without "
+            f"encoder_weights: there are no ImageNet weights for {name}, with or without its "
             "attention. Train it on ImageNet (docs/weights.md), or set encoder_weights to null."
         )
-    tensors = plain_tensors(plain, offline=offline)
+    tensors = timm_state_dict(plain, offline=offline)
     if plain == name:
         return load_encoder(encoder, tensors, f"timm's {plain}")
-    return load_plain(encoder, tensors, f"timm's {plain}")
+    return load_without_attention(encoder, tensors, f"timm's {plain}")
 
 
-def plain_name(name: str) -> str:
-    """An encoder's name without its attention: mobilenetv2_ca_100 -> mobilenetv2_100."""
+def name_without_attention(name: str) -> str:
+    """The name of an encoder without its attention: mobilenetv2_ca_100 -> mobilenetv2_100."""
     attentions = "|".join(sorted(REDUCTION, key=len, reverse=True))
     if name.startswith(("mobilenetv2_", "mobilenext_", "efficientnet_b0_")):
         return re.sub(rf"_({attentions})(?=_|$)", "", name)

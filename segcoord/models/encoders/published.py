@@ -1,4 +1,4 @@
-"""TODO."""
+"""Downloads the ImageNet weights that the authors publish, pinned by content."""
 
 from __future__ import annotations
 
@@ -13,54 +13,52 @@ from segcoord.utils.console import console
 from segcoord.utils.download import download_file
 from segcoord.utils.errors import UserError
 
-GIVE_BY_HAND = "give a file of your own by --model.encoder_weights FILE"
+USE_LOCAL_FILE = "use a local file with --model.encoder_weights FILE"
 
 
 @dataclass(frozen=True)
-class Published:
-    """A file in a git repository, with the id that git gives its content."""
+class PublishedFile:
+    """A file in a git repository."""
 
-    url: str
-    blob: str
-    file: str
+    url: str  # at a fixed commit
+    blob: str  # git blob id of the content
+    file: str  # name in the cache
 
 
 PUBLISHED = {
-    "mobilenetv2_ca_100": Published(
+    "mobilenetv2_ca_100": PublishedFile(
         "https://raw.githubusercontent.com/houqb/CoordAttention/"
         "7619bea9acbe260b3793833cc78cef3f124c8112/mbv2_ca.pth",
         "07b6640600b7d767acfaebcf5ddb801b675073df",
         "mbv2_ca-07b66406.pth",
     )
 }
-"""Encoder -> its ImageNet weights, for those that timm has none for."""
+"""Encoder -> ImageNet weights that timm does not have."""
 
 
 def git_blob_id(path: Path) -> str:
-    """The id that `git hash-object` prints for a file."""
+    """The id that `git hash-object` prints."""
     content = read_bytes(path)
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def cache_folder() -> Path:
-    """Where PyTorch and timm keep what they download; TORCH_HOME moves it."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def fetch(published: Published, *, offline: bool = False) -> Path:
-    """A published file in `cache_folder()`, fetched unless it is there, its content verified.
+def download(published: PublishedFile, *, offline: bool = False) -> Path:
+    """Downloads a file to the cache of PyTorch and timm, unless cached, and verifies its content.
 
     Args:
         published: an entry of PUBLISHED.
-        offline: never touch the network.
+        offline: don't use the network.
+
+    Returns:
+        The path in the cache.
 
     Raises:
-        UserError: not in the cache while offline; not to be had, or not what was published.
+        UserError: not cached and offline, the download fails, or its content differs.
     """
-    path = cache_folder() / published.file
-    by_hand = (
-        f"Download {published.url} by hand to {path}, {GIVE_BY_HAND}, or start at random with "
-        "--model.encoder_weights null."
+    path = Path(torch.hub.get_dir()) / "checkpoints" / published.file
+    remedy = (
+        f"Download {published.url} to {path} yourself, {USE_LOCAL_FILE}, or start from random "
+        "weights with --model.encoder_weights null."
     )
     state = "no such file"
     if path.is_file():
@@ -69,16 +67,16 @@ def fetch(published: Published, *, offline: bool = False) -> Path:
             return path
         state = f"damaged (its git blob id is {found}, expected {published.blob})"
     if offline:
-        raise UserError(f"{path}: {state}, and --offline forbids to fetch it. {by_hand}")
-    console.print(f"{path}: {state}; fetching {published.url}")
-    download_file(published.url, path, lambda file: _difference(file, published.blob), by_hand)
+        raise UserError(f"{path}: {state}, and --offline is set. {remedy}")
+    console.print(f"{path}: {state}; downloading {published.url}")
+    download_file(published.url, path, lambda file: _describe_other(file, published.blob), remedy)
     return path
 
 
-def _difference(path: Path, blob: str) -> str | None:
-    """Describes a file whose git blob id is not `blob`."""
+def _describe_other(path: Path, blob: str) -> str | None:
+    """Describes a file whose git blob id is not `blob`; None for the expected file."""
     found = git_blob_id(path)
     if found == blob:
         return None
-    content = describe_wrong_file(path) or f"a file of {path.stat().st_size:,} bytes"
-    return f"{content} with git blob id {found}, expected {blob}"
+    kind = describe_wrong_file(path) or f"a file of {path.stat().st_size:,} bytes"
+    return f"{kind} with git blob id {found}, expected {blob}"

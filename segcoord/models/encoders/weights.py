@@ -1,7 +1,7 @@
-"""Weights from elsewhere, for an encoder to start from: fetched, read, renamed, copied.
+"""Loads pretrained weights into encoders: maps names, checks every tensor, copies.
 
-Two sources: the MobileNetV2 with coordinate attention that the paper's authors publish, and what
-timm has for encoders without it. A file is data: no code in it is ever run.
+Sources are the authors' MobileNetV2 with coordinate attention, timm's weights of encoders without
+it, and files. Code in a file is never run.
 """
 
 from __future__ import annotations
@@ -16,237 +16,241 @@ import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from torch import Tensor, nn
 
-from segcoord.models.encoders.published import GIVE_BY_HAND
+from segcoord.models.encoders.published import USE_LOCAL_FILE
 from segcoord.models.state_dict import (
     first_sentence,
     model_description,
-    read_tensors,
-    unpickle,
+    read_state_dict,
+    read_weights_file,
 )
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
-# The authors' mbv2_ca.py against timm's builder, module by module. In a block of theirs the layers
-# are numbered, activations too; 6 is the attention, whose own names are the same in both.
-_OUTSIDE = {"features.0.0": "conv_stem", "features.0.1": "bn1"}
-
-
-_OUTSIDE |= {"conv.0": "conv_head", "conv.1": "bn2", "classifier.1": "classifier"}
-
-
+# Modules of the authors' mbv2_ca.py -> modules of timm. The authors number the layers of a block,
+# activations included; 6 is the attention, whose parts have the same names in both.
+_OUTSIDE_BLOCKS = {
+    "features.0.0": "conv_stem",
+    "features.0.1": "bn1",
+    "conv.0": "conv_head",
+    "conv.1": "bn2",
+    "classifier.1": "classifier",
+}
 _FIRST_BLOCK = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}  # does not expand
 _BLOCK = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "7": "conv_pwl", "8": "bn3"}
-
-
 _BLOCK |= {f"6.{part}": f"se.{part}" for part in ("conv1", "bn1", "conv2", "conv3")}
+_REPEATS = (1, 2, 3, 4, 3, 3, 1)  # blocks per stage: MobileNetV2, table 2
 
 
-_REPEATS = (1, 2, 3, 4, 3, 3, 1)  # blocks in each stage: MobileNetV2, table 2
-
-
-def _leaves(module: str) -> tuple[str, ...]:
-    """The tensors of one of our modules."""
+def _tensors_of(module: str) -> tuple[str, ...]:
+    """Names of the tensors of a timm module."""
     if module.rpartition(".")[2].startswith("bn"):
         return ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     return ("weight", "bias") if "se." in module or module == "classifier" else ("weight",)
 
 
-def authors_names() -> dict[str, str]:
-    """The name of each tensor in the authors' file -> its name in mobilenetv2_ca_*."""
-    modules = dict(_OUTSIDE)
+def authors_to_timm_names() -> dict[str, str]:
+    """Name of each tensor in the authors' file -> its name in mobilenetv2_ca_*."""
+    modules = dict(_OUTSIDE_BLOCKS)
     blocks = [f"blocks.{s}.{b}" for s, repeats in enumerate(_REPEATS) for b in range(repeats)]
     for k, block in enumerate(blocks, start=1):  # features.0 is the stem
         layers = _FIRST_BLOCK if k == 1 else _BLOCK
         modules |= {f"features.{k}.conv.{i}": f"{block}.{module}" for i, module in layers.items()}
-    return {f"{a}.{leaf}": f"{b}.{leaf}" for a, b in modules.items() for leaf in _leaves(b)}
+    return {f"{a}.{leaf}": f"{b}.{leaf}" for a, b in modules.items() for leaf in _tensors_of(b)}
 
 
-def plain_tensors(name: str, *, offline: bool = False) -> dict[str, Tensor]:
-    """The ImageNet weights of one of timm's own encoders, classifier included.
+def timm_state_dict(name: str, *, offline: bool = False) -> dict[str, Tensor]:
+    """ImageNet weights of one of timm's encoders, with the classifier, on the CPU.
 
-    timm knows where they are, and keeps them in the Hugging Face cache or in PyTorch's.
+    timm downloads them to the cache of Hugging Face or PyTorch.
 
     Args:
-        name: a timm name that has weights, "mobilenetv2_100" say.
-        offline: never touch the network.
+        name: a timm name, for example "mobilenetv2_100".
+        offline: don't use the network.
 
     Raises:
-        UserError: no weights of that name, not in the cache while offline, or not to be had.
+        UserError: timm has no weights, they are not cached and offline, or the download fails.
     """
     cfg = timm.models.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
-        raise UserError(f"encoder_weights: timm has no weights for {name!r}; {GIVE_BY_HAND}")
+        raise UserError(f"encoder_weights: timm has no weights for {name!r}; {USE_LOCAL_FILE}")
     home = f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url
-    by_hand = f"or download them from {home} by hand and {GIVE_BY_HAND}"
-    hub, place = (cfg.hf_hub_id, "model.safetensors"), {}
+    remedy = f"or download them from {home} yourself and {USE_LOCAL_FILE}"
+    hub_file, overlay = (cfg.hf_hub_id, "model.safetensors"), {}
     if offline:
-        # Not hf_hub_download(local_files_only=True), which still asks the hub for other things.
-        cached = try_to_load_from_cache(*hub) if cfg.hf_hub_id else None
-        if not isinstance(cached, str):  # None, or a mark that the repository lacks it
+        # Not hf_hub_download(local_files_only=True): timm would still send other requests.
+        cached = try_to_load_from_cache(*hub_file) if cfg.hf_hub_id else None
+        if not isinstance(cached, str):  # None, or a sentinel for a file known not to exist
             raise UserError(
-                f"the weights of {name!r} are not in the Hugging Face cache, and --offline forbids "
-                f"to fetch them. Run once without it, {by_hand}."
+                f"the weights of {name!r} are not in the Hugging Face cache, and --offline is set. "
+                f"Run once without it, {remedy}."
             )
-        place = {"file": cached}
+        overlay = {"file": cached}
     try:
         if cfg.hf_hub_id and not offline:
-            place = {"file": hf_hub_download(*hub)}
-        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=place)
-    except Exception as error:  # the hub's, its HTTP library's, PyTorch's: of any type
+            overlay = {"file": hf_hub_download(*hub_file)}
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # of the Hub's client, its HTTP library or PyTorch
         raise UserError(
-            f"the weights of {name!r} could not be fetched or loaded ({first_sentence(error)}). "
-            f"Check the network, {by_hand}."
+            f"the weights of {name!r} could not be downloaded or loaded ({first_sentence(error)}). "
+            f"Check the network, {remedy}."
         ) from error
     return model.state_dict()
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor, but for batch counters that the file lacks.
+    """Which tensors were loaded; missing `num_batches_tracked` buffers are not listed.
 
-    matched: copied; new: left at its random start; unused: in the file only, by the file's name;
-    normalisation: mean and standard deviation per channel, where the file says them.
+    Args:
+        source: path or name of the weights.
+        matched: tensors that were copied.
+        new: tensors that are still random.
+        unused: tensors in the file only, by their names there.
+        normalization: mean and standard deviation per channel, if the file has them.
     """
 
     source: str
     matched: list[str]
     new: list[str]
     unused: list[str]
-    normalisation: tuple[list[float], list[float]] | None = None
+    normalization: tuple[list[float], list[float]] | None = None
 
     def __str__(self) -> str:
-        """In full: exactly which tensors are new, those of one slot in a line."""
+        """Lists every new tensor, one attention block per line."""
         text = f"{self.source}: {len(self.matched)} tensors loaded"
         if self.unused:
-            text += f"; {len(self.unused)} in the file are not used ({join_first(self.unused, 4)})"
+            text += f"; {len(self.unused)} in the file are unused ({join_first(self.unused, 4)})"
         if not self.new:
             return text
-        slots: dict[str, list[str]] = {}
+        blocks: dict[str, list[str]] = {}
         for name in self.new:
-            slot, _, rest = re.fullmatch(r"((?:.*\.)?(?:se|att)|)(\.?)(.*?)", name).groups()
-            slots.setdefault(slot or "elsewhere", []).append(rest)
-        lines = [f"  {slot}: {', '.join(rest)}" for slot, rest in slots.items()]
+            block, _, rest = re.fullmatch(r"((?:.*\.)?(?:se|att)|)(\.?)(.*?)", name).groups()
+            blocks.setdefault(block or "elsewhere", []).append(rest)
+        lines = [f"  {block}: {', '.join(rest)}" for block, rest in blocks.items()]
         return f"{text}; {len(self.new)} START AT RANDOM:\n" + "\n".join(lines)
 
 
 def load_encoder(
     model: nn.Module, tensors: dict[str, Tensor], source: str | Path = "the weights"
 ) -> LoadReport:
-    """Copies weights of the same architecture into an encoder, all of them or none.
+    """Copies weights of the same architecture into an encoder; all of them or none.
 
-    Each tensor of the encoder must be there in its shape, but for a classifier that is absent
-    altogether, and norms' batch counters, which old files lack. What the file has beyond must be
-    of the whole architecture, as the head is that an encoder for segmentation goes without.
+    Every tensor of the encoder must be present with its shape. Exceptions are a classifier that is
+    missing completely, and `num_batches_tracked`, which old files lack. Further tensors must belong
+    to the architecture, for example the head, which an encoder for segmentation lacks.
 
     Args:
         model: a timm model, with its classifier or `features_only`, or smp's encoder around one.
         tensors: by timm's names, or by those of the authors' mbv2_ca.pth.
-        source: where they come from, for messages.
+        source: of the weights, for messages.
 
     Raises:
-        UserError: tensors that are missing, unknown or of another shape.
+        UserError: tensors that are missing, unknown, of another shape or not finite.
     """
-    return _copy(_network(model), tensors, str(source), slots=())
+    return _copy(_timm_network(model), tensors, str(source), attention=())
 
 
-def load_plain(
+def load_without_attention(
     model: nn.Module, tensors: dict[str, Tensor], source: str | Path = "the weights"
 ) -> LoadReport:
-    """Copies the weights of the plain architecture into one with attention, which stays random.
+    """Copies weights of the architecture without, or with another, attention into an encoder.
 
-    As `load_encoder`, but for what is in the attention's slots: there the encoder keeps its own
-    (`new`), and what the file has is left (`unused`), as EfficientNet's squeeze-and-excitation is.
+    As `load_encoder`, except for the attention: the encoder's stays random (`new`), the file's,
+    such as EfficientNet's squeeze-and-excitation, is `unused`.
 
     Raises:
         UserError: as `load_encoder`.
     """
-    net = _network(model)
-    return _copy(net, tensors, str(source), slots=_slots(net))
+    net = _timm_network(model)
+    return _copy(net, tensors, str(source), attention=_attention_prefixes(net))
 
 
-def load_file(model: nn.Module, path: str | Path) -> LoadReport:
-    """Copies a file's weights into an encoder: its attention's too if the file has any of them.
+def load_weights_file(model: nn.Module, path: str | Path) -> LoadReport:
+    """Copies the weights of a file into an encoder, with the attention if the file has any of it.
 
     Raises:
-        UserError: as `read_tensors`, `load_encoder` and `load_plain`.
+        UserError: as `read_state_dict`, `load_encoder` and `load_without_attention`.
     """
-    tensors = read_tensors(path)
-    net = _network(model)
-    slots = _slots(net)
-    names = _file_names(net, tensors)
-    attends = any(n.startswith(slots) and names.get(n) in tensors for n in net.state_dict())
-    described = model_description(unpickle(Path(path)))
-    theirs, ours = described.get("spec", {}).get("encoder"), net.pretrained_cfg["architecture"]
-    if attends and theirs not in (None, ours):
-        # X and Y attention have the same tensors, and mean other things by them.
-        raise UserError(f"{path}: the weights of {theirs}, expected those of {ours}")
-    report = _copy(net, tensors, str(path), () if attends else slots)
-    if described:
-        report = replace(report, normalisation=(described["mean"], described["std"]))
+    tensors = read_state_dict(path)
+    net = _timm_network(model)
+    attention = _attention_prefixes(net)
+    names = _names_in_file(net, tensors)
+    has_attention = any(
+        n.startswith(attention) and names.get(n) in tensors for n in net.state_dict()
+    )
+    description = model_description(read_weights_file(Path(path)))
+    found, expected = description.get("spec", {}).get("encoder"), net.pretrained_cfg["architecture"]
+    if has_attention and found not in (None, expected):
+        # X and Y attention have the same tensors with another meaning.
+        raise UserError(f"{path}: found the weights of {found}, expected those of {expected}")
+    report = _copy(net, tensors, str(path), () if has_attention else attention)
+    if description:
+        report = replace(report, normalization=(description["mean"], description["std"]))
     return report
 
 
 def _copy(
-    net: nn.Module, tensors: dict[str, Tensor], source: str, slots: tuple[str, ...]
+    net: nn.Module, tensors: dict[str, Tensor], source: str, attention: tuple[str, ...]
 ) -> LoadReport:
+    """Copies all tensors but those whose names start with one of `attention`."""
     architecture = net.pretrained_cfg["architecture"]
-    own, names = net.state_dict(), _file_names(net, tensors)
-    given = {n: tensors[name] for n, name in names.items() if name in tensors}
-    fits = {n: given[n] for n in own if n in given and not n.startswith(slots)}
-    new = [n for n in own if n not in fits and not n.endswith("num_batches_tracked")]
-    unused = {*tensors} - {names[n] for n in fits}
+    own, names = net.state_dict(), _names_in_file(net, tensors)
+    given = {n: tensors[name] for n, name in names.items() if name in tensors}  # by our names
+    matched = {n: given[n] for n in own if n in given and not n.startswith(attention)}
+    new = [n for n in own if n not in matched and not n.endswith("num_batches_tracked")]
+    unused = {*tensors} - {names[n] for n in matched}
 
-    may_be_new = slots + _absent_classifier(net, given)
-    with torch.device("meta"):  # for its names: no memory is taken, no random number drawn
+    may_be_new = attention + _missing_classifier(net, given)
+    with torch.device("meta"):  # names only: no memory, no random numbers
         complete = timm.create_model(architecture).state_dict()
-    may_be_unused = {names[n] for n in given if n in complete or n.startswith(slots)}
+    may_be_unused = {names[n] for n in given if n in complete or n.startswith(attention)}
     wrong = {
         "missing": [names.get(n, n) for n in new if not n.startswith(may_be_new)],
         "unknown": sorted(unused - may_be_unused),
         "of another shape": [
             f"{names[n]}: {tuple(t.shape)}, not {tuple(own[n].shape)}"
-            for n, t in fits.items()
+            for n, t in matched.items()
             if t.shape != own[n].shape
         ],
-        "not finite": [names[n] for n, t in fits.items() if not t.isfinite().all()],
+        "not finite": [names[n] for n, t in matched.items() if not t.isfinite().all()],
     }
     if any(wrong.values()):
         found = "; ".join(f"{len(n)} {kind} ({join_first(n, 4)})" for kind, n in wrong.items() if n)
         raise UserError(
-            f"{source}: the tensors are not those of {architecture}: {found}. "
-            "Nothing was loaded. Choose the encoder, and the reduction, that the weights are of."
+            f"{source}: the tensors don't match {architecture}: {found}. Nothing was loaded. "
+            "Choose the encoder and the reduction of the weights."
         )
-    net.load_state_dict(fits, strict=False)
-    return LoadReport(source, [*fits], new, [name for name in tensors if name in unused])
+    net.load_state_dict(matched, strict=False)
+    return LoadReport(source, [*matched], new, [name for name in tensors if name in unused])
 
 
-def _file_names(net: nn.Module, tensors: Iterable[str]) -> dict[str, str]:
-    """Our name -> the name in a file like this one."""
-    theirs = authors_names()
-    if 2 * sum(name in theirs for name in tensors) > len(tensors):  # with a few wrong ones, still
-        return {ours: name for name, ours in theirs.items()}
-    # timm's features_only may flatten one level: stages.0 is stages_0 then.
+def _names_in_file(net: nn.Module, tensors: Iterable[str]) -> dict[str, str]:
+    """Maps the names in `net` to those in the file: the authors' or timm's."""
+    to_timm = authors_to_timm_names()
+    if 2 * sum(name in to_timm for name in tensors) > len(tensors):  # tolerates a few wrong names
+        return {timm_name: name for name, timm_name in to_timm.items()}
+    # timm's features_only may flatten one level: stages.0 becomes stages_0.
     flat = {name: name.replace(".", "_", 1) for name in tensors}
     parts = {part for part, _ in net.named_children()}
     return {f if f.partition(".")[0] in parts else name: name for name, f in flat.items()}
 
 
-def _network(model: nn.Module) -> nn.Module:
-    """timm's network, which smp's encoders hold as `model`, as some of timm's wrappers do."""
+def _timm_network(model: nn.Module) -> nn.Module:
+    """The timm network inside smp's encoders and some of timm's wrappers, which call it `model`."""
     while isinstance(inner := getattr(model, "model", None), nn.Module):
         model = inner
     return model
 
 
-def _slots(net: nn.Module) -> tuple[str, ...]:
-    """The attention slot of each block, "blocks.1.0.se." say: `se` in timm, `att` in MobileNeXt."""
+def _attention_prefixes(net: nn.Module) -> tuple[str, ...]:
+    """Name prefix of each attention block: "blocks.1.0.se." in timm, ".att." in MobileNeXt."""
     paths = [path for path, _ in net.named_modules()]
-    slots = tuple(f"{path}." for path in paths if path.endswith((".se", ".att")))
-    return slots if any(name.startswith(slots) for name in net.state_dict()) else ()
+    prefixes = tuple(f"{path}." for path in paths if path.endswith((".se", ".att")))
+    return prefixes if any(name.startswith(prefixes) for name in net.state_dict()) else ()
 
 
-def _absent_classifier(net: nn.Module, given: Iterable[str]) -> tuple[str, ...]:
-    """The classifier that `net` has and the file has nothing of, as prefixes of names."""
+def _missing_classifier(net: nn.Module, given: Iterable[str]) -> tuple[str, ...]:
+    """Name prefixes of the classifier of `net`; empty if the file has any of its tensors."""
     paths = net.pretrained_cfg.get("classifier") or ()
     prefixes = tuple(f"{path}." for path in ((paths,) if isinstance(paths, str) else paths))
     return () if any(name.startswith(prefixes) for name in given) else prefixes
