@@ -14,12 +14,12 @@ from segcoord.utils.errors import UserError
 
 
 def init_from(model: ImageModel, path: str | Path) -> LoadReport:
-    """Copies the weights of a file that fit, as a start for training, and its normalization.
+    """Copy the matching weights of a file into a model, and its input normalization.
 
-    A checkpoint of a segmentation model, or the state dict of one, gives every tensor whose name
-    and shape fit; of another encoder's attention it gives none. One of a classifier that `train.py`
-    trained, and a file of an encoder's weights (the authors', timm's), give the encoder, as
-    `encoders.weights.load_weights_file` does.
+    A segmentation checkpoint or state dict gives every tensor of the same name and shape, except
+    the attention blocks of another encoder. A classifier trained with `train.py` and a file of
+    encoder weights (from the authors or timm) initialize the encoder with
+    `encoders.weights.load_weights_file`.
 
     Returns:
         Which tensors matched, which are new and which are unused.
@@ -29,7 +29,7 @@ def init_from(model: ImageModel, path: str | Path) -> LoadReport:
     """
     path = Path(path)
     loaded = read_weights_file(path)
-    described = model_description(loaded)
+    description = model_description(loaded)
     own = model.state_dict()
     tensors = _match_names(loaded, own)
     source_encoder = description.get("spec", {}).get("encoder", model.spec["encoder"])
@@ -41,15 +41,15 @@ def init_from(model: ImageModel, path: str | Path) -> LoadReport:
         and tensor.shape == own[name].shape
         and not any(block in name for block in skipped)
     }
-    from_classifier = described.get("task") == "classification"
-    if isinstance(model, SegmentationModel) and (from_classifier or not same):
+    from_classifier = description.get("task") == "classification"
+    if isinstance(model, SegmentationModel) and (from_classifier or not matched):
         report = load_weights_file(model.net.encoder, path)
-    elif same:
-        model.load_state_dict(same, strict=False)
-        new = [n for n in own if n not in same and not n.endswith("num_batches_tracked")]
-        unused = [name for name in tensors if name not in same]
-        normalization = (described["mean"], described["std"]) if described else None
-        report = LoadReport(str(path), [*same], new, unused, normalization)
+    elif matched:
+        model.load_state_dict(matched, strict=False)
+        new = [n for n in own if n not in matched and not n.endswith("num_batches_tracked")]
+        unused = [name for name in tensors if name not in matched]
+        normalization = (description["mean"], description["std"]) if description else None
+        report = LoadReport(str(path), [*matched], new, unused, normalization)
     else:
         raise UserError(
             f"{path}: none of its {len(tensors)} tensors matches the model; "

@@ -110,33 +110,9 @@ def _setup(
     print_summary(task, fabric)
     if init is not None:
         task.model.load_report = init_from(task.model, Path(init))
-    if task.model.load_report is not None:
-        console.print(
-            f"\n{task.model.load_report}", style="yellow" if task.model.load_report.new else None
-        )
-    folder = _prepare_folder(task, name, run, resume, held) if main else None
-    fabric.launch()
-    folder = _agree(task, folder, fabric)
-    if main:
-        _note_session(task, folder, fabric, bool(resume))
-        log.write_to(folder / "log.txt")
-    console.print(f"run        {folder}\n")
-    try:
-        scores = train(task, folder, fabric, state)
-    except TrainingInterrupted as stopped:
-        console.print(f"Stopped and saved. Go on with: {again} --resume {shlex.quote(str(folder))}")
-        code = PREEMPTED if stopped.signum == signal.SIGTERM else 130
-        return code if main else 0  # Fabric takes another process's code for a failure
-    except BaseException:
-        kill_child_processes(fabric)
-        raise
-    if scores is None:
-        console.print(f"{folder} has nothing left to do.")
-        return 0
-    if isinstance(task, Segmentation):
-        print_scores(task.scores, task.model.labels.names, len(task.val_split))
-    console.print(f"\nThe best weights are {folder / 'best.ckpt'}")
-    return 0
+    if (report := task.model.load_report) is not None:
+        console.print(f"\n{report}", style="yellow" if report.new else None)
+    return task
 
 
 def _prepare_folder(task: Task, folder: Path, resumed: bool) -> None:
@@ -151,20 +127,8 @@ def _prepare_folder(task: Task, folder: Path, resumed: bool) -> None:
         part.unlink()
 
 
-def _note_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> None:
-    """Writes down code, command and machine, once all processes are there."""
-    device, processes = fabric.device, fabric.world_size
-    if resumed:
-        append_resume(folder, device, processes)
-    else:
-        weights = class_weights_by_name(task)
-        write_origin(
-            folder, device, processes, task.model.load_report, weights, digest_of_images(task)
-        )
-
-
-def _agree(task: Task, folder: Path | None, fabric: Fabric) -> Path:
-    """Gives every process the first one's folder and class weights."""
+def _sync_with_main(task: Task, folder: Path | None, fabric: Fabric) -> Path:
+    """Send the main process's run folder and class weights to all processes."""
     if fabric.world_size == 1:
         return folder
     weights = getattr(task.module, "class_weights", None)
@@ -181,7 +145,7 @@ def _record_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> 
         append_resume(folder, device, processes)
         return
     weights, images = class_weights_by_name(task), image_list_digest(task)
-    write_origin(folder, device, processes, task.model.started, weights, images)
+    write_origin(folder, device, processes, task.model.load_report, weights, images)
 
 
 def _fit(task: Task, folder: Path, fabric: Fabric, state: dict | None, again: str) -> int:
