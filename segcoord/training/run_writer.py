@@ -133,9 +133,7 @@ class RunWriter:
             if name not in self.warned:
                 self.warned.add(name)
                 reason = getattr(error, "strerror", None) or error
-                console.print(
-                    f"{name}: not written, training continues: {reason}", style="bold red"
-                )
+                console.print(f"{name}: can't be written, continuing: {reason}", style="bold red")
 
     def _log_to(self, name: str, write: Callable[[], None]) -> None:
         self._write(name, write, (Exception,))  # an unreachable service has types of its own
