@@ -68,7 +68,7 @@ def protocol(
     }
 
 
-def write_json(
+def write_scores(
     path: Path, scores: Scores, labels: LabelSet, protocol: dict, extra: dict | None = None
 ) -> None:
     """Writes {"miou", "classes": [{"name", "iou", ...}], "images", "protocol", ...} as JSON.

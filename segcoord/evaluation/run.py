@@ -85,7 +85,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
         description = protocol(model, split, data, views, (Path(args.checkpoint), checkpoint))
         description |= sizes
         if args.json:
-            write_json(Path(args.json), scores, model.labels, description, extra)
+            write_scores(Path(args.json), scores, model.labels, description, extra)
         if report is not None:
             report.write(scores, description)
     if sheet is not None:
