@@ -1,7 +1,5 @@
 """Shared by the commands: the parser, common options, data settings stored in a checkpoint."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """segcoord compare."""
 
-from __future__ import annotations
-
 from segcoord.cli.common import DEVICE, data_layer, new_parser
 from segcoord.config.loading import add_settings, parse, preview
 

@@ -1,7 +1,5 @@
 """segcoord demo."""
 
-from __future__ import annotations
-
 from segcoord.cli.common import CHECKPOINT, new_parser
 from segcoord.config.loading import parse
 

@@ -1,7 +1,5 @@
 """segcoord evaluate, and evaluate.py."""
 
-from __future__ import annotations
-
 from segcoord.cli.common import CHECKPOINT, DEVICE, RUNTIME, add_views, data_layer, new_parser
 from segcoord.config.loading import add_settings, parse, preview
 

@@ -1,7 +1,5 @@
 """segcoord export."""
 
-from __future__ import annotations
-
 from segcoord.cli.common import data_layer, new_parser
 from segcoord.config.loading import add_settings, parse, preview
 from segcoord.utils.errors import UserError

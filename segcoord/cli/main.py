@@ -1,7 +1,5 @@
 """The `segcoord` command: maps its subcommands to functions and prints their errors."""
 
-from __future__ import annotations
-
 import inspect
 import sys
 

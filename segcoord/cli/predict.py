@@ -1,7 +1,5 @@
 """segcoord predict."""
 
-from __future__ import annotations
-
 from segcoord.cli.common import CHECKPOINT, DEVICE, RUNTIME, add_views, new_parser
 from segcoord.config.loading import parse
 

@@ -1,7 +1,5 @@
 """segcoord table."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

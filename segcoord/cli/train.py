@@ -1,7 +1,5 @@
 """segcoord train, and train.py."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from segcoord.cli.common import OFFLINE, new_parser

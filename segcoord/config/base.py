@@ -1,7 +1,5 @@
 """What the configurations share: reporting a wrong value, and writing YAML."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from typing import ClassVar

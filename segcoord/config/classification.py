@@ -1,7 +1,5 @@
 """Settings of a run that trains an image classifier, the backbone of a later segmentation model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Which settings each decoder accepts, and their defaults."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from segcoord.utils.errors import UserError

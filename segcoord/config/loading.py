@@ -3,8 +3,6 @@
 `base: FILE` in a YAML file inherits the settings of another, whose path is relative to it.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import difflib

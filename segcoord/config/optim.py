@@ -1,7 +1,5 @@
 """Settings of the optimization and of the devices, for every task."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

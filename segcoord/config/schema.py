@@ -1,7 +1,5 @@
 """Settings of a run that trains a segmentation model, and the configuration class of each task."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Class weights of the loss, computed from the class frequencies of the training split."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import numpy as np

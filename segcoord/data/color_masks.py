@@ -1,7 +1,5 @@
 """Convert masks drawn in class colors to masks of class ids."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

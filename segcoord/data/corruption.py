@@ -5,8 +5,6 @@ A JPEG has none: libjpeg fills parts that it can't decode and only warns on stde
 these warnings into errors.
 """
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The user's own augmentation: an albumentations pipeline from a YAML file, seeded per sample."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 URLs and MD5 checksums are those of torchvision, which also unpacks the archives.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

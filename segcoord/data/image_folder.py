@@ -1,7 +1,5 @@
 """Classification datasets with one folder per class, like ImageNet: ROOT/SPLIT/CLASS/IMAGE."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -5,8 +5,6 @@ truncated, CMYK or 16-bit ones. Pillow decodes masks, because OpenCV turns palet
 colors. EXIF rotation is never applied: masks are drawn on the stored pixels.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import warnings

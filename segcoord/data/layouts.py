@@ -3,8 +3,6 @@
 Lists file names and reads no pixels. Samples are sorted by name, or in the order of a VOC list.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable

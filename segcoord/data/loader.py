@@ -4,8 +4,6 @@ Everything is a function of (seed, step), so a run that goes on after a stop see
 as one that never stopped, for any number of workers, and nothing is loaded only to be skipped.
 """
 
-from __future__ import annotations
-
 import functools
 import signal
 from collections.abc import Iterator

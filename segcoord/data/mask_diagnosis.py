@@ -1,7 +1,5 @@
 """Diagnose wrong mask values: report what was found and the mistake that most likely caused it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Write predictions: masks as PNGs in the dataset's own format, probabilities as .npz."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

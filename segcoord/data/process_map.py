@@ -1,7 +1,5 @@
 """Map a function over items in several processes."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -5,8 +5,6 @@ computed alone, at the places where they lie in the scaled image. OpenCV's conve
 places: the centre of pixel x of a scaled image lies at (x + 0.5) * length / scaled_length - 0.5.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ writes its reference count (copy-on-write). One million samples held as objects 
 0.8 GB within an epoch. `SampleList` holds a few arrays instead and creates samples on access.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

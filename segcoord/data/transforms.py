@@ -5,8 +5,6 @@ numbers and pixels are those of albumentations 2.0.8 (MIT), which segcoord used 
 were started with it resume exactly. `tests/data/test_transforms.py` compares the two.
 """
 
-from __future__ import annotations
-
 import math
 import random
 

@@ -9,8 +9,6 @@ section 4; the .mat files, the README of SBD's benchmark_RELEASE (Hariharan et a
 Contours from Inverse Detectors").
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import warnings

@@ -1,7 +1,5 @@
 """Writes segcoord.json, the description of an exported folder; `inference.exported` reads it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from segcoord.inference.exported import DESCRIPTION, FORMAT, _checksum

@@ -1,7 +1,5 @@
 """`segcoord export`: writes a checkpoint for another runtime, verifies and describes it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -5,8 +5,6 @@ does not concatenate, so nothing depends on the traced size: adaptive pooling to
 exports with the traced size and is silently wrong at any other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

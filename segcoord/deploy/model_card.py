@@ -1,7 +1,5 @@
 """The model card (README.md) of an exported folder: metadata for the Hub, usage and scores."""
 
-from __future__ import annotations
-
 from segcoord.data.labels import LabelSet
 from segcoord.models.model_card import card_metadata, class_table
 

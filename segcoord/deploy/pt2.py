@@ -1,7 +1,5 @@
 """Writes torch.export files, the input of PyTorch's compilers and of ExecuTorch."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

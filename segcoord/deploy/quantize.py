@@ -4,8 +4,6 @@ Post-training quantization measures the range of every activation on calibration
 from the train split, so that the split that measures the loss stays unseen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

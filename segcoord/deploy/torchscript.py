@@ -1,7 +1,5 @@
 """Writes TorchScript files by tracing; sizes stay symbolic."""
 
-from __future__ import annotations
-
 import io
 import json
 import warnings

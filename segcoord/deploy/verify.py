@@ -3,8 +3,6 @@
 The reference is the trained model in PyTorch, batch norms not fused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

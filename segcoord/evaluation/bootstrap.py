@@ -9,8 +9,6 @@ Shapes: N images, K classes, R resamples. Counts are (..., 3, K) int64: true pos
 truth, predicted pixels.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass

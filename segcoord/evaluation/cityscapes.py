@@ -4,8 +4,6 @@ Definitions and tables: cityscapesscripts/evaluation/evalPixelLevelSemanticLabel
 cityscapesscripts/helpers/labels.py (mcordts/cityscapesScripts), which prints iIoU as nIoU.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

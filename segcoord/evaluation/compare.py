@@ -1,7 +1,5 @@
 """Compares two checkpoints on one split (`segcoord compare`)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Evaluates a model on a split: each image once, at its original size, in one confusion matrix."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

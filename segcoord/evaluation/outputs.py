@@ -1,7 +1,5 @@
 """Checks of the output options of `segcoord evaluate`, before any image is predicted."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from jsonargparse import Namespace

@@ -1,7 +1,5 @@
 """The protocol of a score, and the JSON file with scores and protocol."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

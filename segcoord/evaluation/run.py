@@ -1,7 +1,5 @@
 """`segcoord evaluate`: scores a checkpoint on a split and writes the requested outputs."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from pathlib import Path
 

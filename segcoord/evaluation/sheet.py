@@ -1,7 +1,5 @@
 """Sheets of a few images with their truth and prediction, as one picture."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -8,8 +8,6 @@ Cityscapes: cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py (getP
 label ids at the original image size, CITY_SEQUENCE_FRAME*.png anywhere in a zip.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import tarfile

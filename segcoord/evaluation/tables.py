@@ -1,7 +1,5 @@
 """Score tables on the console."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rich.table import Table

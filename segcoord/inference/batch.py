@@ -1,7 +1,5 @@
 """Predict a list of images and videos: read ahead, write behind, collect failures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A CSV of the area that each class covers in each image, written during prediction."""
 
-from __future__ import annotations
-
 import csv
 from io import StringIO
 from pathlib import Path

@@ -5,8 +5,6 @@ those of figure 4 of Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile
 CVPR 2021. Shapes: H and W of the image, h and w of a block's feature map, C its channels.
 """
 
-from __future__ import annotations
-
 import copy
 import difflib
 from dataclasses import dataclass

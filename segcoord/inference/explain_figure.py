@@ -4,8 +4,6 @@ After figure 4 of Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Ne
 CVPR 2021.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

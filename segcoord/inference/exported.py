@@ -8,8 +8,6 @@ README.md         the model card
 Neither the checkpoint nor the package that wrote the files is needed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -17,8 +17,6 @@ equal), for these reasons:
   classes compete in many cells.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

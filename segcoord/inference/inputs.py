@@ -1,7 +1,5 @@
 """Resolve the inputs of `segcoord predict` to images, videos and cameras. Imports no torch."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re

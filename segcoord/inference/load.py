@@ -1,7 +1,5 @@
 """Load models from checkpoints, `save_pretrained` folders and exported folders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

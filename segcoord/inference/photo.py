@@ -9,8 +9,6 @@ are decoded by Pillow, which handles palettes, alpha, CMYK and a TIFF's orientat
 profiles are ignored, as in training.
 """
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import NamedTuple

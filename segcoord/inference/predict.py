@@ -1,7 +1,5 @@
 """Predict the classes of an image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

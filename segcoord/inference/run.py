@@ -1,7 +1,5 @@
 """The command `segcoord predict`: check options and inputs, predict, print a summary."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from pathlib import Path

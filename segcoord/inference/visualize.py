@@ -1,7 +1,5 @@
 """Visualize masks: overlays, legends, and sheets of several images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

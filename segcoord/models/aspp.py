@@ -1,7 +1,5 @@
 """smp's ASPP with an image pooling branch that keeps the memory format."""
 
-from __future__ import annotations
-
 import torch
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPPooling
 from torch import Tensor, nn

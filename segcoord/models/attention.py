@@ -12,8 +12,6 @@ authors'.
 Shapes: N batch, C channels, M squeezed channels, H and W of the feature, L = H + W.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -5,8 +5,6 @@ Wang, Jia, "Pyramid Scene Parsing Network", CVPR 2017, arXiv 1612.01105, "Deep S
 ResNet-Based FCN"; mmsegmentation's FCNHead with one convolution.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 MAX_WIDTH = 256  # PSPNet's, for the 1024 channels of a ResNet

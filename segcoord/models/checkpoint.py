@@ -1,7 +1,5 @@
 """Saves and reads checkpoints: tensors and plain types; code in a file is never run."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`Classifier`: a timm model with its class names and normalization, for pre-training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import timm

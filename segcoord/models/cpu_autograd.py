@@ -7,8 +7,6 @@ ReLU6 saves a copy of its input. Replacing the first two saves 6 % each of a ste
 last 10 % of the peak memory. benchmarks/train.py measures the whole step.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

@@ -5,8 +5,6 @@ ca_y are its ablations. All are squeezed to max(8, C // reduction) channels, as 
 CoordAtt, so that `reduction` has one meaning.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from timm.layers import SEModule

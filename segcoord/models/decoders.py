@@ -1,7 +1,5 @@
 """Builds smp's decoders on any encoder."""
 
-from __future__ import annotations
-
 from torch import nn
 
 

@@ -1,7 +1,5 @@
 """`create_model`: builds a segmentation model from the name of an encoder."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import warnings

@@ -5,8 +5,6 @@ activation between them), or trace the model, which fixes sizes and drops its mo
 the model shows which convolution feeds which batch norm.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterable

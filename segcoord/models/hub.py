@@ -5,8 +5,6 @@ of smp's class in config.json, its state dict in model.safetensors. `smp.from_pr
 Classes and normalization, which smp has no place for, are stored under a key that smp ignores.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """The README.md beside a shared model: metadata for the Hub, usage, facts and classes."""
 
-from __future__ import annotations
-
 from huggingface_hub import EvalResult, ModelCardData
 
 from segcoord.data.labels import LabelSet

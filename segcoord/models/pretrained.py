@@ -1,7 +1,5 @@
 """`from_pretrained`: loads shared models from a folder or the Hugging Face Hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Counts parameters and multiply-adds; lists the encoders."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from fnmatch import fnmatch

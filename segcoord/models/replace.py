@@ -1,7 +1,5 @@
 """Replacing submodules of a network in place."""
 
-from __future__ import annotations
-
 from torch import nn
 
 

@@ -4,8 +4,6 @@ Shapes: N batch, K classes, H and W of the image, s the output stride, d the str
 (H', W') = `padded_size(H, W)`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

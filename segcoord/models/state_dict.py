@@ -1,7 +1,5 @@
 """Reads weight files safely: tensors and plain types only, code in a file is never run."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

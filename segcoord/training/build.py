@@ -1,7 +1,5 @@
 """Build the task of a configuration: model, splits, class weights and data checks."""
 
-from __future__ import annotations
-
 import warnings
 
 import torch

@@ -1,7 +1,5 @@
 """The classification task: pretrains a backbone for segmentation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Lightning Fabric for training: devices, precision, child processes, out-of-memory errors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

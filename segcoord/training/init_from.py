@@ -1,7 +1,5 @@
 """Initial weights for training from a checkpoint or from any file of weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

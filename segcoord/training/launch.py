@@ -1,7 +1,5 @@
 """A training run from start to end: set up, open the run folder, launch, fit, report the scores."""
 
-from __future__ import annotations
-
 import shlex
 import signal
 from contextlib import ExitStack

@@ -4,8 +4,6 @@ Each reads its own configuration: `wandb login` or WANDB_MODE=offline, WANDB_PRO
 MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME. The default project of both is segcoord.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

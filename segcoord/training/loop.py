@@ -6,8 +6,6 @@ step, and an interrupt leaves its loops half advanced. Here every random draw of
 function of (seed, t), so the state of a run is its weights, its optimizer and a few counters.
 """
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Iterator

@@ -9,8 +9,6 @@ the loss of the whole batch. DistributedDataParallel, which averages gradients, 
 gradient of one process with all images, for any distribution of void.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """The optimizer and the learning rate schedule."""
 
-from __future__ import annotations
-
 import math
 
 import torch

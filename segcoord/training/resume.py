@@ -4,8 +4,6 @@ last.ckpt is replaced atomically, and its predecessor stays as previous.ckpt. Bo
 the zip format of PyTorch files, so a damaged last.ckpt costs only the steps since previous.ckpt.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The list of runs below a folder with their scores, read from their files."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path

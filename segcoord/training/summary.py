@@ -1,7 +1,5 @@
 """The summary printed before a run: model, data, schedule, loss, device."""
 
-from __future__ import annotations
-
 import torch
 from lightning_fabric import Fabric
 

@@ -4,8 +4,6 @@ On a GPU this is PyTorch's. PyTorch has no CPU version and DistributedDataParall
 module there, so this file computes the same on the CPU.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from timm.layers import BatchNormAct2d

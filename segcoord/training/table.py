@@ -4,8 +4,6 @@ Every cell, a row with one seed, is an ordinary run in a folder of its own. A ta
 resumes where it stopped and trains nothing twice.
 """
 
-from __future__ import annotations
-
 import csv
 import functools
 import json

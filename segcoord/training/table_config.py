@@ -1,7 +1,5 @@
 """The YAML file of a table: which encoders, reductions, strides and seeds to train."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path

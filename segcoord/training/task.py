@@ -1,7 +1,5 @@
 """The protocols that the training loop needs: an indexed dataset, and a task to train."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol

@@ -4,8 +4,6 @@ SummaryWriter writes in a thread that the first failed write ends for good. Here
 at once, and those that a full disk rejects are written with the next ones.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import time

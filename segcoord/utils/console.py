@@ -1,7 +1,5 @@
 """Terminal output: the shared console, progress bars, number formats."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

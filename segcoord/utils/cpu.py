@@ -1,7 +1,5 @@
 """Number of CPU cores."""
 
-from __future__ import annotations
-
 import os
 
 

@@ -1,7 +1,5 @@
 """Devices and processes through Lightning Fabric and torchrun."""
 
-from __future__ import annotations
-
 import os
 
 import torch

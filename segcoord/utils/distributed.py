@@ -1,7 +1,5 @@
 """Splitting work and summing results over torch.distributed, if it is initialized."""
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from torch import Tensor

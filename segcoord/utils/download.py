@@ -1,7 +1,5 @@
 """Download a file with a progress bar and verify it before it gets its name."""
 
-from __future__ import annotations
-
 import http.client
 import shutil
 import urllib.request

@@ -1,7 +1,5 @@
 """The exception for errors that the user can fix; the commands print it without a traceback."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

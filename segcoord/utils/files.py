@@ -1,7 +1,5 @@
 """Atomic writes of files and folders, append-only files, and checks before writing."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Long lists in messages, cut to their first items."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 

@@ -1,7 +1,5 @@
 """Threads for reading and writing, and Ctrl-C as a request to stop."""
 
-from __future__ import annotations
-
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

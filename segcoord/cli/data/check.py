@@ -1,7 +1,5 @@
 """segcoord data check."""
 
-from __future__ import annotations
-
 from segcoord.cli.common import new_parser
 from segcoord.config.loading import add_settings, parse
 

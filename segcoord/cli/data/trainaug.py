@@ -1,7 +1,5 @@
 """segcoord data trainaug."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from segcoord.cli.common import new_parser

@@ -1,7 +1,5 @@
 """segcoord data weights."""
 
-from __future__ import annotations
-
 from segcoord.cli.common import new_parser
 from segcoord.config.loading import add_settings, parse
 from segcoord.utils.errors import UserError

@@ -1,7 +1,5 @@
 """Compare the training with the validation split: shared files, equal pixels, equal names."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import zip_longest
 

@@ -1,7 +1,5 @@
 """Show class statistics and findings in the terminal, or write them as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Run the checks: all of them for `segcoord data check`, the fast ones before training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Check a single image and its mask, from their files or from a pack."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Check one split: every sample, its class statistics, and what only the whole split shows."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

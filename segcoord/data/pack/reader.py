@@ -5,8 +5,6 @@ A crop reads its own rows and decodes nothing. docs/pack.md describes the format
 silent fallback to the files.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 Image headers give the sizes, so every sample's offset is known before its pixels are decoded.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

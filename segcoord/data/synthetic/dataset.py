@@ -4,8 +4,6 @@ It needs no download and no license, and its masks are exact. It serves for a fi
 the tests. `segcoord.data.synthetic.scenes` draws the scenes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Decodes uploads within size limits and encodes images as data URLs."""
 
-from __future__ import annotations
-
 import base64
 import io
 import warnings

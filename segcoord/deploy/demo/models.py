@@ -1,7 +1,5 @@
 """Loads the models of the demo: each checkpoint in each runtime that can run it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

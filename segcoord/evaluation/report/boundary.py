@@ -7,8 +7,6 @@ boundary is any change of label, void included; on VOC this only differs where t
 without void between them.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,7 +1,5 @@
 """Collects a report during an evaluation and writes its page and figures."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 

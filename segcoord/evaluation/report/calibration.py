@@ -5,8 +5,6 @@ the probability of the predicted class. The ECE (eq. 3) is the mean over the pix
 difference between the confidence and the accuracy of their bin.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -4,8 +4,6 @@ The colors are Okabe and Ito's, which remain distinct with color vision deficien
 dashes always carry the same information. Import this module late: matplotlib is optional.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib

@@ -3,8 +3,6 @@
 Memory grows by 3 K counts per image (K classes). Of the images themselves only a few are kept.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

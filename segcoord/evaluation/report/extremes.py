@@ -1,7 +1,5 @@
 """The images with the lowest and the highest mIoU, downscaled for display."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -1,7 +1,5 @@
 """The charts of a report as PNG and PDF files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from matplotlib.figure import Figure

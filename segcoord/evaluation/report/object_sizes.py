@@ -1,7 +1,5 @@
 """IoU and recall by object size: how much of a class's IoU its small objects cost."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import cv2

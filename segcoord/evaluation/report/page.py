@@ -4,8 +4,6 @@ Jinja2 escapes the names of classes and files. The Content-Security-Policy of th
 load or run anything.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from pathlib import Path

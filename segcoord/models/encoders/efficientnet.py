@@ -3,8 +3,6 @@
 timm's efficientnet_b0 is the published network with SE.
 """
 
-from __future__ import annotations
-
 from timm.models import generate_default_cfgs, register_model
 from timm.models.efficientnet import EfficientNet, _cfg, _gen_efficientnet
 

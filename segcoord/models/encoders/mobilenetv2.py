@@ -5,8 +5,6 @@ linear 1x1, in every inverted residual with an expansion, as in figure 3(a) of t
 attention paper and the authors' mbv2_ca.py. Without attention this is timm's mobilenetv2_100.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

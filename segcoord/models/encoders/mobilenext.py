@@ -12,8 +12,6 @@ as in figure 3(b) of the coordinate attention paper and as its authors advise.
 Shapes: N batch, C channels, H and W of the image, s the stride of the features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

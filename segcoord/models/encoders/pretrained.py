@@ -1,7 +1,5 @@
 """`load_pretrained`: initializes an encoder from ImageNet weights or a file."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Downloads the ImageNet weights that the authors publish, pinned by content."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Sources are the authors' MobileNetV2 with coordinate attention, timm's weights o
 it, and files. Code in a file is never run.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

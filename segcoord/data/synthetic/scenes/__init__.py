@@ -10,8 +10,6 @@ A scene is a street seen by a camera. `layout` places the objects, the other mod
     facades, buildings, cars, people, vegetation, signs     one kind of object each
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

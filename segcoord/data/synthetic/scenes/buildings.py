@@ -1,7 +1,5 @@
 """Houses: facades, end walls and roofs projected along the street."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

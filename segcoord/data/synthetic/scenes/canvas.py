@@ -7,8 +7,6 @@ the street away from the camera. The road bends as a parabola: the point (s, y, 
 Colors are RGB albedos, 0..255; `Light` turns them into visible colors.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Cars: a silhouette extruded across the car's width, solid from every side."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -1,7 +1,5 @@
 """Facades of houses, drawn flat and to scale."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

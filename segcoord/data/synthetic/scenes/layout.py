@@ -1,7 +1,5 @@
 """The composition of a scene: weather, street, camera, and positions of all objects."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

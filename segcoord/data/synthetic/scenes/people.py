@@ -1,7 +1,5 @@
 """People: flat articulated figures in clothes, shaded as if they were round."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import cv2

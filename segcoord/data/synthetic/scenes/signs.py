@@ -1,7 +1,5 @@
 """Traffic signs on poles, and sidewalk objects of no class: lamps, bollards, bins."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,7 +1,5 @@
 """The background: sky and the far end of the street."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,7 +1,5 @@
 """The ground: plan of the street, road, sidewalks and road markings."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -4,8 +4,6 @@ Every tile is (512, 512) uint8, seamless, with a mean near 200, and multiplies a
 are fixed, so a scene doesn't depend on the scenes drawn before it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """Trees, bushes and hedges: round clumps of leaf texture."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 
