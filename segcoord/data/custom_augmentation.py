@@ -17,12 +17,11 @@ _VALUES = (3, 250)  # of the mask in the check: class 0 and all between them wou
 class CustomAugmentation:
     """Applies a pipeline to image and mask after the crop; each draw depends on the key alone.
 
-    Before it is used, every transform is applied to a sample of the crop's size, because what some
-    of them do by default would train a wrong model without an error: a mask padded with class 0,
-    or interpolated between class indices.
+    Every transform is checked on a sample first, because the defaults of some would train a wrong
+    model without an error: a mask padded with class 0, or interpolated between class indices.
 
     Args:
-        path: YAML (or JSON) file written by `albumentations.save(pipeline, path, "yaml")`.
+        path: YAML or JSON file written by `albumentations.save`.
         crop_size: (h, w) of the training crops.
 
     Raises:
@@ -32,52 +31,63 @@ class CustomAugmentation:
 
     def __init__(self, path: str | Path, crop_size: tuple[int, int]) -> None:
         self.path = Path(path).expanduser()
-        self.pipeline = _load(self.path)
-        self._check(crop_size)
-
-    def __call__(
-        self, image: np.ndarray, mask: np.ndarray, key: tuple[int, ...]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Augments one pair.
-
-        Args:
-            image: (h, w, 3) uint8 RGB.
-            mask: (h, w) uint8.
-            key: (seed, epoch, index).
-
-        Returns:
-            image and mask of the same shapes.
-        """
-        # Another stream than the one of the color jitter.
-        seed = int(np.random.SeedSequence((*key, 1)).generate_state(1)[0])
-        self.pipeline.set_random_seed(seed)
-        result = self.pipeline(image=image, mask=mask)
-        return result["image"], result["mask"]
-
-    def _check(self, crop_size: tuple[int, int]) -> None:
+        self.pipeline = self._load()
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (*crop_size, 3), dtype=np.uint8)
         mask = np.full(crop_size, _VALUES[0], np.uint8)
         mask[crop_size[0] // 3 :, crop_size[1] // 3 :] = _VALUES[1]
         for transform in (*_transforms(self.pipeline), self.pipeline):
-            name = type(transform).__name__
             for seed in range(PROBES):
                 transform.set_random_seed(seed)
-                try:
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")
-                        result = transform(image=image, mask=mask, force_apply=True)
-                except Exception as error:
-                    raise self._error(f"{name} fails on a crop: {error}", "Remove it.") from error
-                self._check_result(name, result, image, mask)
+                self._check(transform, image, mask)
 
-    def _check_result(self, name: str, result: dict, image: np.ndarray, mask: np.ndarray) -> None:
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray, key: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Augments (h, w, 3) uint8 RGB and (h, w) uint8; `key` is (seed, epoch, index)."""
+        # A random stream other than that of the color jitter.
+        seed = int(np.random.SeedSequence((*key, 1)).generate_state(1)[0])
+        self.pipeline.set_random_seed(seed)
+        result = self.pipeline(image=image, mask=mask)
+        return result["image"], result["mask"]
+
+    def _load(self):  # -> albumentations.Compose
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks a server at import
+        try:
+            import albumentations
+        except ImportError as error:
+            raise UserError(
+                "data.augmentation needs albumentations: pip install 'segcoord[albumentations]'"
+            ) from error
+        if not self.path.is_file():
+            raise UserError(f"data.augmentation: {self.path}: no such file")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # an unknown argument is only a warning otherwise
+                kind = "json" if self.path.suffix == ".json" else "yaml"
+                pipeline = albumentations.load(self.path, kind)
+        except Exception as error:  # of PyYAML, pydantic, or the registry of transforms
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise self._error(
+                f"not a pipeline of albumentations {albumentations.__version__} ({reason})",
+                "Write it with albumentations.save.",
+            ) from error
+        compose = albumentations.Compose
+        return pipeline if isinstance(pipeline, compose) else compose([pipeline])
+
+    def _check(self, transform, image: np.ndarray, mask: np.ndarray) -> None:
+        name = type(transform).__name__
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = transform(image=image, mask=mask, force_apply=True)
+        except Exception as error:
+            raise self._error(f"{name} fails on a crop: {error}", "Remove it.") from error
         for kind, before in (("image", image), ("mask", mask)):
-            after = result[kind]
-            if getattr(after, "shape", None) != before.shape:
-                shape = tuple(getattr(after, "shape", ()))
+            after = np.asarray(result[kind])
+            if after.shape != before.shape:
                 raise self._error(
-                    f"{name} changes the {kind} from {before.shape} to {shape}",
+                    f"{name} changes the {kind} from {before.shape} to {after.shape}",
                     "Set data.crop_size and data.scale instead of cropping or resizing here.",
                 )
             if after.dtype != np.uint8:
@@ -93,34 +103,7 @@ class CustomAugmentation:
             )
 
     def _error(self, found: str, remedy: str) -> UserError:
-        return UserError(f"data.augmentation {self.path}: {found}. {remedy}")
-
-
-def _load(path: Path):  # -> albumentations.Compose
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it asks a server at import
-    try:
-        import albumentations
-    except ImportError as error:
-        raise UserError(
-            "data.augmentation needs albumentations: pip install 'segcoord[albumentations]'"
-        ) from error
-    if not path.is_file():
-        raise UserError(f"data.augmentation: {path}: no such file")
-    kind = "json" if path.suffix == ".json" else "yaml"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # an unknown argument is only a warning otherwise
-            pipeline = albumentations.load(path, kind)
-    except Exception as error:  # of PyYAML, pydantic, or the registry of transforms
-        message = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(
-            f"data.augmentation: {path}: not a pipeline of albumentations "
-            f"{albumentations.__version__} ({message}). Write it with "
-            f'albumentations.save(pipeline, "{path.name}", "{kind}").'
-        ) from error
-    if not isinstance(pipeline, albumentations.Compose):
-        pipeline = albumentations.Compose([pipeline])
-    return pipeline
+        return UserError(f"data.augmentation: {self.path}: {found}. {remedy}")
 
 
 def _transforms(pipeline) -> Iterator:

@@ -16,8 +16,10 @@ from segcoord.training.init_from import init_from
 from segcoord.training.loggers import require_loggers
 from segcoord.training.loop import TrainingInterrupted, train
 from segcoord.training.resume import (
+    augmentation_digest,
     image_list_digest,
     read_state,
+    require_same_augmentation,
     require_same_class_weights,
     require_same_images,
     require_same_settings,
@@ -120,6 +122,7 @@ def _prepare_folder(task: Task, folder: Path, resumed: bool) -> None:
             temporary.write_text(task.config.to_yaml())
         return
     require_same_images(folder, task)
+    require_same_augmentation(folder, task)
     require_same_class_weights(folder, class_weights_by_name(task))
     for part in folder.glob(".*.part"):  # left by a process that was killed while writing
         part.unlink()
@@ -142,8 +145,12 @@ def _record_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> 
     if resumed:
         append_resume(folder, device, processes)
         return
-    weights, images = class_weights_by_name(task), image_list_digest(task)
-    write_origin(folder, device, processes, task.model.load_report, weights, images)
+    inputs = {
+        "class_weights": class_weights_by_name(task),
+        "train_images": image_list_digest(task),
+        "augmentation_sha256": augmentation_digest(task),
+    }
+    write_origin(folder, device, processes, task.model.load_report, inputs)
 
 
 def _fit(task: Task, folder: Path, fabric: Fabric, state: dict | None, again: str) -> int:

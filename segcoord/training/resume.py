@@ -192,6 +192,21 @@ def require_same_images(run: Path, task: Task) -> None:
     )
 
 
+def augmentation_digest(task: Task) -> str | None:
+    """SHA-256 of the file of data.augmentation; None without one."""
+    path = getattr(task.config.data, "augmentation", None)
+    return path and hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+
+
+def require_same_augmentation(run: Path, task: Task) -> None:
+    """Raise UserError if the file of data.augmentation changed since the start of the run."""
+    if augmentation_digest(task) != read_origin(run).get("augmentation_sha256"):
+        raise UserError(
+            f"--resume {run}: {task.config.data.augmentation} has changed since the start of the "
+            f"run. Restore it, or start a new run with --init-from {run}/best.ckpt."
+        )
+
+
 def require_same_class_weights(run: Path, weights: dict[str, float] | None) -> None:
     """Raise UserError if the training masks give other class weights than at the start."""
     if weights is None:

@@ -98,9 +98,8 @@ def write_origin(
     folder: Path,
     device: torch.device,
     processes: int,
-    started: LoadReport | None,
-    class_weights: dict[str, float] | None = None,
-    train_images: dict[str, object] | None = None,
+    load_report: LoadReport | None,
+    inputs: dict[str, object],
 ) -> None:
     """Write origin.json: code, versions, machine and initial weights.
 
@@ -108,16 +107,16 @@ def write_origin(
         folder: the run folder.
         device: device of this process.
         processes: number of processes, each with its device.
-        started: report on the initial weights from a file.
-        class_weights: weights of the loss by class name.
-        train_images: number and digest of the training images, compared on resume.
+        load_report: report on the initial weights from a file.
+        inputs: what a resumed run must find unchanged: class weights, digests of files.
     """
     weights = None
-    if started is not None:
-        weights = {"from": started.source, "loaded": len(started.matched), "new": started.new}
+    if load_report is not None:
+        weights = {"from": load_report.source, "loaded": len(load_report.matched)}
+        weights["new"] = load_report.new
     session = origin() | describe_machine(device, processes)
-    inputs = {"weights": weights, "class_weights": class_weights, "train_images": train_images}
-    write_json(folder / "origin.json", session | inputs | {"resumed": []})
+    content = session | {"weights": weights} | inputs | {"resumed": []}
+    write_json(folder / "origin.json", content)
 
 
 def append_resume(folder: Path, device: torch.device, processes: int) -> None:

@@ -84,8 +84,8 @@ def test_own_augmentation_depends_on_the_key_alone(tmp_path: Path) -> None:
     assert any(not np.array_equal(plain(PHOTO, mask, k)[0], results[k][0]) for k in results)
 
 
-def test_own_augmentation_is_the_same_for_any_number_of_workers(
-    sample_voc: Path, tmp_path: Path
+def test_own_augmentation_is_the_same_for_any_workers_and_must_not_change(
+    sample_voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     own = good(tmp_path / "own.yaml")
     losses = []
@@ -95,6 +95,10 @@ def test_own_augmentation_is_the_same_for_any_number_of_workers(
         assert run(train, "train.py", [*command(sample_voc, folder), *options]) == 0
         losses.append([row["loss"] for row in rows(folder)])
     assert losses[0] == losses[1] and any(losses[0])
+    saved(own, A.NoOp())
+    capsys.readouterr()
+    assert run(train, "train.py", [f"--resume={folder}"]) == 1
+    assert f"{own} has changed since the start of the run" in capsys.readouterr().err
 
 
 BAD = {

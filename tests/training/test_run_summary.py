@@ -172,7 +172,7 @@ def test_a_real_run_is_listed(tiny_run: Path) -> None:
 
 def test_origin_records_code_and_machine(tmp_path: Path) -> None:
     report = LoadReport("file.pth", ["a", "b"], ["c"], [], None)
-    write_origin(tmp_path, torch.device("cpu"), 2, report, {"road": 0.5})
+    write_origin(tmp_path, torch.device("cpu"), 2, report, {"class_weights": {"road": 0.5}})
     first = read_origin(tmp_path)
     assert first["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert {"python", "segcoord", "timm", "opencv-python-headless"} <= first["versions"].keys()
