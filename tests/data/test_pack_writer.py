@@ -161,7 +161,7 @@ def test_errors_of_the_check_are_not_packed(split: Split, folder: Path) -> None:
     own = Image.fromarray(7 - np.minimum(np.array(picture), 7))
     own.putpalette([n for value in range(7, -1, -1) for n in [value] * 3])
     own.save(mask)
-    with pytest.raises(UserError, match=rf"{mask}: its palette's"):
+    with pytest.raises(UserError, match=rf"{mask}: its palette has the class colors"):
         write_pack(split, folder, 1)
 
 
@@ -179,7 +179,9 @@ def test_a_disk_that_is_too_small_is_refused_before_writing(
     """The space asked for is enough: pixels, and the most that the index may take."""
     needed = 4 * 12288 * 16 + writer.INDEX_LINE * 16 + writer.RESERVE
     set_free_space(monkeypatch, needed - 1)
-    with pytest.raises(UserError, match=r"1.9 MB are free, .* 1.9 MB for the pack") as caught:
+    with pytest.raises(
+        UserError, match=r"found 1.9 MB of free disk space, expected 1.9 MB for the pack"
+    ) as caught:
         write_pack(split, folder, 1)
     assert "--out DIR" in str(caught.value)
     assert "Nothing was written" in str(caught.value)
@@ -227,7 +229,7 @@ def test_a_full_tmpfs(root: Path, split: Split, tmp_path: Path, monkeypatch) -> 
         pytest.skip("mounting is not permitted here")
     try:
         folder = disk / "train"
-        with pytest.raises(UserError, match=r"are free.* Nothing was written"):
+        with pytest.raises(UserError, match=r"free disk space.* Nothing was written"):
             write_pack(split, folder, 1)
         with monkeypatch.context() as patch:
             patch.setattr(writer, "_require_space", lambda *_: None)
