@@ -6,13 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-from helpers import CAMVID, ROOT, SMALL, command
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # several processes of several threads each crawl
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: threads of several processes compete
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from helpers import CAMVID, ROOT, SMALL, command
 
 from segcoord.cli.main import main, run
 from segcoord.cli.train import train
