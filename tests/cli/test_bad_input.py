@@ -116,7 +116,7 @@ SETTINGS = {
     "--data.train_spilt=x": "did you mean --data.train_split?",
     "--train.seed=99999999999999999999": "below 2**63",
     "--train.lr=fast": 'Parser key "train.lr"',
-    "--init-from=none.ckpt": "none.ckpt: no such file, expected a file of weights",
+    "--init-from=none.ckpt": "none.ckpt: no such file, expected a weight file",
     "--resume=none": "not a run: found no config.yaml in it",
     "--train.accelerator=mps": "can't be used here",
 }

@@ -238,4 +238,4 @@ def test_a_run_equals_itself_and_a_damaged_pack_is_refused(tiny_run, tmp_path, c
     assert "the same mIoU" in capsys.readouterr().out
     flip_byte(tmp_path / "val" / MASKS, 5000)
     assert main(arguments) == 1
-    assert "the pack is damaged: 1 of 6 masks are not as they" in capsys.readouterr().err
+    assert "the pack is damaged: 1 of 6 masks don't match" in capsys.readouterr().err
