@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from io import BytesIO, StringIO
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from PIL import Image
@@ -71,9 +70,7 @@ class RunWriter:
             self.loggers = open_loggers(names, self.run, asdict(self.config))
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self.enabled:
             self._plot()
             for name, logger in self.loggers.items():
