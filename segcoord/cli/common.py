@@ -22,10 +22,7 @@ RUNTIME = (
 def new_parser(program: str, command: Command) -> ArgumentParser:
     """A parser that raises its errors; the docstring of `command` is the description."""
     return ArgumentParser(
-        prog=program,
-        description=inspect.getdoc(command),
-        exit_on_error=False,
-        allow_abbrev=False,
+        prog=program, description=inspect.getdoc(command), exit_on_error=False, allow_abbrev=False
     )
 
 

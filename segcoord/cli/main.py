@@ -25,26 +25,10 @@ from segcoord.cli.train import train
 from segcoord.utils.allocator import keep_freed_memory
 from segcoord.utils.errors import UserError
 
-COMMANDS: dict[str, Command] = {
-    "train": train,
-    "evaluate": evaluate,
-    "predict": predict,
-    "export": export,
-    "compare": compare,
-    "models": models,
-    "table": table,
-    "runs": runs,
-    "attend": attend,
-    "share": share,
-    "demo": demo,
-    "data sample": sample,
-    "data check": check,
-    "data get": get,
-    "data trainaug": trainaug,
-    "data ids": ids,
-    "data weights": weights,
-    "data pack": pack,
-}
+_TOP = (train, evaluate, predict, export, compare, models, table, runs, attend, share, demo)
+_DATA = (sample, check, get, trainaug, ids, weights, pack)
+COMMANDS: dict[str, Command] = {command.__name__: command for command in _TOP}
+COMMANDS |= {f"data {command.__name__}": command for command in _DATA}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,13 +64,10 @@ def run(command: Command, program: str, argv: list[str]) -> int:
     keep_freed_memory()
     try:
         return command(program, argv)
-    except UserError as error:
+    except (UserError, OSError) as error:  # the text of an OSError names the file
         # A DataLoader worker wraps the message in its traceback.
         message = str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()
         print(f"{program}: error: {message}", file=sys.stderr)
-        return 1
-    except OSError as error:  # for example a full disk; the text names the file
-        print(f"{program}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)

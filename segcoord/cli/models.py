@@ -19,9 +19,9 @@ def models(program: str, argv: list[str]) -> int:
 
     names = encoder_names(args.pattern)
     rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for head in ("encoder", "params", "MACs", "seg. params", "seg. MACs"):
-        rows.add_column(head, justify="left" if head == "encoder" else "right", no_wrap=True)
-    rows.add_column("weights", no_wrap=True)
+    for head in ("encoder", "params", "MACs", "seg. params", "seg. MACs", "weights"):
+        left = head in ("encoder", "weights")
+        rows.add_column(head, justify="left" if left else "right", no_wrap=True)
     with progress_bar() as bar:
         for name in bar.track(names, description="count"):
             counts = count_encoder(name, args.output_stride)

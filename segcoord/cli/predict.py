@@ -22,9 +22,7 @@ def predict(program: str, argv: list[str]) -> int:
     parser.add_argument("--no-overlays", action="store_true", help="write no overlays")
     add_views(parser)
     parser.add_argument(
-        "--max-pixels",
-        type=int,
-        help="tile images with more pixels than this (default: 4194304)",
+        "--max-pixels", type=int, help="tile images with more pixels than this (default: 4194304)"
     )
     parser.add_argument("--device", type=str, default="auto", help=DEVICE)
     args = parse(parser, argv)

@@ -20,10 +20,7 @@ ASPP_DROPOUT = 0.1  # as in DeepLab's code: tensorflow/models, deeplab/model.py,
 
 
 def decoder_settings(
-    decoder: str,
-    output_stride: int,
-    atrous_rates: Sequence[int] | None,
-    aspp_dropout: float | None,
+    decoder: str, output_stride: int, atrous_rates: Sequence[int] | None, aspp_dropout: float | None
 ) -> dict:
     """Validate the settings of a decoder and fill in its defaults.
 

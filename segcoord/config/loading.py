@@ -117,10 +117,9 @@ def _check_groups(source: str, tree: dict, task: str | None) -> None:
     found = task_of(source, tree)
     if "task" in tree and task not in (None, found):
         raise UserError(f"{source}: task: found {found}, expected {task}")
-    for group in tree:
+    for group in map(str, tree):
         if group not in (*GROUPS, "task"):
-            hint = nearest(str(group), list(GROUPS))
-            raise UserError(f"{source}: unknown key {str(group)!r}{hint}")
+            raise UserError(f"{source}: unknown key {group!r}{nearest(group, list(GROUPS))}")
 
 
 def _to_text(value: object) -> str:
@@ -177,17 +176,13 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[Hashable] = set()
         for key, _ in node.value:
+            problem = ""
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    "found a list or mapping as a key, expected a string",
-                    key.start_mark,
-                )
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key {key.value!r}", key.start_mark
-                )
+                problem = "found a list or mapping as a key, expected a string"
+            elif key.value in seen:
+                problem = f"duplicate key {key.value!r}"
+            if problem:
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -61,7 +61,14 @@ def check_split_outputs(args: Namespace, data: DataConfig, split: Split) -> None
         raise UserError(
             f"--json, --sheet, --report and --figures need masks; split {split.name!r} has none"
         )
-    _check_outside_dataset(args, data, split)
+    dataset_folders = split_folders(data, split)
+    for option, path in _paths(args).items():
+        folder = (path if option in FOLDERS else path.parent).resolve()
+        if folder in dataset_folders:
+            raise UserError(
+                f"--{option} {path.resolve()}: is in a folder of the dataset and could overwrite "
+                "its files; choose another folder"
+            )
     if args.export:
         warning = check_server(args.export, Path(args.out), split, data.layout)
         if warning:
@@ -73,10 +80,7 @@ def _check_paths(args: Namespace) -> None:
     options = {Path(args.checkpoint).resolve(): "checkpoint"}
     if args.against:
         options[checkpoint_path(args.against).resolve()] = "against"
-    for option in (*FILES, *FOLDERS):
-        if not getattr(args, option):
-            continue
-        path = Path(getattr(args, option))
+    for option, path in _paths(args).items():
         other = options.setdefault(path.resolve(), option)
         if other != option:
             raise UserError(
@@ -86,13 +90,6 @@ def _check_paths(args: Namespace) -> None:
         require_writable_path(path, folder=option in FOLDERS)
 
 
-def _check_outside_dataset(args: Namespace, data: DataConfig, split: Split) -> None:
-    """Raises UserError for outputs that could overwrite files of the dataset."""
-    dataset_folders = split_folders(data, split)
-    for option in (*FILES, *FOLDERS):
-        path = getattr(args, option) and Path(getattr(args, option)).resolve()
-        if path and (path if option in FOLDERS else path.parent) in dataset_folders:
-            raise UserError(
-                f"--{option} {path}: is in a folder of the dataset and could overwrite its files; "
-                "choose another folder"
-            )
+def _paths(args: Namespace) -> dict[str, Path]:
+    """The requested files and folders by option."""
+    return {o: Path(getattr(args, o)) for o in (*FILES, *FOLDERS) if getattr(args, o)}

@@ -25,13 +25,8 @@ def protocol(
 ) -> dict:
     """Describes how a score was made; only scores with the same protocol can be compared.
 
-    Args:
-        model: the scored model.
-        split: the scored split.
-        data: settings of its dataset.
-        views: of each image.
-        checkpoint: its path and content. Step and EMA are null for a checkpoint that was not
-            written by a training run.
+    `checkpoint` is its path and content. Step and EMA are null for a checkpoint that was not
+    written by a training run.
     """
     path, content = checkpoint
     training = content.get("config", {}).get("train")
@@ -71,29 +66,20 @@ def write_scores(
 ) -> None:
     """Writes {"miou", "classes": [{"name", "iou", ...}], "images", "protocol", ...} as JSON.
 
-    Scores are fractions of 1, and null where undefined, such as the IoU of an absent class.
-
-    Args:
-        path: of the file.
-        scores: of the split.
-        labels: the classes.
-        protocol: from `protocol`.
-        extra: more scores of the dataset's layout.
+    Scores are fractions of 1, and null where undefined, such as the IoU of an absent class. `extra`
+    are more scores of the dataset's layout.
 
     Raises:
         UserError: the file can't be written.
     """
+    columns = zip(labels.names, scores.iou, scores.accuracy, scores.truth)
     classes = [
         {"name": name, "iou": or_none(iou), "accuracy": or_none(accuracy), "pixels": int(pixels)}
-        for name, iou, accuracy, pixels in zip(
-            labels.names, scores.iou, scores.accuracy, scores.truth
-        )
+        for name, iou, accuracy, pixels in columns
     ]
+    overall = ("miou", "frequency_weighted_iou", "pixel_accuracy", "mean_accuracy")
     result = {
-        "miou": or_none(scores.miou),
-        "frequency_weighted_iou": or_none(scores.frequency_weighted_iou),
-        "pixel_accuracy": or_none(scores.pixel_accuracy),
-        "mean_accuracy": or_none(scores.mean_accuracy),
+        **{name: or_none(getattr(scores, name)) for name in overall},
         "classes_counted": scores.classes_counted,
         "images": protocol["images"],
         "classes": classes,

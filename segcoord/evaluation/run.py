@@ -15,17 +15,10 @@ from segcoord.data.layouts import find_split
 from segcoord.data.mask_files import write_mask
 from segcoord.data.pack.reader import pixel_source, with_pack
 from segcoord.data.split import Sample, Split
+from segcoord.evaluation import outputs
 from segcoord.evaluation.cityscapes import CityscapesScores, InstanceWeights, instances_path
 from segcoord.evaluation.evaluate import ImageCallback, check_labels, evaluate, verify_masks
 from segcoord.evaluation.metrics import Scores
-from segcoord.evaluation.outputs import (
-    FILES,
-    FOLDERS,
-    check_options,
-    check_split_outputs,
-    writes_predictions,
-    writes_scores,
-)
 from segcoord.evaluation.protocol import protocol, write_scores
 from segcoord.evaluation.report.build import ReportBuilder
 from segcoord.evaluation.sheet import SampleSheet
@@ -51,7 +44,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     tile = args.tile and parse_tile(args.tile)
     views = Views(tuple(args.scales), args.flip, tile, args.overlap or 0)
     fabric = evaluation_fabric(accelerator_for(args.checkpoint, args.device))
-    check_options(args, fabric.world_size)
+    outputs.check_options(args, fabric.world_size)
     console.quiet = not is_main_process()
     model, checkpoint, split = _load(args, data, fabric)
 
@@ -88,7 +81,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
             report.write(scores, description)
     if sheet is not None:
         sheet.write(Path(args.sheet))
-    for option in (*FOLDERS, *FILES):
+    for option in (*outputs.FOLDERS, *outputs.FILES):
         if getattr(args, option):
             console.print(f"{option:10} {getattr(args, option)}")
     return 0
@@ -106,7 +99,7 @@ def _load(
     model, checkpoint = load_with_metadata(args.checkpoint, fabric.device, runtime=args.runtime)
     check_labels(model, args.checkpoint, data)
     split = with_pack(find_split(data, args.split or data.val_split), data)
-    check_split_outputs(args, data, split)
+    outputs.check_split_outputs(args, data, split)
     if is_main_process():
         verify_masks(split)
         fabric.launch()
@@ -168,7 +161,7 @@ def _predict(
 def _report_dummy_masks(args: Namespace, split: Split) -> None:
     """Prints that dummy masks were not scored; raises UserError if scores were requested."""
     message = f"split {split.name!r}: no pixel of its {len(split)} masks is labeled (dummy masks)"
-    if writes_scores(args) or not writes_predictions(args):
+    if outputs.writes_scores(args) or not outputs.writes_predictions(args):
         raise UserError(f"{message}; it can't be scored. Write its predictions with --masks.")
     console.print(f"{message}; it is not scored.")
 

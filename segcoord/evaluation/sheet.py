@@ -14,50 +14,41 @@ TITLES = ("image", "truth", "prediction")
 
 
 def draw_examples(model: SegmentationModel, split: Split, n: int = 4) -> np.ndarray:
-    """Draws image, truth and prediction of evenly spaced images of a split with masks.
+    """Draws image, truth and prediction of `n` evenly spaced images of a split with masks.
 
-    Args:
-        model: in eval mode.
-        split: from `find_split`.
-        n: number of images.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    The model is in eval mode. Returns (H, W, 3) uint8 RGB.
     """
     rows = []
-    for index in _evenly_spaced(n, len(split)):
+    for index in evenly_spaced(n, len(split)):
         image, truth = split.read(index)
-        rows.append(_row(image, predict(model, image), truth, model.labels))
+        rows.append(example(image, predict(model, image), truth, model.labels))
     return sheet(rows, TITLES, model.labels, width=320)
 
 
 class SampleSheet:
-    """An `ImageCallback` that keeps evenly spaced images of a split.
-
-    Args:
-        split: with masks.
-        n: number of images.
-    """
+    """An `ImageCallback` that keeps `n` evenly spaced images of a split with masks."""
 
     def __init__(self, split: Split, n: int = 6) -> None:
         self.labels = split.labels
-        self._stems = {split.samples[i].stem for i in _evenly_spaced(n, len(split))}
+        self._stems = {split.samples[i].stem for i in evenly_spaced(n, len(split))}
         self._rows: list[list[np.ndarray]] = []
 
     def __call__(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
         if sample.stem in self._stems:
-            self._rows.append(_row(image, prediction, truth, self.labels))
+            self._rows.append(example(image, prediction, truth, self.labels))
 
     def write(self, path: Path) -> None:
         """Writes the sheet as PNG or JPEG, by suffix."""
         write_picture(path, sheet(self._rows, TITLES, self.labels))
 
 
-def _row(
+def example(
     image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, labels: LabelSet
 ) -> list[np.ndarray]:
+    """A row of a sheet, with the columns `TITLES`."""
     return [image, blend(image, truth, labels), blend(image, prediction, labels)]
 
 
-def _evenly_spaced(n: int, total: int) -> list[int]:
+def evenly_spaced(n: int, total: int) -> list[int]:
+    """At most `n` indices from 0 to `total` - 1, both included."""
     return np.linspace(0, total - 1, min(n, total)).round().astype(int).tolist()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from segcoord.evaluation.bootstrap import MIN_IMAGES, Comparison
 from segcoord.evaluation.metrics import Scores
@@ -12,11 +12,7 @@ from segcoord.utils.console import console, format_percent
 def print_scores(scores: Scores, names: list[str], images: int, views: str = "") -> None:
     """Prints IoU, accuracy and pixels per class and the overall scores, in percent.
 
-    Args:
-        scores: of a split.
-        names: of the classes.
-        images: number of images.
-        views: name of the test-time augmentation; empty for the default.
+    `views` names the test-time augmentation; it is empty for the default.
     """
     table = _table("class", "IoU %", "accuracy %", "pixels %")
     fractions = scores.truth / max(1, scores.truth.sum())
@@ -55,13 +51,7 @@ def print_cityscapes(scores: dict) -> None:
 
 
 def print_comparison(result: Comparison, names: list[str], paths: list[Path]) -> None:
-    """Prints IoU of A and B per class, the differences with intervals, and a conclusion.
-
-    Args:
-        result: from `paired_bootstrap`.
-        names: of the classes.
-        paths: of the two checkpoints.
-    """
+    """Prints IoU of A and B per class, the differences with intervals, and a conclusion."""
     interval = f"{100 * result.level:g} % interval"
     table = _table("class", "A, IoU %", "B, IoU %", "B - A", interval, "images")
     rows = [*zip(names, result.iou_a, result.iou_b, result.classes, result.images)]
@@ -91,7 +81,5 @@ def print_comparison(result: Comparison, names: list[str], paths: list[Path]) ->
 
 
 def _table(first: str, *columns: str) -> Table:
-    table = Table(first, box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+    numbers = (Column(column, justify="right", no_wrap=True) for column in columns)
+    return Table(first, *numbers, box=None, pad_edge=False)

@@ -1,6 +1,7 @@
 """Build the task of a configuration: model, splits, class weights and data checks."""
 
 import warnings
+from dataclasses import asdict
 
 import torch
 
@@ -24,7 +25,9 @@ def build_segmentation(config: Config, *, fresh: bool, offline: bool, check: boo
     `fresh` loads model.encoder_weights, which a resumed run doesn't need; `check` checks all images
     and masks and computes the class weights. Raises UserError for unusable data or settings.
     """
-    settings, labels = config.model, label_set(config.data)
+    labels, settings = label_set(config.data), asdict(config.model)
+    if not fresh:
+        settings["encoder_weights"] = None
     weighting = config.train.class_weights
     if isinstance(weighting, list) and len(weighting) != len(labels):
         raise UserError(
@@ -37,18 +40,7 @@ def build_segmentation(config: Config, *, fresh: bool, offline: bool, check: boo
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # new tensors: the launch reports them all
-        model = create_model(
-            settings.encoder,
-            len(labels),
-            settings.output_stride,
-            settings.atrous_rates,
-            settings.aspp_dropout,
-            decoder=settings.decoder,
-            reduction=settings.reduction,
-            encoder_weights=settings.encoder_weights if fresh else None,
-            offline=offline,
-            labels=labels,
-        )
+        model = create_model(num_classes=len(labels), labels=labels, offline=offline, **settings)
     checks = check_for_training(splits, config.data) if check else None
     weights = None
     if checks and weighting is not None:
@@ -66,10 +58,7 @@ def build_classification(config: ClassificationConfig, *, check: bool) -> Classi
         UserError: unusable folders or images.
     """
     folders = find_folders(config.data)
-    settings = config.model
-    model = create_classifier(
-        settings.encoder, folders[0].classes, settings.reduction, settings.drop_rate
-    )
+    model = create_classifier(classes=folders[0].classes, **asdict(config.model))
     if check:
         with progress_bar() as bar:
             task = bar.add_task("check", total=sum(len(split.samples) for split in folders))

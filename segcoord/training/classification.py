@@ -31,13 +31,7 @@ class ClassificationLoss(nn.Module):
 
 
 class Classification:
-    """The `Task` that trains an image classifier.
-
-    Args:
-        config: Configuration of the run.
-        model: The initial model.
-        folders: The training and the validation images.
-    """
+    """The `Task` that trains an image classifier; `folders` are for training and validation."""
 
     columns = ("top1", "top5")
 

@@ -11,11 +11,7 @@ class Ema:
 
     d is min(decay, (1 + step) / (10 + step)), so that the average leaves its random start quickly.
     This is tf.train.ExponentialMovingAverage with num_updates, which MobileNet and EfficientNet
-    were trained with.
-
-    Args:
-        model: The model to average; it is copied.
-        decay: Decay of the average, below 1.
+    were trained with. The model is copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -10,29 +10,20 @@ from lightning_fabric import Fabric
 
 from segcoord.config.schema import ClassificationConfig, Config
 from segcoord.evaluation.tables import print_scores
+from segcoord.training import run_dir
 from segcoord.training.build import build_classification, build_segmentation
 from segcoord.training.fabric import kill_child_processes, training_fabric
 from segcoord.training.init_from import init_from
 from segcoord.training.loggers import require_loggers
 from segcoord.training.loop import TrainingInterrupted, train
 from segcoord.training.resume import (
-    augmentation_digest,
-    image_list_digest,
     read_state,
-    require_same_augmentation,
-    require_same_class_weights,
-    require_same_images,
+    require_same_inputs,
     require_same_settings,
-)
-from segcoord.training.run_dir import (
-    append_resume,
-    lock_run,
-    new_run,
-    require_new_folder,
-    write_origin,
+    run_inputs,
 )
 from segcoord.training.segmentation import Segmentation
-from segcoord.training.summary import class_weights_by_name, print_summary
+from segcoord.training.summary import print_summary
 from segcoord.training.task import Task
 from segcoord.utils.console import console
 from segcoord.utils.devices import is_main_process
@@ -81,12 +72,12 @@ def run_training(
             state = read_state(Path(resume))
             require_same_settings(config, state, Path(resume))
         elif run and is_main:
-            require_new_folder(Path(run))
+            run_dir.require_new_folder(Path(run))
         task = _setup(config, fabric, resumed=bool(resume), init=init, offline=offline)
         folder = None
         if is_main:
-            folder = Path(resume) if resume else new_run(run, name)
-            stack.enter_context(lock_run(folder))
+            folder = Path(resume) if resume else run_dir.new_run(run, name)
+            stack.enter_context(run_dir.lock_run(folder))
             _prepare_folder(task, folder, resumed=bool(resume))
         fabric.launch()
         folder = _sync_with_main(task, folder, fabric)
@@ -121,17 +112,13 @@ def _prepare_folder(task: Task, folder: Path, resumed: bool) -> None:
         with atomic_write(folder / "config.yaml") as temporary:
             temporary.write_text(task.config.to_yaml())
         return
-    require_same_images(folder, task)
-    require_same_augmentation(folder, task)
-    require_same_class_weights(folder, class_weights_by_name(task))
+    require_same_inputs(folder, task)
     for part in folder.glob(".*.part"):  # left by a process that was killed while writing
         part.unlink()
 
 
 def _sync_with_main(task: Task, folder: Path | None, fabric: Fabric) -> Path:
     """Send the main process's run folder and class weights to all processes."""
-    if fabric.world_size == 1:
-        return folder
     weights = getattr(task.module, "class_weights", None)
     folder, weights = fabric.broadcast((folder, weights), src=0)
     if weights is not None:
@@ -143,14 +130,10 @@ def _record_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> 
     """Write code version, command and machine to origin.json; needs the launched processes."""
     device, processes = fabric.device, fabric.world_size
     if resumed:
-        append_resume(folder, device, processes)
+        run_dir.append_resume(folder, device, processes)
         return
-    inputs = {
-        "class_weights": class_weights_by_name(task),
-        "train_images": image_list_digest(task),
-        "augmentation_sha256": augmentation_digest(task),
-    }
-    write_origin(folder, device, processes, task.model.load_report, inputs)
+    inputs = run_inputs(task)
+    run_dir.write_origin(folder, device, processes, task.model.load_report, inputs)
 
 
 def _fit(task: Task, folder: Path, fabric: Fabric, state: dict | None, again: str) -> int:

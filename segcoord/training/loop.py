@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -45,15 +45,6 @@ class TrainingInterrupted(Exception):
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
-
-
-@dataclass(frozen=True)
-class _PendingLoss:
-    """A step whose loss has not been read from the device."""
-
-    step: int
-    lr: float
-    loss: Tensor
 
 
 def train(
@@ -118,13 +109,13 @@ class TrainingLoop:
         self.order = EpochShuffle(len(task.train_set), self.settings.batch_size, self.settings.seed)
         # Reading a loss waits for the device, and a GPU should not run idle meanwhile.
         self.read_interval = 1 if fabric.device.type == "cpu" else LOG_INTERVAL
-        self.pending_losses: list[_PendingLoss] = []
+        self.pending_losses: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss
         self.save_error = ""  # of the latest checkpoint
         self.stop_signal: int | None = None
         self.last_save = self.last_count = time.monotonic()
-        resume_point = (state.step, state.validated)
-        is_main = fabric.is_global_zero
-        self.writer = RunWriter(run, task.config, task.columns, *resume_point, enabled=is_main)
+        enabled = fabric.is_global_zero
+        point = (state.step, state.validated)
+        self.writer = RunWriter(run, task.config, task.columns, *point, enabled=enabled)
 
     def fit(self) -> dict[str, float] | None:
         """Train to the end; returns the scores of the last validation, None without one."""
@@ -195,7 +186,7 @@ class TrainingLoop:
         state.step += 1
         if self.ema:
             self.ema.update(self.task.model, state.step)
-        self.pending_losses.append(_PendingLoss(state.step, lr, total))
+        self.pending_losses.append((state.step, lr, total))
         if state.step % self.read_interval == 0 or self._is_validation_due():
             self._read_losses()
 
@@ -204,22 +195,21 @@ class TrainingLoop:
         if not self.pending_losses:
             return
         state, pending, self.pending_losses = self.state, self.pending_losses, []
-        losses = self._mean_over_processes(torch.stack([each.loss for each in pending]))
-        for each, loss in zip(pending, losses.tolist()):
+        steps, lrs, losses = zip(*pending)
+        losses = self._mean_over_processes(torch.stack(losses))
+        for step, lr, loss in zip(steps, lrs, losses.tolist()):
             if not abs(loss) < DIVERGED_LOSS:
-                raise self._divergence_error(each.step, each.lr, f"the loss is {loss:g}")
+                raise self._divergence_error(step, lr, f"the loss is {loss:g}")
             state.loss_sum += loss
             state.loss_count += 1
             self._count_time()
-            if each.step % LOG_INTERVAL == 0 or self._is_validation_due(each.step):
+            if step % LOG_INTERVAL == 0 or self._is_validation_due(step):
                 mean = state.loss_sum / state.loss_count
                 state.loss_sum, state.loss_count = 0.0, 0
-                self._log(each.step, loss=mean, lr=each.lr)
-            self.bar.step(each.step, loss, each.lr)
+                self._log(step, loss=mean, lr=lr)
+            self.bar.step(step, loss, lr)
 
     def _mean_over_processes(self, values: Tensor) -> Tensor:
-        if self.fabric.world_size == 1:
-            return values
         return self.fabric.all_reduce(values, reduce_op="mean")
 
     def _check_weights(self) -> None:

@@ -31,7 +31,6 @@ def cross_entropy(
     """Mean cross-entropy over the labeled pixels, as F.cross_entropy with the same options.
 
     Args:
-        logits, target: As above.
         weights: (K,) float class weights; the mean is weighted with them.
         label_smoothing: Part of the target spread evenly over all classes, 0..1.
         ohem: (threshold, min_kept) of `hard_pixels`, to restrict the loss to these pixels.
@@ -40,12 +39,7 @@ def cross_entropy(
     if ohem is not None:
         target = torch.where(hard_pixels(logits, target, *ohem), target, VOID)
     total = F.cross_entropy(
-        logits,
-        target,
-        weights,
-        ignore_index=VOID,
-        reduction="sum",
-        label_smoothing=label_smoothing,
+        logits, target, weights, ignore_index=VOID, reduction="sum", label_smoothing=label_smoothing
     )
     if weights is None:
         return _mean(total, (target != VOID).sum())
@@ -63,7 +57,6 @@ def hard_pixels(logits: Tensor, target: Tensor, threshold: float, min_kept: floa
     fraction too. As there, each process selects among its own images.
 
     Args:
-        logits, target: As above.
         threshold: Probability, 0..1; 0 keeps the fraction `min_kept` alone.
         min_kept: Fraction of the labeled pixels, above 0 up to 1.
 
@@ -86,9 +79,6 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     A class absent from the batch adds 0 to the mean. Milletari, Navab, Ahmadi, "V-Net",
     arXiv 1606.04797, with |p| instead of its squares. Several processes average their losses,
     without those that have void only.
-
-    Args:
-        logits, target: As above.
     """
     return _mean(_DICE(logits, target.long()), (target != VOID).any().long())
 
@@ -97,11 +87,8 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 def lovasz_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Lovasz-Softmax loss of smp over the batch, averaged over the classes present in it.
 
-    Berman, Triki, Blaschko, "The Lovasz-Softmax loss", CVPR 2018, arXiv 1705.08790. Several
-    processes average their losses, without those that have void only.
-
-    Args:
-        logits, target: As above; K is at least 2.
+    Berman, Triki, Blaschko, "The Lovasz-Softmax loss", CVPR 2018, arXiv 1705.08790. K is at least
+    2. Several processes average their losses, without those that have void only.
     """
     loss = _LOVASZ(logits, target).sum()  # smp returns an empty tensor without labeled pixels
     return _mean(loss, (target != VOID).any().long())

@@ -20,15 +20,11 @@ MAX_POINTS = 2000  # of a curve; a longer one is averaged down to this many
 INK, FAINT, GRID = "#2b2f36", "#8a919c", "#e6e8eb"
 MARGINS = {"left": 0.075, "right": 0.985, "top": 0.9, "bottom": 0.08, "hspace": 0.25}
 LOSS, RAW_LOSS, SCORE, LR = "#1f5fa8", "#c2d6ec", "#c8501e", "#5c7f3d"
+LABEL = {"textcoords": "offset points", "fontsize": 9}
 
 
 def write_plot(run: Path, config: Config | ClassificationConfig, score: str) -> None:
-    """Write plot.png, unless metrics.csv is empty.
-
-    Args:
-        run: the run folder.
-        config: configuration of the run.
-        score: the column that selects best.ckpt.
+    """Write plot.png, unless metrics.csv is empty; `score` is the column that selects best.ckpt.
 
     Raises:
         UserError: the file can't be written.
@@ -45,11 +41,7 @@ def draw_curves(
 ) -> Figure:
     """Draw the loss, the score of each validation with the best one marked, and the learning rate.
 
-    Args:
-        rows: rows of metrics.csv, at least one.
-        config: configuration of the run.
-        score: the column that selects best.ckpt.
-        name: name of the run, for the title.
+    `rows` are at least one row of metrics.csv; `name` is the run's, for the title.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure
@@ -104,15 +96,8 @@ def _draw_loss(axis, steps: np.ndarray, values: np.ndarray) -> None:
     axis.plot(steps, values, color=RAW_LOSS, linewidth=1)
     axis.plot(steps, smooth, color=LOSS, linewidth=1.8)
     axis.set_ylim(0, 1.05 * max(np.quantile(values, 0.98), smooth[len(smooth) // 50]))
-    axis.annotate(
-        f"{smooth[-1]:.3f}",
-        (steps[-1], smooth[-1]),
-        xytext=(-2, 8),
-        textcoords="offset points",
-        ha="right",
-        fontsize=9,
-        color=LOSS,
-    )
+    end = (steps[-1], smooth[-1])
+    axis.annotate(f"{smooth[-1]:.3f}", end, (-2, 8), ha="right", color=LOSS, **LABEL)
 
 
 def _draw_score(axis, steps: np.ndarray, values: np.ndarray, name: str) -> None:
@@ -124,13 +109,6 @@ def _draw_score(axis, steps: np.ndarray, values: np.ndarray, name: str) -> None:
     best = int(np.argmax(values))
     axis.plot(steps[best], values[best], "*", color=SCORE, markersize=13, markeredgecolor="white")
     axis.axhline(values[best], color=SCORE, linewidth=0.8, linestyle=(0, (2, 3)))
-    axis.annotate(
-        f"best {name} {values[best]:.2f} % at step {steps[best]:.0f}",
-        (0.01, values[best]),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, -5),
-        textcoords="offset points",
-        va="top",
-        fontsize=9,
-        color=SCORE,
-    )
+    text = f"best {name} {values[best]:.2f} % at step {steps[best]:.0f}"
+    start, coordinates = (0.01, values[best]), ("axes fraction", "data")
+    axis.annotate(text, start, (0, -5), xycoords=coordinates, va="top", color=SCORE, **LABEL)

@@ -19,6 +19,7 @@ from segcoord.models.checkpoint import read_checkpoint
 from segcoord.models.segmentation import ImageModel
 from segcoord.training.ema import Ema
 from segcoord.training.run_dir import read_origin
+from segcoord.training.summary import class_weights_by_name
 from segcoord.training.task import Task
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
@@ -170,52 +171,47 @@ def _flatten(tree: dict) -> dict[str, object]:
     return {f"{group}.{key}": value for group, keys in tree.items() for key, value in keys.items()}
 
 
-def image_list_digest(task: Task) -> dict[str, object]:
-    """Number and digest of the training images' names, in the order that sampling depends on."""
+def run_inputs(task: Task) -> dict[str, object]:
+    """What a resumed run must find unchanged: class weights, training images, augmentation file.
+
+    The images are their number and a digest of their names, in the order that sampling depends on.
+    """
     names = [task.train_set.path(index).name for index in range(len(task.train_set))]
-    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
-    return {"count": len(names), "names_sha256": digest}
-
-
-def require_same_images(run: Path, task: Task) -> None:
-    """Raise UserError if the training split lists other images than at the start of the run."""
-    now = image_list_digest(task)
-    before = read_origin(run).get("train_images") or now  # older versions don't record it
-    if before == now:
-        return
-    change = f"had {before['count']} images, now {now['count']}"
-    if before["count"] == now["count"]:
-        change = f"has {now['count']} images as before, but their names or their order changed"
-    raise UserError(
-        f"--resume {run}: the training split {change}. Restore the original list, or start a new "
-        f"run with --init-from {run}/best.ckpt."
-    )
-
-
-def augmentation_digest(task: Task) -> str | None:
-    """SHA-256 of the file of data.augmentation; None without one."""
+    images = {"count": len(names), "names_sha256": _sha256("\n".join(names).encode())}
     path = getattr(task.config.data, "augmentation", None)
-    return path and hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+    return {
+        "class_weights": class_weights_by_name(task),
+        "train_images": images,
+        "augmentation_sha256": path and _sha256(Path(path).expanduser().read_bytes()),
+    }
 
 
-def require_same_augmentation(run: Path, task: Task) -> None:
-    """Raise UserError if the file of data.augmentation changed since the start of the run."""
-    if augmentation_digest(task) != read_origin(run).get("augmentation_sha256"):
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def require_same_inputs(run: Path, task: Task) -> None:
+    """Raise UserError if one of `run_inputs` has changed since the start of the run."""
+    saved, current = read_origin(run), run_inputs(task)
+    remedy = f"start a new run with --init-from {run}/best.ckpt."
+    now = current["train_images"]
+    before = saved.get("train_images") or now  # older versions don't record it
+    if before != now:
+        change = f"had {before['count']} images, now {now['count']}"
+        if before["count"] == now["count"]:
+            change = f"has {now['count']} images as before, but their names or their order changed"
+        raise UserError(
+            f"--resume {run}: the training split {change}. Restore the original list, or {remedy}"
+        )
+    if saved.get("augmentation_sha256") != current["augmentation_sha256"]:
         raise UserError(
             f"--resume {run}: {task.config.data.augmentation} has changed since the start of the "
-            f"run. Restore it, or start a new run with --init-from {run}/best.ckpt."
+            f"run. Restore it, or {remedy}"
         )
-
-
-def require_same_class_weights(run: Path, weights: dict[str, float] | None) -> None:
-    """Raise UserError if the training masks give other class weights than at the start."""
-    if weights is None:
-        return
-    before = read_origin(run).get("class_weights") or {}
-    changes = [f"{n} {before.get(n)}, now {w}" for n, w in weights.items() if w != before.get(n)]
+    before, now = (inputs.get("class_weights") or {} for inputs in (saved, current))
+    changes = [f"{n} {before.get(n)}, now {w}" for n, w in now.items() if w != before.get(n)]
     if changes:
         raise UserError(
             f"--resume {run}: the class weights were {'; '.join(changes)}. The training masks have "
-            "changed since the start of the run; restore them, or start a new run with "
-            f"--init-from {run}/best.ckpt."
+            f"changed since the start of the run; restore them, or {remedy}"
         )

@@ -101,15 +101,7 @@ def write_origin(
     load_report: LoadReport | None,
     inputs: dict[str, object],
 ) -> None:
-    """Write origin.json: code, versions, machine and initial weights.
-
-    Args:
-        folder: the run folder.
-        device: device of this process.
-        processes: number of processes, each with its device.
-        load_report: report on the initial weights from a file.
-        inputs: what a resumed run must find unchanged: class weights, digests of files.
-    """
+    """Write origin.json: code, versions, machine, initial weights, and `resume.run_inputs`."""
     weights = None
     if load_report is not None:
         weights = {"from": load_report.source, "loaded": len(load_report.matched)}

@@ -4,7 +4,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from segcoord.config.loading import read_yaml, task_of
 from segcoord.config.schema import CONFIGS
@@ -130,13 +130,11 @@ def list_runs(root: Path, json_file: str | None) -> int:
 
 def _table(runs: list[RunSummary], root: Path) -> Table:
     """Two lines per run, to fit into TABLE_WIDTH."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("run", overflow="fold")
-    table.add_column("model", overflow="fold", min_width=20)
-    score = f"{score_title(runs[0].score)} %"
-    for head in ("steps", f"best {score}", "last", "time"):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("begun", no_wrap=True)
+    first = (Column("run", overflow="fold"), Column("model", overflow="fold", min_width=20))
+    heads = ("steps", f"best {score_title(runs[0].score)} %", "last", "time")
+    numbers = (Column(head, justify="right", no_wrap=True) for head in heads)
+    columns = (*first, *numbers, Column("begun", no_wrap=True))
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for run in runs:
         encoder, _, rest = run.model.partition(" ")
         table.add_row(

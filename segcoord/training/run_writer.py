@@ -10,9 +10,9 @@ import csv
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from PIL import Image
@@ -71,23 +71,14 @@ class RunWriter:
             self.loggers = open_loggers(names, self.run, asdict(self.config))
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self.enabled:
             self._plot()
             for name, logger in self.loggers.items():
-                self._log_to(name, lambda logger=logger: logger.finish(failed=error is not None))
+                self._write(name, partial(logger.finish, failed=error is not None))
 
     def add(self, step: int, epoch: float, seconds: float, values: dict[str, float]) -> None:
-        """Add a row of numbers.
-
-        Args:
-            step: optimizer steps done.
-            epoch: passes over the training images, with a fraction.
-            seconds: training time so far.
-            values: loss and learning rate, or scores.
-        """
+        """Add a row: optimizer steps, passes over the training images, training time and values."""
         if not self.enabled:
             return
         row = {"step": step, "epoch": f"{epoch:.3f}", "seconds": f"{seconds:.1f}"}
@@ -95,17 +86,12 @@ class RunWriter:
         self._write("metrics.csv", lambda: self.metrics.add(row))
         self._write("tensorboard", lambda: self.events.add_scalars(step, values))
         for name, logger in self.loggers.items():
-            self._log_to(name, lambda logger=logger: logger.log(step, values))
+            self._write(name, partial(logger.log, step, values))
         if time.monotonic() > self.next_plot:
             self._plot()
 
     def add_examples(self, step: int, draw: Callable[[], np.ndarray | None]) -> None:
-        """Write predictions/step_STEP.jpg.
-
-        Args:
-            step: optimizer steps done.
-            draw: returns (H, W, 3) uint8 RGB, or None if there is nothing to draw.
-        """
+        """Write predictions/step_STEP.jpg, unless `draw` returns None instead of an RGB image."""
         if not self.enabled or (image := draw()) is None:
             return
         encoded = BytesIO()
@@ -121,12 +107,9 @@ class RunWriter:
         now = time.monotonic()
         self.next_plot = now + max(PLOT_INTERVAL, PLOT_PAUSE * (now - began))
 
-    def _write(
-        self,
-        name: str,
-        write: Callable[[], None],
-        errors: tuple[type[Exception], ...] = (OSError, UserError),
-    ) -> None:
+    def _write(self, name: str, write: Callable[[], None]) -> None:
+        # An unreachable logger raises exceptions of its own types.
+        errors = (Exception,) if name in self.loggers else (OSError, UserError)
         try:
             write()
         except errors as error:
@@ -134,9 +117,6 @@ class RunWriter:
                 self.warned.add(name)
                 reason = getattr(error, "strerror", None) or error
                 console.print(f"{name}: can't be written, continuing: {reason}", style="bold red")
-
-    def _log_to(self, name: str, write: Callable[[], None]) -> None:
-        self._write(name, write, (Exception,))  # an unreachable service has types of its own
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
@@ -146,12 +126,6 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 class MetricsFile:
     """metrics.csv, row by row; a resumed run first drops the rows after its state.
-
-    Args:
-        path: path of the file.
-        scores: columns of a validation.
-        step: step of the state.
-        validated: step of the state's latest validation.
 
     Raises:
         UserError: the existing file is not a table of metrics.

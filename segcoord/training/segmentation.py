@@ -131,14 +131,7 @@ class SegmentationLoss(nn.Module):
 
 
 class Segmentation:
-    """The `Task` that trains a segmentation model.
-
-    Args:
-        config: Configuration of the run.
-        model: The initial model.
-        splits: The training and the validation split.
-        class_weights: (K,) float32 weights for the loss; None for equal weights.
-    """
+    """The `Task` that trains a segmentation model; `splits` are for training and validation."""
 
     columns = ("miou", "pixel_accuracy", "mean_accuracy")
 
@@ -160,11 +153,8 @@ class Segmentation:
     def parameter_groups(self) -> list[dict]:
         """Two groups: the encoder, with train.encoder_lr_factor, and everything else."""
         encoder = list(self.model.net.encoder.parameters())
-        rest = [
-            parameter
-            for name, parameter in self.module.named_parameters()
-            if not name.startswith("model.net.encoder.")
-        ]
+        own = {id(parameter) for parameter in encoder}
+        rest = [parameter for parameter in self.module.parameters() if id(parameter) not in own]
         return [
             {"params": encoder, "factor": self.config.train.encoder_lr_factor},
             {"params": rest, "factor": 1.0},
@@ -172,9 +162,8 @@ class Segmentation:
 
     def validate(self, model: SegmentationModel, on_image: Callable[[], None]) -> dict[str, float]:
         """Evaluate on the whole validation split at the images' original size."""
-        self.scores = evaluate(
-            model, self.val_split, self.config.data.workers, lambda *_: on_image()
-        )
+        workers = self.config.data.workers
+        self.scores = evaluate(model, self.val_split, workers, lambda *_: on_image())
         return {name: getattr(self.scores, name) for name in self.columns}
 
     def examples(self, model: SegmentationModel) -> np.ndarray:

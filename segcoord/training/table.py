@@ -11,6 +11,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -214,20 +215,14 @@ class _Results:
 
 def _count_model(config: AnyConfig) -> tuple[int, float]:
     """Number of parameters, and multiply-adds in 1e9 of one training crop."""
-    model, size = config.model, config.data.crop_size
+    settings, size = asdict(config.model), config.data.crop_size
     if isinstance(config, ClassificationConfig):
         names = _classes(config.data.root, config.data.train_split)
-        net = create_classifier(model.encoder, names, model.reduction)
+        net = create_classifier(classes=names, **settings)
         size = (size, size)
     else:
-        net = create_model(
-            model.encoder,
-            len(label_set(config.data)),
-            model.output_stride,
-            model.atrous_rates,
-            decoder=model.decoder,
-            reduction=model.reduction,
-        )
+        settings["encoder_weights"] = None
+        net = create_model(num_classes=len(label_set(config.data)), **settings)
     return count_parameters(net), giga_macs(net, *size)
 
 

@@ -6,14 +6,8 @@ from contextlib import contextmanager
 
 import numpy as np
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 console = Console(highlight=False, soft_wrap=True, markup=False)  # file names may look like markup
 PLAIN_INTERVAL = 30.0  # seconds between progress lines when the output is not a terminal
@@ -70,9 +64,8 @@ def score_title(score: str) -> str:
 
 def print_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
     """Print a two-column table of names and values."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column()
+    style = {"title_justify": "left", "show_header": False, "box": None, "pad_edge": False}
+    table = Table(Column(style="dim"), Column(), title=title, **style)
     for pair in pairs:
         table.add_row(*pair)
     console.print(table)

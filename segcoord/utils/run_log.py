@@ -8,7 +8,6 @@ import traceback
 from datetime import datetime, timezone
 from io import StringIO
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console, ConsoleRenderable, RenderHook
 from rich.control import Control
@@ -41,9 +40,7 @@ class RunLog(RenderHook):
         console.push_render_hook(self)
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         console.pop_render_hook()
         if isinstance(error, UserError):
             self.text.write(f"error: {error}\n")

@@ -29,7 +29,7 @@ from segcoord.training.loop import LOG_INTERVAL, TrainingLoop
 from segcoord.training.loop import train as train_task
 from segcoord.training.optim import lr_multiplier, make_optimizer
 from segcoord.training.progress import TrainingBar
-from segcoord.training.resume import keep_previous, read_state, require_same_images
+from segcoord.training.resume import keep_previous, read_state, require_same_inputs
 from segcoord.utils.errors import UserError
 
 
@@ -189,7 +189,7 @@ def test_other_training_images_are_refused(whole: Path, tmp_path: Path, capsys) 
     toy = Toy()
     change(count=len(toy), names_sha256="0")
     with pytest.raises(UserError, match="their names or their order changed"):
-        require_same_images(folder, toy)
+        require_same_inputs(folder, toy)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ def weights(program: str, argv: list[str]) -> int:
     parser = new_parser(program, weights)
     add_settings(parser, "data")
     args = parse(parser, argv)
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from segcoord.data.checks.run import check_split_with_progress
     from segcoord.data.checks.split import missing_labels
@@ -25,10 +25,8 @@ def weights(program: str, argv: list[str]) -> int:
     for finding in missing_labels(split, counts, data.root):
         raise UserError(str(finding))
     columns = [class_weights(counts, formula) for formula in FORMULAS]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class")
-    for head in ("pixels %", "images", *FORMULAS):
-        table.add_column(head, justify="right")
+    numbers = (Column(head, justify="right") for head in ("pixels %", "images", *FORMULAS))
+    table = Table("class", *numbers, box=None, pad_edge=False)
     percent = 100 * counts.pixels / counts.pixels.sum()
     for name, pixels, images, *row in zip(split.labels.names, percent, counts.images, *columns):
         table.add_row(name, f"{pixels:.2f}", str(images), *(f"{w:.4f}" for w in row))

@@ -3,11 +3,10 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 from jsonargparse import Namespace
 
 from segcoord.config.schema import DataConfig
-from segcoord.data.split import Sample, Split
+from segcoord.data.split import Split
 from segcoord.evaluation.bootstrap import paired_bootstrap
 from segcoord.evaluation.compare import device_for, predict_counts
 from segcoord.evaluation.evaluate import check_labels
@@ -20,16 +19,9 @@ from segcoord.utils.errors import UserError
 
 
 class ReportBuilder:
-    """Collects and writes `--report` and `--figures`.
+    """Collects and writes `--report` and `--figures`; `add` is an `ImageCallback` for `evaluate`.
 
-    Predicts the split with the checkpoint of `--against` first.
-
-    Args:
-        args: of `segcoord evaluate`: report, figures, against.
-        model: the evaluated model.
-        split: with masks.
-        data: settings of the dataset.
-        views: of each image, for the other checkpoint too.
+    Predicts the split, which has masks, with the checkpoint of `--against` first.
 
     Raises:
         UserError: missing packages, or another checkpoint with other classes.
@@ -57,10 +49,7 @@ class ReportBuilder:
             check_labels(other, self.against, data)
             self.other_counts = predict_counts(other, self.against, split, data.workers, views)
         self.collector = ReportCollector(model, len(split))
-
-    def add(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
-        """An `ImageCallback` for `evaluate`."""
-        self.collector.add(sample, image, prediction, truth)
+        self.add = self.collector.add
 
     def write(self, scores: Scores, protocol: dict) -> None:
         """Writes the requested page and figures; `protocol` is from `evaluation.protocol`."""

@@ -45,8 +45,7 @@ class Calibration:
         truth = truth[STEP // 2 :: STEP, STEP // 2 :: STEP]
         labeled = truth < len(logits)
         self.count(
-            confidence.cpu().numpy()[labeled],
-            prediction.cpu().numpy()[labeled] == truth[labeled],
+            confidence.cpu().numpy()[labeled], prediction.cpu().numpy()[labeled] == truth[labeled]
         )
 
     def count(self, confidence: np.ndarray, correct: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from segcoord.evaluation.report.boundary import BoundaryBands
 from segcoord.evaluation.report.calibration import MAX_IMAGES, Calibration
 from segcoord.evaluation.report.extremes import ExtremeImages
 from segcoord.evaluation.report.object_sizes import ObjectSizes
+from segcoord.evaluation.sheet import evenly_spaced
 from segcoord.models.segmentation import SegmentationModel
 
 
@@ -33,13 +34,10 @@ class ReportCollector:
         self.sizes = ObjectSizes(k)
         self.calibration = Calibration()
         self.extremes = ExtremeImages()
-        picked = np.linspace(0, images - 1, min(images, MAX_IMAGES)).round().astype(int)
-        self._calibrated = set(picked)
+        self._calibrated = set(evenly_spaced(MAX_IMAGES, images))
         self._counts: list[np.ndarray] = []
 
-    def add(
-        self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth: np.ndarray
-    ) -> None:
+    def add(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
         """An `ImageCallback` for `evaluate`."""
         if len(self._counts) in self._calibrated:
             self.calibration.add(self.model, image, truth)

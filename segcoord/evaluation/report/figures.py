@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 
 from segcoord.evaluation.report import charts
 from segcoord.evaluation.report.collect import ReportData
-from segcoord.inference.visualize import blend, sheet, write_picture
+from segcoord.evaluation.sheet import TITLES, example
+from segcoord.inference.visualize import sheet, write_picture
 from segcoord.utils.files import atomic_write
 
 DPI = 300
@@ -43,11 +44,8 @@ def write_figures(folder: Path, data: ReportData) -> list[Path]:
     for name, images in zip(("worst", "best"), collected.extremes.worst_and_best()):
         if not images:  # a split of one image has no best image besides its worst
             continue
-        rows = [
-            [e.image, blend(e.image, e.truth, labels), blend(e.image, e.prediction, labels)]
-            for e in images
-        ]
+        rows = [example(e.image, e.prediction, e.truth, labels) for e in images]
         path = folder / f"{name}.png"
-        write_picture(path, sheet(rows, ("image", "truth", "prediction"), labels))
+        write_picture(path, sheet(rows, TITLES, labels))
         written.append(path)
     return written

@@ -6,11 +6,11 @@ load or run anything.
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 from PIL import Image
 
 from segcoord.data.labels import VOID
@@ -157,7 +157,7 @@ def _charts(data: ReportData) -> dict:
             for name, a, b, difference, images in rows
         ]
     return {
-        "charts": {name: _svg(figure) for name, figure in figures.items()},
+        "charts": {n: _data_uri(f.savefig, "svg", transparent=True) for n, f in figures.items()},
         "cells": cells,
         "ece": calibration.ece,
         "bins": BINS,
@@ -195,7 +195,7 @@ def _layers(scored: ScoredImage, data: ReportData) -> dict:
         "lowest_iou": scored.lowest_iou,
         "width": width,
         "height": height,
-        "photo": _picture(Image.fromarray(scored.image), "webp", quality=78, method=6),
+        "photo": _data_uri(Image.fromarray(scored.image).save, "webp", quality=78, method=6),
         "maps": [
             ("truth", _palette_png(scored.truth, labels.colors, VOID)),
             ("prediction", _palette_png(scored.prediction, labels.colors, VOID)),
@@ -207,20 +207,12 @@ def _layers(scored: ScoredImage, data: ReportData) -> dict:
 def _palette_png(indices: np.ndarray, colors: np.ndarray, transparent: int) -> str:
     picture = Image.fromarray(indices)
     picture.putpalette(colors.tobytes())
-    return _picture(picture, "png", optimize=True, transparency=transparent)
+    return _data_uri(picture.save, "png", optimize=True, transparency=transparent)
 
 
-def _picture(picture: Image.Image, kind: str, **options: object) -> str:
+def _data_uri(save: Callable, kind: str, **options: object) -> str:
+    """`save` is the method of a PIL image, or `savefig` of a matplotlib figure."""
     file = io.BytesIO()
-    picture.save(file, format=kind, **options)
-    return _data_uri(file, kind)
-
-
-def _svg(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", transparent=True)
-    return _data_uri(file, "svg+xml")
-
-
-def _data_uri(file: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    save(file, format=kind, **options)
+    mime = {"svg": "svg+xml"}.get(kind, kind)
+    return f"data:image/{mime};base64,{base64.b64encode(file.getvalue()).decode()}"
