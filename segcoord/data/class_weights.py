@@ -23,9 +23,7 @@ def class_weights(check: SplitCheck, formula: Formula) -> np.ndarray:
         median    median(f) / f_c with f_c = n_c / m_c and the median over the classes that occur:
                   Eigen, Fergus, ICCV 2015, arXiv 1411.4734, section 6.3.2
 
-    Args:
-        check: of the training split; must have labeled pixels.
-        formula: name of the formula.
+    `check` is that of the training split, which must have labeled pixels.
     """
     present = check.pixels > 0
     pixels = check.pixels[present].astype(np.float64)

@@ -62,11 +62,7 @@ class ColorTable:
             self._indices[_pack_rgb(np.array(color))] = VOID
 
     def indices(self, path: Path, colors: np.ndarray) -> np.ndarray:
-        """Return (H, W) uint8 class indices, 255 for void.
-
-        Args:
-            path: the mask, named in the error.
-            colors: (H, W, 3) uint8 RGB.
+        """Map (H, W, 3) uint8 RGB to (H, W) uint8 class indices, 255 for void.
 
         Raises:
             UserError: a color belongs to no class; names it, its pixel count and the class of the

@@ -25,21 +25,17 @@ def is_complete(raw: bytes, image_format: str | None) -> bool:
         raw: the file, or at least its last 64 bytes.
         image_format: Pillow's name; False for other formats, which must be decoded to find out.
     """
-    if image_format == "JPEG":
-        return b"\xff\xd9" in raw[-64:]
-    if image_format == "PNG":
-        return b"IEND" in raw[-64:]
-    return False
+    marker = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(image_format)
+    return marker is not None and marker in raw[-64:]
 
 
-def not_an_image_error(path: Path, start: bytes, error: Exception) -> UserError:
-    """The error for a file that Pillow can't open.
-
-    Args:
-        path: the file.
-        start: its first bytes; empty if it can't be read.
-        error: raised by Pillow or the operating system.
-    """
+def not_an_image_error(
+    path: Path,
+    start: bytes,
+    error: Exception,
+    remedy: str = "Download it again, or remove it from the split.",
+) -> UserError:
+    """The error for a file that Pillow can't open; `start` is empty if it can't be read."""
     found = str(error)
     if isinstance(error, UnidentifiedImageError):
         found = "it has no known format" if start else "the file is empty"
@@ -50,7 +46,7 @@ def not_an_image_error(path: Path, start: bytes, error: Exception) -> UserError:
     return UserError(
         f"can't be read as an image: {found}.",
         path=path,
-        remedy="Download it again, or remove it from the split.",
+        remedy=remedy,
         kind="files that are not images",
     )
 
@@ -68,12 +64,8 @@ def missing_error(path: Path) -> UserError:
 
 def damaged_error(path: Path, cause: object, remedy: str = "Download it again.") -> UserError:
     """The error for an image file that is truncated or damaged."""
-    return UserError(
-        f"truncated or damaged ({cause}).",
-        path=path,
-        remedy=remedy,
-        kind="damaged files",
-    )
+    found = f"truncated or damaged ({cause})."
+    return UserError(found, path=path, remedy=remedy, kind="damaged files")
 
 
 def check_png(path: Path, raw: bytes) -> None:
@@ -96,13 +88,7 @@ def check_png(path: Path, raw: bytes) -> None:
 
 
 def check_jpeg(path: Path, raw: bytes, mode: str) -> None:
-    """Raise UserError if libjpeg warns about data that it can't decode and fills by guessing.
-
-    Args:
-        path: named in the error.
-        raw: the file.
-        mode: the image's Pillow mode.
-    """
+    """Raise UserError if libjpeg warns about data that it can't decode and fills by guessing."""
     try:
         simplejpeg.decode_jpeg_header(raw)
     except ValueError:  # valid, but with a rare subsampling that simplejpeg does not support

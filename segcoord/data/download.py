@@ -26,27 +26,16 @@ from segcoord.utils.files import require_space
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive as the owner of a dataset publishes it.
+    """An archive as the owner of a dataset publishes it."""
 
-    Args:
-        title: name of the dataset, for messages.
-        url: of the archive.
-        file: name of the archive.
-        md5: of the archive.
-        size: of the archive in bytes; rounded up for VOC and SBD.
-        unpacked: size of the files in it in bytes, rounded up.
-        tree: the folder in the archive that is the dataset.
-        minimum_files: glob pattern in the tree -> least number of files.
-    """
-
-    title: str
+    title: str  # name of the dataset, for messages
     url: str
     file: str
     md5: str
-    size: int
-    unpacked: int
-    tree: Path
-    minimum_files: Mapping[str, int]
+    size: int  # of the archive in bytes; rounded up for VOC and SBD
+    unpacked: int  # size of the files in it in bytes, rounded up
+    tree: Path  # the folder in the archive that is the dataset
+    minimum_files: Mapping[str, int]  # glob pattern in the tree -> least number of files
 
 
 _VOC = DATASET_YEAR_DICT["2012"]
@@ -107,14 +96,7 @@ def get_archive(archive: Archive, root: Path) -> Path:
     """Download an archive unless it is in `root`, and unpack it unless its tree is complete.
 
     An interrupted download or unpacking starts over; nothing incomplete ever has a final name. An
-    incomplete tree gets the missing files and keeps any others.
-
-    Args:
-        archive: an entry of ARCHIVES.
-        root: the folder of the archive and the tree.
-
-    Returns:
-        The folder of the dataset.
+    incomplete tree gets the missing files and keeps any others. Returns the dataset's folder.
 
     Raises:
         UserError: the disk is too small; the archive can't be downloaded or is not the published

@@ -82,11 +82,7 @@ def _find(root: Path, name: str) -> ImageFolders:
 
 
 def check_folders(folders: tuple[ImageFolders, ...], advance: Callable[[], None]) -> None:
-    """Check the header and the end of every image.
-
-    Args:
-        folders: the splits.
-        advance: called once per image, for a progress bar.
+    """Check the header and the end of every image; `advance` is called once per image.
 
     Raises:
         UserError: lists the first unusable files and their number.

@@ -43,17 +43,11 @@ _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 class Header(NamedTuple):
-    """Properties of an image file that are known without decoding it.
+    """Properties of an image file that are known without decoding it."""
 
-    Args:
-        size: (H, W).
-        orientation: EXIF orientation, which image viewers apply; 1 if absent.
-        complete: False if the file may be truncated; decoding it finds out.
-    """
-
-    size: tuple[int, int]
-    orientation: int
-    complete: bool
+    size: tuple[int, int]  # (H, W)
+    orientation: int  # EXIF orientation, which image viewers apply; 1 if absent
+    complete: bool  # False if the file may be truncated; decoding it finds out
 
 
 def read_image(path: Path, strict: bool = False) -> np.ndarray:
@@ -140,10 +134,8 @@ def _check_values(
     path: Path, histogram: np.ndarray, palette: np.ndarray | None, labels: LabelSet
 ) -> None:
     """Raise UserError for unknown values, or palette colors that contradict the class ids."""
-    if palette is not None:
-        error = palette_error(path, histogram, palette, labels)
-        if error is not None:
-            raise error
+    if palette is not None and (error := palette_error(path, histogram, palette, labels)):
+        raise error
     if histogram[labels.to_index == UNKNOWN].any():
         raise unknown_values_error(path, histogram, labels)
 
@@ -207,13 +199,7 @@ def read_colors(path: Path) -> np.ndarray:
 
 
 def check_image_depth(path: Path, header: Image.Image, start: bytes) -> None:
-    """Raise UserError for an image of more than 8 bits per channel.
-
-    Args:
-        path: named in the error.
-        header: the opened file.
-        start: its first 32 bytes or more.
-    """
+    """Raise UserError for more than 8 bits per channel; `start` is the file's first 32 bytes."""
     depth = 8
     if header.format == "PNG":
         depth = start[_PNG_DEPTH]  # Pillow's mode of a 16-bit color PNG is RGB too
@@ -265,14 +251,13 @@ def _reject_lossy(path: Path, header: Image.Image, what: str) -> None:
 
 def size_mismatch_error(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> UserError:
     """The error for a mask whose (H, W) differs from its image's."""
-    remedy = ""
-    if tuple(mask) == tuple(image)[::-1]:
-        remedy = "Width and height are swapped: was the image rotated by its EXIF tag?"
+    swapped = tuple(mask) == tuple(image)[::-1]
+    remedy = "Width and height are swapped: was the image rotated by its EXIF tag?"
     return UserError(
         f"the mask is {mask[1]}x{mask[0]} (width x height), its image {image[1]}x{image[0]}; "
         "they must agree.",
         path=path,
-        remedy=remedy,
+        remedy=remedy if swapped else "",
         kind="masks that don't match the image size",
     )
 

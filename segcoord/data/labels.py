@@ -111,14 +111,11 @@ def voc_colors(n: int) -> list[tuple[int, int, int]]:
 
     Source: VOCcode/VOClabelcolormap.m of the VOC 2012 development kit.
     """
-    colors = []
-    for index in range(n):
-        rgb = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                rgb[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-        colors.append((rgb[0], rgb[1], rgb[2]))
-    return colors
+
+    def value(index: int, channel: int) -> int:
+        return sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8))
+
+    return [(value(i, 0), value(i, 1), value(i, 2)) for i in range(n)]
 
 
 def numbered_labels(num_classes: int) -> LabelSet:

@@ -16,10 +16,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, used by Pillow and Open
 def unknown_values_error(path: Path, histogram: np.ndarray, labels: LabelSet) -> UserError:
     """The error for mask values that belong to no class, with the likely mistake.
 
-    Args:
-        path: the mask.
-        histogram: (256,) pixel counts by mask value.
-        labels: the expected classes.
+    `histogram` holds the mask's (256,) pixel counts by value.
     """
     values = [int(v) for v in np.flatnonzero(histogram)]
     unknown = [v for v in values if labels.to_index[v] == UNKNOWN]
@@ -77,13 +74,8 @@ def palette_error(
     """The error for a palette mask whose colors are those of the classes but whose indices differ.
 
     Image editors number palette colors arbitrarily, so all indices may be valid ids and still mean
-    other classes. Returns None if the palette does not prove this.
-
-    Args:
-        path: the mask.
-        histogram: (256,) pixel counts by palette index.
-        palette: (N, 3) uint8 RGB.
-        labels: the expected classes.
+    other classes. Returns None if the palette, (N, 3) uint8 RGB, does not prove this.
+    `histogram` holds the mask's (256,) pixel counts by index.
     """
     id_of = {c.color: c.id for c in labels.classes}
     id_of.setdefault(tuple(int(v) for v in labels.colors[VOID]), VOID)

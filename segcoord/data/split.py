@@ -68,19 +68,12 @@ class SampleList(Sequence[Sample]):
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of a split; either all of them have masks or none.
+    """The samples of a split; either all of them have masks or none."""
 
-    Args:
-        name: for example the value of data.train_split.
-        samples: in index order.
-        labels: the classes.
-        pack: source of the pixels; None reads the image and mask files.
-    """
-
-    name: str
+    name: str  # for example the value of data.train_split
     samples: SampleList
     labels: LabelSet
-    pack: PixelSource | None = None
+    pack: PixelSource | None = None  # source of the pixels; None reads the image and mask files
 
     def __len__(self) -> int:
         return len(self.samples)

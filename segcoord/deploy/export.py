@@ -14,13 +14,12 @@ from segcoord.data.layouts import find_split
 from segcoord.data.pack.reader import with_pack
 from segcoord.data.split import Split
 from segcoord.deploy import onnx, openvino, pt2, torchscript
-from segcoord.deploy.description import write_description
 from segcoord.deploy.graph import Graph, image_to_mask_graph, network_graph
 from segcoord.deploy.model_card import export_card
 from segcoord.deploy.quantize import CalibrationImages, GraphInputs, quantization_loss
 from segcoord.deploy.verify import Check, assert_within_tolerance, synthetic, verify
 from segcoord.evaluation.evaluate import check_labels
-from segcoord.inference.exported import IMAGE_TO_MASK, NETWORK, network_file
+from segcoord.inference.exported import IMAGE_TO_MASK, NETWORK, network_file, write_description
 from segcoord.inference.load import load_with_metadata
 from segcoord.inference.runtimes import (
     EXTRAS,

@@ -19,22 +19,14 @@ from segcoord.models.segmentation import SegmentationModel
 
 @dataclass(frozen=True)
 class Graph:
-    """A module of one input and one output.
+    """A module of one input and one output."""
 
-    Args:
-        module: in eval mode.
-        example: the input for tracing.
-        dynamic_shape: dimension of the input -> its `Dim`; all others are static.
-        input, output: their names in an exported file.
-        to_input: (N, H, W, 3) uint8 RGB -> the input.
-    """
-
-    module: nn.Module
-    example: Tensor
-    dynamic_shape: dict[int, object]
-    input: str
+    module: nn.Module  # in eval mode
+    example: Tensor  # the input for tracing
+    dynamic_shape: dict[int, object]  # dimension of the input -> its `Dim`; others are static
+    input: str  # its name in an exported file
     output: str
-    to_input: Callable[[Tensor], Tensor]
+    to_input: Callable[[Tensor], Tensor]  # from (N, H, W, 3) uint8 RGB
 
 
 class Network(nn.Module):
@@ -56,11 +48,7 @@ class Network(nn.Module):
 
 
 class Preprocess(nn.Module):
-    """Normalizes images and pads them with the mean color.
-
-    Args:
-        model: defines normalization and padded size.
-    """
+    """Normalizes images and pads them with the mean color, as `model` does."""
 
     def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
@@ -83,11 +71,7 @@ class Preprocess(nn.Module):
 
 
 class Postprocess(nn.Module):
-    """Logits to class ids: bilinear upsampling (align_corners=False), argmax, crop.
-
-    Args:
-        stride: d.
-    """
+    """Logits of stride d to class ids: bilinear upsampling (align_corners=False), argmax, crop."""
 
     def __init__(self, stride: float) -> None:
         super().__init__()
@@ -103,14 +87,9 @@ class Postprocess(nn.Module):
 
 
 class ImageToMask(nn.Module):
-    """Images to class ids, as `segcoord.predict` computes them, in one module.
+    """Images to class ids, as `segcoord.predict` computes them, with the network of `model`."""
 
-    Args:
-        network: a `Network`.
-        model: the model that `network` was made from.
-    """
-
-    def __init__(self, network: nn.Module, model: SegmentationModel) -> None:
+    def __init__(self, network: Network, model: SegmentationModel) -> None:
         super().__init__()
         self.preprocess = Preprocess(model)
         self.network = network

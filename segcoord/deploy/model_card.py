@@ -14,13 +14,7 @@ _USAGE = {
 
 
 def export_card(description: dict, title: str, dataset: str) -> str:
-    """The text of README.md.
-
-    Args:
-        description: the content of segcoord.json.
-        title: of the card.
-        dataset: on which the mIoU was measured.
-    """
+    """The text of README.md for the content of segcoord.json; `dataset` is that of the mIoU."""
     model, export = description["model"], description["export"]
     spec, labels = model["spec"], LabelSet.from_dict(model["labels"])
     int8 = description["int8"]

@@ -25,7 +25,7 @@ class CalibrationImages(Sequence):
     """Images of a split, (H, W, 3) uint8 RGB, evenly spaced, read on access.
 
     Args:
-        split: from `find_split`.
+        split: of the images.
         count: number of images; default CALIBRATION, or all of a smaller split.
 
     Raises:
@@ -50,12 +50,7 @@ class CalibrationImages(Sequence):
 
 
 class GraphInputs(Sequence):
-    """Images as inputs of a graph, computed on access: 300 of 1024x2048 would take 7.5 GB.
-
-    Args:
-        graph: the graph.
-        images: (H, W, 3) uint8 RGB each.
-    """
+    """(H, W, 3) uint8 images as inputs of a graph, on access: 300 of 1024x2048 take 7.5 GB."""
 
     def __init__(self, graph: Graph, images: Sequence[np.ndarray]) -> None:
         self.graph, self.images = graph, images
@@ -79,9 +74,8 @@ def quantization_loss(
     Raises:
         UserError: no pixel of the split's masks has a class.
     """
-    quantized = SegmentationModel(
-        net, model.spec, model.labels, model.mean.flatten().tolist(), model.std.flatten().tolist()
-    )
+    mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
+    quantized = SegmentationModel(net, model.spec, model.labels, mean, std)
     folded = fold_batch_norm(model).to(memory_format=torch.channels_last)
     before = _miou(folded, split, workers, "the checkpoint")
     after = _miou(quantized, split, workers, "int8")

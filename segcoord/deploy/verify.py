@@ -24,15 +24,10 @@ SIZES = ((1, 1, 1), (1, 97, 131), (2, 75, 226), (2, 160, 64), (1, 257, 193))
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How much a file may differ from the checkpoint.
+    """How much a file may differ from the checkpoint."""
 
-    Args:
-        error: largest error of a logit, relative to the largest logit; None for no limit.
-        equal: smallest fraction of pixels with the same class.
-    """
-
-    error: float | None
-    equal: float
+    error: float | None  # largest error of a logit, relative to the largest logit; None: no limit
+    equal: float  # smallest fraction of pixels with the same class
 
 
 # fp32 differs by the order of sums; fp16 has 11 bits of significand. int8 is judged by its mIoU;
@@ -46,16 +41,13 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Check:
-    """Agreement of a file with the checkpoint at one size; `error` and `equal` as in Tolerance.
-
-    `error` is None for a file that returns classes.
-    """
+    """Agreement of a file with the checkpoint at one size; `error` and `equal` as in Tolerance."""
 
     file: str
     images: int
     height: int
     width: int
-    error: float | None
+    error: float | None  # None for a file that returns classes
     equal: float
 
 
@@ -84,7 +76,7 @@ def verify(
 
     Args:
         net: the file in its runtime.
-        name: of the file.
+        name: of the file, for messages.
         graph: the graph in the file.
         model: the reference, in eval mode, on the CPU.
         images: (H, W, 3) uint8 RGB, resized to each size.
@@ -102,12 +94,12 @@ def verify(
         padded = model.padded_size(h, w)
         logits = model.net(model.prepare(batch))
         masks = predict_classes(logits, padded, (h, w))
-        returns_masks = graph.output == "mask"
         try:
             output = net(graph.to_input(batch))
         except Exception as error:  # each runtime raises its own types
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{name}: fails on {n} images of {h}x{w}: {reason}") from error
+        returns_masks = graph.output == "mask"
         expected = masks if returns_masks else logits
         if output.shape != expected.shape or output.dtype != expected.dtype:
             raise UserError(
@@ -124,11 +116,7 @@ def verify(
 
 
 def assert_within_tolerance(checks: Sequence[Check], precision: str) -> None:
-    """Prints the checks as a table and compares them with TOLERANCES.
-
-    Raises:
-        UserError: a check exceeds the tolerance of `precision`.
-    """
+    """Prints the checks as a table; raises UserError if one exceeds its precision's tolerance."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("verified", no_wrap=True)
     for head in ("images", "size", "largest logit error", "equal pixels"):

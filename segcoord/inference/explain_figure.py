@@ -93,12 +93,11 @@ def draw_row(row: Explanation, image: np.ndarray, class_name: str) -> Figure:
     figure = Figure((_CELL * 6.3, total), dpi=min(max(280, height, width), 480) / _CELL)
     edges = {"left": 0.05 / 6.3, "right": 6.25 / 6.3, "wspace": 0.04}  # columns one cell wide
     edges |= {"top": 1 - 2.5 * _LINE / total, "bottom": below / total}
-    figure.text(
-        edges["left"], 1 - 0.9 * _LINE / total, f"{printable(row.name)}   {row.details}", size=10
-    )
+    title = f"{printable(row.name)}   {row.details}"
+    figure.text(edges["left"], 1 - 0.9 * _LINE / total, title, size=10)
     columns = figure.subplots(1, len(_COLUMNS), gridspec_kw=edges)
-    for axes, title, cell in zip(columns, _COLUMNS, _cells(row, image, class_name)):
-        axes.set(title=title.format(class_name), xticks=[], yticks=[], anchor="NW")
+    for axes, column, cell in zip(columns, _COLUMNS, _cells(row, image, class_name)):
+        axes.set(title=column.format(class_name), xticks=[], yticks=[], anchor="NW")
         if cell.picture is None:
             axes.set_facecolor("0.96")
             axes.text(0.5, 0.5, cell.caption, color="0.4", ha="center", va="center")

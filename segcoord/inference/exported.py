@@ -1,4 +1,4 @@
-"""Read the folder of an exported model.
+"""Read the folder of an exported model, and write its description.
 
 segcoord.json     description of the files: model, labels, normalization, precision, checksums
 model.*           normalized images to logits at the network's stride
@@ -16,6 +16,7 @@ from segcoord.data.labels import LabelSet
 from segcoord.inference.runtimes import FORMATS, open_net, runtime_of
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError
+from segcoord.utils.files import write_json
 
 FORMAT = "segcoord-export-1"
 DESCRIPTION = "segcoord.json"
@@ -57,6 +58,15 @@ def read_description(folder: str | Path) -> dict:
         if path.stat().st_size != known["bytes"] or _checksum(path) != known["sha256"]:
             raise UserError(f"{path}: damaged, its checksum differs; export the model again")
     return content
+
+
+def write_description(folder: Path, description: dict) -> None:
+    """Write segcoord.json, with the size and SHA-256 of every file in the folder."""
+    files = {
+        p.name: {"bytes": p.stat().st_size, "sha256": _checksum(p)}
+        for p in sorted(folder.iterdir())
+    }
+    write_json(folder / DESCRIPTION, {"format": FORMAT, **description, "files": files})
 
 
 def network_file(folder: Path, fmt: str, stem: str = NETWORK) -> Path:

@@ -72,10 +72,9 @@ def load_with_metadata(
         )
     checkpoint = read_segmentation(path)
     model = rebuild(checkpoint, path, device)
-    if not fold:
-        return model, checkpoint
-    model = fold_batch_norm(model)
-    model.folded = True
+    if fold:
+        model = fold_batch_norm(model)
+        model.folded = True
     return model, checkpoint
 
 

@@ -33,6 +33,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO 23008-12
 _RAW = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
 _OPENCV_MODES = {"L", "RGB"}  # modes that OpenCV decodes as Pillow does
+_REMEDY = "Download or save it again."
 _DARK = 4096  # values of a 12-bit camera that are not scaled to 16 bits stay below this
 _PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0 means that 0 is white
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -78,16 +79,17 @@ def decode_photo(raw: bytes, path: Path) -> Photo:
         if header.format == "PNG":
             check_png(path, raw)
         if header.format in ("JPEG", "MPO"):
-            notes += _jpeg_warnings(path, raw, header.mode)
-        pixels = _decode(path, raw, header, notes)
-        pixels = _upright(pixels, exif_orientation(header))
+            try:
+                check_jpeg(path, raw, header.mode)
+            except UserError as error:  # damage that libjpeg tolerates
+                notes.append(f"{error.found} It was predicted as image viewers show it")
+        pixels = _upright(_decode(path, raw, header, notes), exif_orientation(header))
     except UserError as error:
-        raise UserError(error.found, path=path, remedy="Download or save it again.") from error
+        raise UserError(error.found, path=path, remedy=_REMEDY) from error
     except MemoryError as error:
         raise UserError("out of memory while reading it.", path=path) from error
     except Exception as error:  # Pillow's decoders raise many types for damaged files
-        found = damaged_error(path, str(error) or type(error).__name__).found
-        raise UserError(found, path=path, remedy="Download or save it again.") from error
+        raise damaged_error(path, str(error) or type(error).__name__, _REMEDY) from error
     return Photo(pixels, tuple(notes))
 
 
@@ -104,10 +106,8 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        link = path.is_symlink()
-        raise UserError(
-            "a link to a file that is not there." if link else "no such file.", path=path
-        ) from None
+        found = "a link to a file that is not there." if path.is_symlink() else "no such file."
+        raise UserError(found, path=path) from None
     except OSError as error:
         raise UserError(f"can't be read: {error.strerror or error}.", path=path) from error
 
@@ -136,19 +136,8 @@ def _open(path: Path, raw: bytes) -> Image.Image:
                 remedy="Convert it to JPEG, for example with heif-convert of libheif.",
             ) from error
         if isinstance(error, OSError):
-            found = not_an_image_error(path, raw[:32], error).found
-        else:
-            found = damaged_error(path, error).found
-        raise UserError(found, path=path, remedy="Download or save it again.") from error
-
-
-def _jpeg_warnings(path: Path, raw: bytes, mode: str) -> list[str]:
-    """The note for a JPEG with damage that libjpeg tolerates."""
-    try:
-        check_jpeg(path, raw, mode)
-    except UserError as error:
-        return [f"{error.found} It was predicted as image viewers show it"]
-    return []
+            raise not_an_image_error(path, raw[:32], error, _REMEDY) from error
+        raise damaged_error(path, error, _REMEDY) from error
 
 
 def _decode(path: Path, raw: bytes, header: Image.Image, notes: list[str]) -> np.ndarray:
@@ -182,10 +171,8 @@ def _on_white(image: Image.Image, notes: list[str]) -> Image.Image:
 def _gray_16_bit(path: Path, image: Image.Image, notes: list[str]) -> np.ndarray:
     int32 = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits in some Pillow versions
     if not (image.mode.startswith("I;16") or int32):
-        raise UserError(
-            f"values of mode {image.mode}, whose range is unknown; expected 8 or 16 bits.",
-            path=path,
-        )
+        found = f"values of mode {image.mode}, whose range is unknown; expected 8 or 16 bits."
+        raise UserError(found, path=path)
     values = np.array(image).astype(np.uint16)
     if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC_INTERPRETATION) == 0:
         values = 65535 - values  # as Pillow does for 8 bits

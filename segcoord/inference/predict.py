@@ -46,9 +46,6 @@ def predict_probabilities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`predict`, with the probability of each class at every pixel.
 
-    Args:
-        model, image, views: see `predict`.
-
     Returns:
         (H, W) uint8 class indices, those of `predict`; (K, H, W) float16 softmax probabilities,
         averaged over the views in float32. Rounding to float16 can make the largest ones equal.

@@ -77,9 +77,8 @@ def predict_video(
         claimed = 0 if source.camera is not None else claimed
 
         def predict_frames() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            with closing(
-                map_in_threads(lambda _: capture.read(), repeat(None), 1, PREFETCH)
-            ) as frames:
+            reads = map_in_threads(lambda _: capture.read(), repeat(None), 1, PREFETCH)
+            with closing(reads) as frames:
                 for success, frame in frames:
                     if not success or stopped():
                         return
@@ -125,14 +124,7 @@ def _capture(source: Source) -> Iterator[cv2.VideoCapture]:
 
 
 class _Writer:
-    """Writes a video of overlays, all of the size of the first.
-
-    Args:
-        temporary: the file to write.
-        path: its final path, for errors.
-        fps: frames per second.
-        labels: for colors and legend.
-    """
+    """Writes a video of overlays, all of the size of the first; `path` is the final one."""
 
     def __init__(self, temporary: Path, path: Path, fps: float, labels: LabelSet) -> None:
         self.temporary, self.path, self.fps, self.labels = temporary, path, fps, labels

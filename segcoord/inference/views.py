@@ -34,20 +34,18 @@ class Views:
     def __post_init__(self) -> None:
         for scale in self.scales:
             if not 0 < scale <= MAX_SCALE:
-                raise UserError(
-                    f"scales: found {scale:g}, expected above 0, and {MAX_SCALE} at most"
-                )
+                limits = f"above 0, and {MAX_SCALE} at most"
+                raise UserError(f"scales: found {scale:g}, expected {limits}")
         duplicates = [s for s in self.scales if self.scales.count(s) > 1]
         if duplicates or not self.scales:
             found = f"{duplicates[0]:g} twice" if duplicates else "none"
             raise UserError(f"scales: found {found}, expected distinct scales such as 0.5 1.0 1.5")
         if self.tile is None:
-            if self.overlap:
-                raise UserError(
-                    f"overlap: found {self.overlap} without tiles; give the tile too, such as "
-                    "769x769"
-                )
-            return
+            if not self.overlap:
+                return
+            raise UserError(
+                f"overlap: found {self.overlap} without tiles; give the tile too, such as 769x769"
+            )
         if min(self.tile) < 1:
             raise UserError(f"tile: found {_size(self.tile)}, expected at least 1x1")
         if not 0 <= self.overlap < min(self.tile):
@@ -107,9 +105,7 @@ class Views:
 
     def to_dict(self) -> dict:
         """For JSON; None for no tiles and for no averaging."""
-        steps = []
-        if self.tile:
-            steps.append("mean of the logits where tiles overlap")
+        steps = ["mean of the logits where tiles overlap"] if self.tile else []
         if self.count > 1:
             steps.append("mean of the views' softmax probabilities at the image's own size")
         tiles = {"size": list(self.tile), "overlap": self.overlap} if self.tile else None

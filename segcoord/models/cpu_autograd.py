@@ -117,11 +117,7 @@ def _is_dilated_depthwise(module: nn.Module) -> bool:
 
 
 class DilatedDepthwiseConv2d(nn.Conv2d):
-    """A dilated depthwise 3x3 convolution with a fast backward pass.
-
-    Args:
-        conv: whose settings and weight it shares.
-    """
+    """`conv`, a dilated depthwise 3x3 convolution, with a fast backward pass; shares its weight."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         c, d = conv.in_channels, conv.dilation[0]
@@ -152,9 +148,9 @@ class _DilatedDepthwise(Function):
         if ctx.needs_input_grad[0]:  # also a convolution, whose forward pass is fast in oneDNN
             grad_x = F.conv2d(grad, weight.flip(2, 3), None, 1, d, d, len(weight))
         if ctx.needs_input_grad[1]:
-            few = d <= MAX_SUBGRID_DILATION
-            grad_weight_of = _grad_weight_by_subgrid if few else _grad_weight_by_tap
-            grad_weight = grad_weight_of(grad, x, weight, d)
+            by_subgrid = d <= MAX_SUBGRID_DILATION
+            compute = _grad_weight_by_subgrid if by_subgrid else _grad_weight_by_tap
+            grad_weight = compute(grad, x, weight, d)
         return grad_x, grad_weight, None
 
 

@@ -123,19 +123,12 @@ def push_to_hub(
     return str(commit)
 
 
-def find_pretrained(
-    source: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def find_pretrained(source: str | Path, **options: object) -> Path:
     """A local folder as it is; otherwise a repository of the Hub, downloaded into its cache.
 
     Args:
         source: a folder, or "user/name".
-        revision, token, cache_dir, local_files_only: as for `huggingface_hub.snapshot_download`.
+        options: of `huggingface_hub.snapshot_download`.
 
     Raises:
         UserError: no such folder or repository, or the Hub can't be reached.
@@ -149,16 +142,7 @@ def find_pretrained(
     from huggingface_hub import snapshot_download
 
     with _hub_errors(source, "no such folder here, and no download", "Check the name"):
-        return Path(
-            snapshot_download(
-                str(source),
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                allow_patterns=[CONFIG, WEIGHTS],
-            )
-        )
+        return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS], **options))
 
 
 def read_pretrained(folder: str | Path) -> dict:

@@ -19,7 +19,6 @@ import segmentation_models_pytorch as smp
 net = smp.from_pretrained("FOLDER_OR_REPOSITORY")  # logits of the input's size
 ```
 """
-_METRIC_TYPES = {"mIoU": "mean_iou"}  # as the Hub names them
 
 
 def model_card(
@@ -35,8 +34,7 @@ def model_card(
         description: `SegmentationModel.to_dict()`.
         architecture: the name of smp's class.
         parameters: their number.
-        metrics: scores by name, in 0..1.
-        dataset: on which they were measured.
+        metrics, dataset: as for `hub.save_pretrained`.
     """
     spec, labels = description["spec"], LabelSet.from_dict(description["labels"])
     title = f"{architecture} on {spec['encoder']}"
@@ -73,7 +71,7 @@ def card_metadata(
             task_type="image-segmentation",
             dataset_type=dataset or "custom",
             dataset_name=dataset or "custom",
-            metric_type=_METRIC_TYPES.get(name, name),
+            metric_type="mean_iou" if name == "mIoU" else name,  # as the Hub names it
             metric_name=name,
             metric_value=round(value, 4),
         )

@@ -36,23 +36,14 @@ def giga_macs(model: nn.Module, height: int, width: int) -> float:
 
 @dataclass(frozen=True)
 class EncoderCounts:
-    """Size of an encoder, with its ImageNet classifier and as a segmentation model.
+    """Size of an encoder, with its ImageNet classifier and as a segmentation model."""
 
-    Args:
-        name: for timm and `create_model`.
-        weights: source of `encoder_weights: imagenet`; "" if there is none.
-        parameters: with a classifier of 1000 classes.
-        mega_macs: the same at 224x224, in 1e6.
-        segmentation_parameters: of `create_model(name, 21, output_stride)`.
-        segmentation_giga_macs: the same at 512x512, in 1e9.
-    """
-
-    name: str
-    weights: str
-    parameters: int
-    mega_macs: float
-    segmentation_parameters: int
-    segmentation_giga_macs: float
+    name: str  # for timm and `create_model`
+    weights: str  # source of `encoder_weights: imagenet`; "" if there is none
+    parameters: int  # with a classifier of 1000 classes
+    mega_macs: float  # the same at 224x224, in 1e6
+    segmentation_parameters: int  # of `create_model(name, 21, output_stride)`
+    segmentation_giga_macs: float  # the same at 512x512, in 1e9
 
 
 def encoder_names(pattern: str = "*") -> list[str]:

@@ -102,9 +102,7 @@ class SegmentationModel(ImageModel):
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """(H', W') of an image after padding: multiples of s, the least that the decoder takes."""
         s = self.output_stride
-        least = (
-            8 * s if self.spec["decoder"] == "pan" else s
-        )  # which pools the last feature three times
+        least = 8 * s if self.spec["decoder"] == "pan" else s  # PAN pools the last feature thrice
         return max(height + -height % s, least), max(width + -width % s, least)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,9 +115,7 @@ class SegmentationModel(ImageModel):
         Returns:
             (N, K, H, W) float32 logits, upsampled with align_corners=False.
         """
-        h, w = x.shape[-2:]
-        logits = self.logits_at_stride(x)  # (N, K, H'/d, W'/d)
-        return self.upsample(logits, h, w)  # (N, K, H, W)
+        return self.upsample(self.logits_at_stride(x), *x.shape[-2:])
 
     def logits_and_features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """`forward`, with the features of the encoder.
@@ -131,10 +127,9 @@ class SegmentationModel(ImageModel):
             (N, K, H, W) float32 logits, and one feature (N, C_i, H'/s_i, W'/s_i) per stage; the
             first is the padded image.
         """
-        h, w = x.shape[-2:]
         features = self.net.encoder(self._pad(x))  # (N, C_i, H'/s_i, W'/s_i) each
         logits = self.net.segmentation_head(self.net.decoder(features))  # (N, K, H'/d, W'/d)
-        return self.upsample(logits, h, w), features
+        return self.upsample(logits, *x.shape[-2:]), features
 
     def upsample(self, logits: Tensor, height: int, width: int) -> Tensor:
         """(N, K, H'/d, W'/d) logits of the padded image, for any d -> (N, K, height, width)."""
@@ -154,14 +149,7 @@ class SegmentationModel(ImageModel):
         return F.pad(x, (0, width - w, 0, height - h))  # (N, 3, H', W')
 
     def logits_at_stride(self, x: Tensor) -> Tensor:
-        """Computes the logits of the padded image, before upsampling.
-
-        Args:
-            x: as for `forward`.
-
-        Returns:
-            (N, K, H'/d, W'/d) float32.
-        """
+        """(N, 3, H, W), as for `forward` -> (N, K, H'/d, W'/d) float32, before upsampling."""
         return self.net(self._pad(x))  # (N, 3, H', W') -> (N, K, H'/d, W'/d)
 
     def to_dict(self) -> dict:

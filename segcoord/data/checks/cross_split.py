@@ -15,11 +15,7 @@ def cross_split_findings(
 ) -> list[Finding]:
     """Find validation images that are also training images, or share the name of one.
 
-    Args:
-        train: the training split.
-        val: the validation split.
-        train_digests: of each decoded image; empty to compare files only.
-        val_digests: likewise.
+    The digests are those of the decoded images; empty to compare files only.
     """
     by_digest = {d: s for s, d in zip(train.samples, train_digests) if d is not None}
     by_stem = {s.stem: s for s in train.samples}

@@ -13,23 +13,14 @@ MAX_LISTED = 10  # files listed in one error
 
 @dataclass(frozen=True)
 class Finding:
-    """An error or a warning about a dataset.
+    """An error or a warning about a dataset."""
 
-    Args:
-        level: "error" if training would fail or be wrong, otherwise "warning".
-        kind: heading for all findings of this kind.
-        split: name of the split, or of both.
-        found: what was found and what was expected.
-        remedy: what to do.
-        path: the file, with the line number in a list; None for the split as a whole.
-    """
-
-    level: Literal["error", "warning"]
-    kind: str
-    split: str
-    found: str
-    remedy: str
-    path: str | None = None
+    level: Literal["error", "warning"]  # error: training would fail or be wrong
+    kind: str  # heading for all findings of this kind
+    split: str  # name of the split, or of both
+    found: str  # what was found and what was expected
+    remedy: str  # what to do
+    path: str | None = None  # the file, with the line in a list; None for the split as a whole
 
     @classmethod
     def from_error(cls, error: UserError, split: str) -> Finding:

@@ -118,11 +118,9 @@ def _list_split(data: DataConfig, name: str) -> tuple[Split | None, list[Finding
         errors.append(error)
     findings = [Finding.from_error(error, name) for error in errors]
     for path in masks_without_image(data, split) if split else []:
-        found = "no image has this mask's name."
+        kind, found = "masks without an image", "no image has this mask's name."
         remedy = "Look for a misspelled name or a missing image."
-        findings.append(
-            Finding("warning", "masks without an image", name, found, remedy, str(path))
-        )
+        findings.append(Finding("warning", kind, name, found, remedy, str(path)))
     for path in skipped_files(data, split) if split else []:
         found = f"unsupported format ({path.suffix or 'no suffix'})."
         remedy = f"Convert images to PNG; supported are {', '.join(IMAGE_SUFFIXES)}."

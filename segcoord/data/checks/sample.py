@@ -14,30 +14,19 @@ from segcoord.utils.errors import UserError
 
 @dataclass
 class SampleCheck:
-    """Contents of one sample.
+    """Contents of one sample."""
 
-    Args:
-        size: (H, W); None if unreadable.
-        orientation: EXIF orientation.
-        counts: (256,) int64 pixels by class index.
-        digest: of the decoded image; None if unreadable or not requested.
-        errors: that make the sample unusable.
-    """
-
-    size: tuple[int, int] | None = None
-    orientation: int = 1
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    digest: bytes | None = None
-    errors: list[UserError] = field(default_factory=list)
+    size: tuple[int, int] | None = None  # (H, W); None if unreadable
+    orientation: int = 1  # EXIF orientation
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # by class index
+    digest: bytes | None = None  # of the decoded image; None if unreadable or not requested
+    errors: list[UserError] = field(default_factory=list)  # that make the sample unusable
 
 
 def inspect_sample(split: Split, index: int, decode_image: bool = False) -> SampleCheck:
     """Check an image as `inspect_image` does, and decode its mask. A pack is read without images.
 
-    Args:
-        split: holds the sample.
-        index: of the sample.
-        decode_image: see `inspect_image`; only for a split without a pack.
+    `decode_image` is for a split without a pack.
     """
     sample = split.samples[index]
     if split.pack is not None:
@@ -54,9 +43,7 @@ def inspect_sample(split: Split, index: int, decode_image: bool = False) -> Samp
 def inspect_image(path: Path, decode: bool = False) -> SampleCheck:
     """Check the header and the end of an image; decode it only if it may be truncated.
 
-    Args:
-        path: the image.
-        decode: decode it in any case, which finds damage inside it, and digest its pixels.
+    With `decode`, it is always decoded, which finds damage inside it, and its pixels are digested.
     """
     check = SampleCheck()
     try:

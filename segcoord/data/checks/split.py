@@ -19,27 +19,16 @@ from segcoord.utils.text import first_lines
 
 @dataclass
 class SplitCheck:
-    """Contents of a split.
+    """Contents of a split; findings are in sample order, then those about the whole split."""
 
-    Args:
-        pixels: (K,) int64, labeled pixels of each class.
-        images: (K,) int64, images in which the class occurs.
-        pixels_where_present: (K,) int64, labeled pixels of any class in these images.
-        void: void pixels.
-        sizes: number of images by (width, height).
-        digests: of each sample's decoded image, None if unreadable; empty if not requested.
-        findings: in sample order, then those about the whole split.
-        unusable: number of samples with errors.
-    """
-
-    pixels: np.ndarray
-    images: np.ndarray
-    pixels_where_present: np.ndarray
-    void: int = 0
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    digests: list[bytes | None] = field(default_factory=list)
+    pixels: np.ndarray  # (K,) int64, labeled pixels of each class
+    images: np.ndarray  # (K,) int64, images in which the class occurs
+    pixels_where_present: np.ndarray  # (K,) int64, labeled pixels of any class in these images
+    void: int = 0  # pixels
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # images by (width, height)
+    digests: list[bytes | None] = field(default_factory=list)  # as in SampleCheck, if requested
     findings: list[Finding] = field(default_factory=list)
-    unusable: int = 0
+    unusable: int = 0  # samples with errors
 
     def add(self, sample: Sample, check: SampleCheck, split: str) -> None:
         """Count a sample of the named split, and note its findings."""
@@ -62,10 +51,7 @@ def check_split(split: Split, on_progress: Callable[[int], None] = lambda done: 
     """Check the header and the end of every image, and decode every mask.
 
     With a pack only the masks are read; the rest was checked when the pack was written.
-
-    Args:
-        split: to check.
-        on_progress: called with the number of samples done.
+    `on_progress` is called with the number of samples done.
 
     Raises:
         UserError: lists the first unusable files and their number; or only the first class occurs.
@@ -88,11 +74,7 @@ def inspect_split(
 ) -> SplitCheck:
     """Check a split as `check_split` does, but collect all errors instead of raising.
 
-    Args:
-        split: to check.
-        on_progress: called with the number of samples done.
-        decode_images: also decode every image, which finds damage inside it, and digest its
-            pixels; only for a split without a pack.
+    With `decode_images`, for a split without a pack, every image is decoded and digested too.
     """
     check = SplitCheck(*np.zeros((3, len(split.labels)), np.int64))
     index_of_zero = int(split.labels.to_index[0])

@@ -276,11 +276,7 @@ def verify(
 ) -> None:
     """Check every byte of a pack, or of its masks, against the checksums.
 
-    Args:
-        pack: of the split.
-        split: names the images in the error.
-        progress: called with the number of images done.
-        masks_alone: skip the images.
+    `progress` is called with the number of images done.
 
     Raises:
         UserError: names the images that don't match their checksums.

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib.util import find_spec
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,12 +42,7 @@ def handle_errors(handler: Callable[..., dict]) -> Callable[..., dict]:
 
 
 class Handlers:
-    """The functions that the page calls.
-
-    Args:
-        choices: the models to choose from.
-        samples: (H, W, 3) uint8 RGB example images.
-    """
+    """The functions that the page calls; `samples` are (H, W, 3) uint8 RGB example images."""
 
     def __init__(self, choices: Sequence[ModelChoice], samples: Sequence[np.ndarray]) -> None:
         self.choices, self.samples = choices, samples
@@ -103,18 +99,17 @@ class Handlers:
         requested, image = self._choice(request), self._image(request)
         choice = self._explainable(requested)
         model, index = choice.model, request.get("class")
-        if not isinstance(index, int) or not 0 <= index < len(model.labels):
-            raise RequestError(f"There is no class {index}.")
+        name = _item(model.labels.names, index, "class")
         begin = time.perf_counter()
         explanation = explain(choice.name, model, image, None)
         pixels = explanation.prediction == index
         if not pixels.any():
             pixels[:] = True
         cam = grad_cam(model, image, index, explanation.block, pixels)
-        heat = colored(cam, 0, 1, cv2.COLORMAP_TURBO) if cam.any() else None
-        caption = f"Grad-CAM of {model.labels.names[index]} in {explanation.block}"
+        caption = f"Grad-CAM of {name} in {explanation.block}"
         if choice is not requested:
             caption += f" of {choice.name}"
+        heat = colored(cam, 0, 1, cv2.COLORMAP_TURBO) if cam.any() else None
         if heat is None:
             caption += ": zero everywhere"
         layers = [_layer(heat, caption, (0, 1))]
@@ -137,17 +132,11 @@ class Handlers:
         }
 
     def _choice(self, request: dict) -> ModelChoice:
-        index = request.get("choice")
-        if not isinstance(index, int) or not 0 <= index < len(self.choices):
-            raise RequestError(f"There is no model {index}.")
-        return self.choices[index]
+        return _item(self.choices, request.get("choice"), "model")
 
     def _image(self, request: dict) -> np.ndarray:
         if "sample" in request:
-            index = request["sample"]
-            if not isinstance(index, int) or not 0 <= index < len(self.samples):
-                raise RequestError(f"There is no sample {index}.")
-            return self.samples[index]
+            return _item(self.samples, request["sample"], "sample")
         try:
             content = base64.b64decode(request.get("image", ""), validate=True)
         except (binascii.Error, TypeError, ValueError) as error:
@@ -165,6 +154,13 @@ class Handlers:
         raise RequestError(
             "An exported file has no layers to explain. Start the demo with its checkpoint too."
         )
+
+
+def _item(items: Sequence, index: object, kind: str) -> Any:
+    """The item that a request asks for; raises RequestError if there is none."""
+    if not isinstance(index, int) or not 0 <= index < len(items):
+        raise RequestError(f"There is no {kind} {index}.")
+    return items[index]
 
 
 def _layer(image: np.ndarray | None, caption: str, value_range: tuple[float, float]) -> dict:

@@ -15,17 +15,11 @@ from segcoord.utils.errors import UserError
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """One entry of the page's model list.
+    """One entry of the page's model list."""
 
-    Args:
-        name: of the run or folder, without its path.
-        runtime: one of `RUNTIMES`.
-        model: in eval mode.
-    """
-
-    name: str
-    runtime: str
-    model: SegmentationModel
+    name: str  # of the run or folder, without its path
+    runtime: str  # one of `RUNTIMES`
+    model: SegmentationModel  # in eval mode
 
     @property
     def explainable(self) -> bool:

@@ -54,9 +54,8 @@ def load_pretrained(
             "attention. Train it on ImageNet (docs/weights.md), or set encoder_weights to null."
         )
     tensors = timm_state_dict(plain, offline=offline)
-    if plain == name:
-        return load_encoder(encoder, tensors, f"timm's {plain}")
-    return load_without_attention(encoder, tensors, f"timm's {plain}")
+    load = load_encoder if plain == name else load_without_attention
+    return load(encoder, tensors, f"timm's {plain}")
 
 
 def name_without_attention(name: str) -> str:

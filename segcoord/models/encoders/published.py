@@ -41,14 +41,7 @@ def git_blob_id(path: Path) -> str:
 
 
 def download(published: PublishedFile, *, offline: bool = False) -> Path:
-    """Downloads a file to the cache of PyTorch and timm, unless cached, and verifies its content.
-
-    Args:
-        published: an entry of PUBLISHED.
-        offline: don't use the network.
-
-    Returns:
-        The path in the cache.
+    """Downloads a file to the cache of PyTorch and timm, unless cached; returns its path there.
 
     Raises:
         UserError: not cached and offline, the download fails, or its content differs.

@@ -97,21 +97,13 @@ def timm_state_dict(name: str, *, offline: bool = False) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which tensors were loaded; missing `num_batches_tracked` buffers are not listed.
+    """Which tensors were loaded; missing `num_batches_tracked` buffers are not listed."""
 
-    Args:
-        source: path or name of the weights.
-        matched: tensors that were copied.
-        new: tensors that are still random.
-        unused: tensors in the file only, by their names there.
-        normalization: mean and standard deviation per channel, if the file has them.
-    """
-
-    source: str
-    matched: list[str]
-    new: list[str]
-    unused: list[str]
-    normalization: tuple[list[float], list[float]] | None = None
+    source: str  # path or name of the weights
+    matched: list[str]  # tensors that were copied
+    new: list[str]  # tensors that are still random
+    unused: list[str]  # tensors in the file only, by their names there
+    normalization: tuple[list[float], list[float]] | None = None  # the file's mean and std
 
     def __str__(self) -> str:
         """Lists every new tensor, one attention block per line."""
@@ -145,7 +137,7 @@ def load_encoder(
     Raises:
         UserError: tensors that are missing, unknown, of another shape or not finite.
     """
-    return _copy(_timm_network(model), tensors, str(source), attention=())
+    return _copy(_timm_network(model), tensors, str(source))
 
 
 def load_without_attention(
@@ -160,7 +152,7 @@ def load_without_attention(
         UserError: as `load_encoder`.
     """
     net = _timm_network(model)
-    return _copy(net, tensors, str(source), attention=_attention_prefixes(net))
+    return _copy(net, tensors, str(source), _attention_prefixes(net))
 
 
 def load_weights_file(model: nn.Module, path: str | Path) -> LoadReport:
@@ -188,7 +180,7 @@ def load_weights_file(model: nn.Module, path: str | Path) -> LoadReport:
 
 
 def _copy(
-    net: nn.Module, tensors: dict[str, Tensor], source: str, attention: tuple[str, ...]
+    net: nn.Module, tensors: dict[str, Tensor], source: str, attention: tuple[str, ...] = ()
 ) -> LoadReport:
     """Copies all tensors but those whose names start with one of `attention`."""
     architecture = net.pretrained_cfg["architecture"]
