@@ -284,7 +284,7 @@ def _bad(folder: Path) -> dict[str, tuple[Path, str]]:
         "truncated tif": (cut("cut.tif"), "truncated"),
         "truncated bmp": (cut("cut.bmp"), "truncated"),
         "truncated jp2": (cut("cut.jp2"), "truncated"),
-        "wrong checksum": (_inside(folder / "crc.png", 0.5, b"\0\xff\0"), "wrong checksum in chunk"),
+        "wrong checksum": (_inside(folder / "crc.png", 0.5, b"\0\xff\0"), "wrong checksum"),
         "empty": (raw("empty.jpg", b""), "the file is empty"),
         "zeros": (raw("zeros.jpg", bytes(2000)), "no known format"),
         "text": (raw("text.png", b"hello, world " * 9), "no known format"),
