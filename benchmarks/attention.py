@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from segcoord.models.attention import CoordAtt
-from segcoord.models.fuse import fold_batch_norm
+from segcoord.models.fold_batch_norm import fold_batch_norm
 from segcoord.utils.allocator import keep_freed_memory
 
 SHAPES = [(96, 256), (144, 128), (192, 64), (576, 32), (960, 32), (960, 64)]  # channels, side

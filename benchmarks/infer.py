@@ -47,7 +47,7 @@ from segcoord.deploy.verify import synthetic
 from segcoord.inference.fast_argmax import predict_classes
 from segcoord.inference.load import read_metadata
 from segcoord.inference.runtimes import OnnxNet, OpenVinoNet
-from segcoord.models.fuse import fold_batch_norm
+from segcoord.models.fold_batch_norm import fold_batch_norm
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.allocator import keep_freed_memory
 

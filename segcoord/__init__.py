@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from segcoord.inference.load import load as load
     from segcoord.inference.predict import predict as predict
     from segcoord.inference.predict import predict_probabilities as predict_probabilities
-    from segcoord.inference.views import Views as Views
+    from segcoord.inference.scales_and_tiles import Views as Views
     from segcoord.models.attention import CoordAtt as CoordAtt
     from segcoord.models.checkpoint import save as save
     from segcoord.models.factory import create_model as create_model
-    from segcoord.models.pretrained import from_pretrained as from_pretrained
+    from segcoord.models.from_pretrained import from_pretrained as from_pretrained
     from segcoord.utils.errors import UserError as UserError
 
 _MODULES = {
     "CoordAtt": "models.attention",
     "MeanIoU": "evaluation.metrics",
     "UserError": "utils.errors",
-    "Views": "inference.views",
+    "Views": "inference.scales_and_tiles",
     "create_model": "models.factory",
-    "from_pretrained": "models.pretrained",
+    "from_pretrained": "models.from_pretrained",
     "load": "inference.load",
     "predict": "inference.predict",
     "predict_probabilities": "inference.predict",

@@ -14,6 +14,6 @@ def runs(program: str, argv: list[str]) -> int:
     )
     parser.add_argument("--json", type=str, metavar="FILE", help="write the list")
     args = parse(parser, argv)
-    from segcoord.training.run_summary import list_runs
+    from segcoord.training.run_list import list_runs
 
     return list_runs(Path(args.folder), args.json)

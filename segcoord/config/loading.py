@@ -96,7 +96,7 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
         known = {key: value or {} for key, value in tree.items() if key in options}
         for key, value in _flatten(known, options).items():
             if key not in options:
-                raise UserError(f"{source}: unknown key {key!r}{nearest(key, options)}")
+                raise UserError(f"{source}: unknown key {key!r}{did_you_mean(key, options)}")
             settings.append((source, key, value))
     try:
         return parser.parse_args([f"--{k}={_to_text(v)}" for _, k, v in settings] + argv)
@@ -107,7 +107,9 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
                 message = f"{source}: {message}"
         for option in message.partition("unrecognized arguments: ")[2].split():
             if option.startswith("-"):
-                message = f"unknown option {option}{nearest(option.lstrip('-'), options, '--')}"
+                message = (
+                    f"unknown option {option}{did_you_mean(option.lstrip('-'), options, '--')}"
+                )
                 break
         raise UserError(f"{message}\nSee: {parser.prog} --help") from error
 
@@ -119,7 +121,7 @@ def _check_groups(source: str, tree: dict, task: str | None) -> None:
         raise UserError(f"{source}: task: found {found}, expected {task}")
     for group in map(str, tree):
         if group not in (*GROUPS, "task"):
-            raise UserError(f"{source}: unknown key {group!r}{nearest(group, list(GROUPS))}")
+            raise UserError(f"{source}: unknown key {group!r}{did_you_mean(group, list(GROUPS))}")
 
 
 def _to_text(value: object) -> str:
@@ -209,7 +211,7 @@ def _flatten(tree: dict, options: list[str], prefix: str = "") -> dict[str, obje
     return flat
 
 
-def nearest(key: str, options: list[str], dashes: str = "") -> str:
+def did_you_mean(key: str, options: list[str], dashes: str = "") -> str:
     """'; did you mean ...?' with the most similar option; empty if none is similar."""
     near = difflib.get_close_matches(key.partition("=")[0], options, n=1, cutoff=0.5)
     return f"; did you mean {dashes}{near[0]}?" if near else ""

@@ -176,7 +176,7 @@ class TrainConfig(OptimConfig):
 
 
 @dataclass
-class Config(TaskConfig):
+class SegmentationConfig(TaskConfig):
     """A run that trains a segmentation model."""
 
     task: ClassVar[str] = "segmentation"
@@ -193,5 +193,5 @@ class Config(TaskConfig):
         require(min(crop) >= stride, "data.crop_size", list(crop), expected)
 
 
-CONFIGS = {config.task: config for config in (Config, ClassificationConfig)}
+CONFIGS = {config.task: config for config in (SegmentationConfig, ClassificationConfig)}
 GROUPS = ("model", "data", "train")

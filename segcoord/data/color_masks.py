@@ -13,7 +13,7 @@ from segcoord.data.checks.findings import MAX_LISTED
 from segcoord.data.image_io import read_colors, read_mask_values
 from segcoord.data.labels import UNKNOWN, VOID, LabelSet
 from segcoord.data.layouts import MASK_SUFFIXES
-from segcoord.data.mask_files import write_mask
+from segcoord.data.mask_writer import write_mask
 from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import first_lines

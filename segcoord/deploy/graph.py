@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from segcoord.models.fuse import fold_batch_norm
+from segcoord.models.fold_batch_norm import fold_batch_norm
 from segcoord.models.segmentation import SegmentationModel
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from segcoord.data.split import Split
 from segcoord.deploy.graph import Graph
 from segcoord.evaluation.evaluate import evaluate
-from segcoord.models.fuse import fold_batch_norm
+from segcoord.models.fold_batch_norm import fold_batch_norm
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console, progress_bar
 from segcoord.utils.errors import UserError

@@ -40,19 +40,19 @@ def count_image(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> 
     return np.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)])
 
 
-def iou(counts: np.ndarray) -> np.ndarray:
+def iou_in_truth(counts: np.ndarray) -> np.ndarray:
     """(..., 3, K) counts -> (..., K) float64; NaN for a class that is not in truth."""
     true_positives, truth, predicted = np.moveaxis(counts, -2, 0)
     return np.where(truth > 0, divide(true_positives, truth + predicted - true_positives), np.nan)
 
 
-def mean_iou(counts: np.ndarray) -> np.ndarray:
+def mean_iou_in_truth(counts: np.ndarray) -> np.ndarray:
     """(..., 3, K) counts -> (...) float64: the mean over the classes in truth.
 
     A class that is only predicted has no IoU of its own (it still lowers that of other classes), so
     both models are averaged over the same classes.
     """
-    return _nanmean(iou(counts))
+    return _nanmean(iou_in_truth(counts))
 
 
 def _nanmean(values: np.ndarray) -> np.ndarray:
@@ -175,11 +175,11 @@ def paired_bootstrap(
     resampled = np.concatenate([_differences(x, y) for x, y in pairs])
     difference, *classes = _estimates(_differences(sum_a, sum_b), resampled, level)
     return Comparison(
-        a=float(mean_iou(sum_a)),
-        b=float(mean_iou(sum_b)),
+        a=float(mean_iou_in_truth(sum_a)),
+        b=float(mean_iou_in_truth(sum_b)),
         difference=difference,
-        iou_a=iou(sum_a),
-        iou_b=iou(sum_b),
+        iou_a=iou_in_truth(sum_a),
+        iou_b=iou_in_truth(sum_b),
         classes=classes,
         images=(a[:, 1] > 0).sum(0),
         drawn=len(a),
@@ -199,14 +199,14 @@ def miou_interval(
     counts = counts[counts[:, 1].any(1)]
     if not len(counts):
         raise ValueError("no image has a labeled pixel")
-    resampled = np.concatenate([mean_iou(x) for x in _resample(counts, resamples, seed)])
-    (estimate,) = _estimates(mean_iou(counts.sum(0))[None], resampled[:, None], level)
+    resampled = np.concatenate([mean_iou_in_truth(x) for x in _resample(counts, resamples, seed)])
+    (estimate,) = _estimates(mean_iou_in_truth(counts.sum(0))[None], resampled[:, None], level)
     return estimate
 
 
 def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Two (..., 3, K) counts -> (..., 1 + K) float64: B - A of the mIoU, then of each class."""
-    iou_a, iou_b = iou(a), iou(b)
+    iou_a, iou_b = iou_in_truth(a), iou_in_truth(b)
     return np.concatenate([(_nanmean(iou_b) - _nanmean(iou_a))[..., None], iou_b - iou_a], -1)
 
 

@@ -16,7 +16,7 @@ from segcoord.evaluation.protocol import protocol
 from segcoord.evaluation.tables import print_comparison
 from segcoord.inference.load import checkpoint_path, is_exported, load_with_metadata
 from segcoord.inference.predict import SINGLE_VIEW
-from segcoord.inference.views import Views
+from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console, progress_bar
 from segcoord.utils.devices import fabric_on

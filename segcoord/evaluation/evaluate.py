@@ -14,7 +14,7 @@ from segcoord.data.pack.reader import verify
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.metrics import MeanIoU, Scores
 from segcoord.inference.predict import SINGLE_VIEW, predict
-from segcoord.inference.views import Views
+from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import progress_counter
 from segcoord.utils.distributed import all_reduce, rank_indices

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import find_split
-from segcoord.data.mask_files import write_mask
+from segcoord.data.mask_writer import write_mask
 from segcoord.data.pack.reader import pixel_source, with_pack
 from segcoord.data.split import Sample, Split
-from segcoord.evaluation import outputs
+from segcoord.evaluation import output_options
 from segcoord.evaluation.cityscapes import CityscapesScores, InstanceWeights, instances_path
 from segcoord.evaluation.evaluate import ImageCallback, check_labels, evaluate, verify_masks
 from segcoord.evaluation.metrics import Scores
@@ -25,7 +25,7 @@ from segcoord.evaluation.sheet import SampleSheet
 from segcoord.evaluation.submission import server_archive
 from segcoord.evaluation.tables import print_cityscapes, print_scores
 from segcoord.inference.load import accelerator_for, load_with_metadata
-from segcoord.inference.views import Views, parse_tile
+from segcoord.inference.scales_and_tiles import Views, parse_tile
 from segcoord.inference.visualize import overlay, write_picture
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console, progress_bar
@@ -44,7 +44,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     tile = args.tile and parse_tile(args.tile)
     views = Views(tuple(args.scales), args.flip, tile, args.overlap or 0)
     fabric = evaluation_fabric(accelerator_for(args.checkpoint, args.device))
-    outputs.check_options(args, fabric.world_size)
+    output_options.check_options(args, fabric.world_size)
     console.quiet = not is_main_process()
     model, checkpoint, split = _load(args, data, fabric)
 
@@ -81,7 +81,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
             report.write(scores, description)
     if sheet is not None:
         sheet.write(Path(args.sheet))
-    for option in (*outputs.FOLDERS, *outputs.FILES):
+    for option in (*output_options.FOLDERS, *output_options.FILES):
         if getattr(args, option):
             console.print(f"{option:10} {getattr(args, option)}")
     return 0
@@ -99,7 +99,7 @@ def _load(
     model, checkpoint = load_with_metadata(args.checkpoint, fabric.device, runtime=args.runtime)
     check_labels(model, args.checkpoint, data)
     split = with_pack(find_split(data, args.split or data.val_split), data)
-    outputs.check_split_outputs(args, data, split)
+    output_options.check_split_outputs(args, data, split)
     if is_main_process():
         verify_masks(split)
         fabric.launch()
@@ -161,7 +161,7 @@ def _predict(
 def _report_dummy_masks(args: Namespace, split: Split) -> None:
     """Prints that dummy masks were not scored; raises UserError if scores were requested."""
     message = f"split {split.name!r}: no pixel of its {len(split)} masks is labeled (dummy masks)"
-    if outputs.writes_scores(args) or not outputs.writes_predictions(args):
+    if output_options.writes_scores(args) or not output_options.writes_predictions(args):
         raise UserError(f"{message}; it can't be scored. Write its predictions with --masks.")
     console.print(f"{message}; it is not scored.")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from segcoord.data.labels import VOC
-from segcoord.data.mask_files import mask_image
+from segcoord.data.mask_writer import mask_image
 from segcoord.data.split import Sample, Split
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write

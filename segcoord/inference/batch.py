@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from segcoord.data.image_io import histogram
-from segcoord.data.mask_files import write_mask, write_probabilities
+from segcoord.data.mask_writer import write_mask, write_probabilities
 from segcoord.inference.class_areas import AreaTable
 from segcoord.inference.inputs import Source
 from segcoord.inference.photo import Photo, read_photo
 from segcoord.inference.predict import predict, predict_probabilities
+from segcoord.inference.scales_and_tiles import Views
 from segcoord.inference.video import UnreadableVideo, VideoInterrupted, predict_video
-from segcoord.inference.views import Views
 from segcoord.inference.visualize import overlay, reduced, write_picture
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console, progress_counter

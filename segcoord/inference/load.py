@@ -7,7 +7,7 @@ import torch
 from segcoord.inference.exported import DESCRIPTION, load_exported, read_description
 from segcoord.inference.runtimes import RUNTIMES, check_runtime_name
 from segcoord.models.checkpoint import read_segmentation, rebuild
-from segcoord.models.fuse import fold_batch_norm
+from segcoord.models.fold_batch_norm import fold_batch_norm
 from segcoord.models.hub import CONFIG
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError

@@ -9,8 +9,8 @@ import torch
 
 from segcoord.inference.fast_argmax import predict_classes
 from segcoord.inference.photo import read_photo
+from segcoord.inference.scales_and_tiles import Views
 from segcoord.inference.tta import ViewLogits, average_classes, average_probabilities, predict_views
-from segcoord.inference.views import Views
 from segcoord.models.segmentation import SegmentationModel
 
 SINGLE_VIEW = Views()

@@ -10,7 +10,7 @@ from segcoord.inference.batch import BatchPredictor, PredictionJob
 from segcoord.inference.class_areas import AreaTable
 from segcoord.inference.inputs import OUTPUTS, Sources, by_suffix, check_outputs, find_sources
 from segcoord.inference.load import accelerator_for, load_with_metadata
-from segcoord.inference.views import Views, parse_tile
+from segcoord.inference.scales_and_tiles import Views, parse_tile
 from segcoord.utils.console import console, format_duration
 from segcoord.utils.devices import fabric_on
 from segcoord.utils.errors import UserError

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcoord.inference.views import Views, scaled_size
+from segcoord.inference.scales_and_tiles import Views, scaled_size
 from segcoord.models.segmentation import SegmentationModel
 
 BAND = 2**20  # logits upsampled at a time: a few megabytes, which fit in the cache

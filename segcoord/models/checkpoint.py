@@ -55,7 +55,7 @@ def read_checkpoint(path: str | Path) -> dict:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint. Give the path of a best.ckpt or last.ckpt.")
     checkpoint = read_weights_file(path)
-    _verify(path)
+    _check_crc(path)
     description = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         keys = list(checkpoint)[:4] if isinstance(checkpoint, dict) else type(checkpoint).__name__
@@ -71,7 +71,7 @@ def read_checkpoint(path: str | Path) -> dict:
     return checkpoint
 
 
-def _verify(path: Path) -> None:
+def _check_crc(path: Path) -> None:
     """Verifies the CRC-32 checksums of the zip file, which PyTorch writes but does not check."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -13,7 +13,7 @@ import segcoord.models.encoders  # noqa: F401  (registers our encoders in timm)
 from segcoord.config.decoders import decoder_settings
 from segcoord.data.labels import LabelSet, numbered_labels
 from segcoord.models.decoders import build_network
-from segcoord.models.encoders.pretrained import load_pretrained
+from segcoord.models.encoders.initial_weights import load_pretrained
 from segcoord.models.segmentation import FORMAT, SegmentationModel
 from segcoord.utils.errors import UserError
 

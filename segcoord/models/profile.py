@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segcoord.models.encoders.pretrained import name_without_attention
-from segcoord.models.encoders.published import PUBLISHED
+from segcoord.models.encoders.download_weights import PUBLISHED
+from segcoord.models.encoders.initial_weights import name_without_attention
 from segcoord.models.factory import create_model
 from segcoord.utils.errors import UserError
 

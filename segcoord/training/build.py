@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import torch
 
-from segcoord.config.schema import ClassificationConfig, Config
+from segcoord.config.schema import ClassificationConfig, SegmentationConfig
 from segcoord.data.checks.run import check_for_training
 from segcoord.data.class_weights import class_weights
 from segcoord.data.image_folder import check_folders, find_folders
@@ -13,13 +13,15 @@ from segcoord.data.layouts import find_split, label_set
 from segcoord.data.pack.reader import pixel_source, with_pack
 from segcoord.models.classifier import create_classifier
 from segcoord.models.factory import create_model
-from segcoord.training.classification import Classification
-from segcoord.training.segmentation import Segmentation
+from segcoord.training.classification import ClassificationTask
+from segcoord.training.segmentation import SegmentationTask
 from segcoord.utils.console import console, progress_bar
 from segcoord.utils.errors import UserError
 
 
-def build_segmentation(config: Config, *, fresh: bool, offline: bool, check: bool) -> Segmentation:
+def build_segmentation(
+    config: SegmentationConfig, *, fresh: bool, offline: bool, check: bool
+) -> SegmentationTask:
     """Build the segmentation task.
 
     `fresh` loads model.encoder_weights, which a resumed run doesn't need; `check` checks all images
@@ -48,10 +50,10 @@ def build_segmentation(config: Config, *, fresh: bool, offline: bool, check: boo
         weights = torch.tensor(weights, dtype=torch.float32)
     for split in splits:
         console.print(f"{split.name}: read from {pixel_source(split, config.data)}")
-    return Segmentation(config, model, splits, weights)
+    return SegmentationTask(config, model, splits, weights)
 
 
-def build_classification(config: ClassificationConfig, *, check: bool) -> Classification:
+def build_classification(config: ClassificationConfig, *, check: bool) -> ClassificationTask:
     """Build the classification task; `check` decodes every image first.
 
     Raises:
@@ -67,4 +69,4 @@ def build_classification(config: ClassificationConfig, *, check: bool) -> Classi
         console.print("Training and validation use the same images.", style="bold red")
     for split in folders:
         console.print(f"{split.name}: {len(split.samples)} images of {len(split.classes)} classes")
-    return Classification(config, model, folders)
+    return ClassificationTask(config, model, folders)

@@ -30,7 +30,7 @@ class ClassificationLoss(nn.Module):
         return F.cross_entropy(self.model(self.model.normalize(batch["image"])), batch["label"])
 
 
-class Classification:
+class ClassificationTask:
     """The `Task` that trains an image classifier; `folders` are for training and validation."""
 
     columns = ("top1", "top5")

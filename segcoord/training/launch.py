@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from segcoord.config.schema import ClassificationConfig, Config
+from segcoord.config.schema import ClassificationConfig, SegmentationConfig
 from segcoord.evaluation.tables import print_scores
 from segcoord.training import run_dir
 from segcoord.training.build import build_classification, build_segmentation
@@ -22,15 +22,15 @@ from segcoord.training.resume import (
     require_same_settings,
     run_inputs,
 )
-from segcoord.training.segmentation import Segmentation
-from segcoord.training.summary import print_summary
+from segcoord.training.segmentation import SegmentationTask
+from segcoord.training.startup_summary import print_summary
 from segcoord.training.task import Task
 from segcoord.utils.console import console
 from segcoord.utils.devices import is_main_process
 from segcoord.utils.files import atomic_write
 from segcoord.utils.run_log import RunLog
 
-AnyConfig = Config | ClassificationConfig
+AnyConfig = SegmentationConfig | ClassificationConfig
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the run is saved, start it again with --resume
 
 
@@ -94,7 +94,7 @@ def _setup(
     """Seed, build the task with its initial weights and print a summary."""
     torch.manual_seed(config.train.seed)
     check = is_main_process()
-    if isinstance(config, Config):
+    if isinstance(config, SegmentationConfig):
         task = build_segmentation(config, fresh=not resumed, offline=offline, check=check)
     else:
         task = build_classification(config, check=check)
@@ -152,7 +152,7 @@ def _fit(task: Task, folder: Path, fabric: Fabric, state: dict | None, again: st
     if scores is None:
         console.print(f"{folder}: the run is complete, nothing left to do.")
         return 0
-    if isinstance(task, Segmentation):
+    if isinstance(task, SegmentationTask):
         print_scores(task.scores, task.model.labels.names, len(task.val_split))
     console.print(f"\nThe best weights are in {folder / 'best.ckpt'}")
     return 0

@@ -33,11 +33,11 @@ def cross_entropy(
     Args:
         weights: (K,) float class weights; the mean is weighted with them.
         label_smoothing: Part of the target spread evenly over all classes, 0..1.
-        ohem: (threshold, min_kept) of `hard_pixels`, to restrict the loss to these pixels.
+        ohem: (threshold, min_kept) of `ohem_mask`, to restrict the loss to these pixels.
     """
     target = target.long()
     if ohem is not None:
-        target = torch.where(hard_pixels(logits, target, *ohem), target, VOID)
+        target = torch.where(ohem_mask(logits, target, *ohem), target, VOID)
     total = F.cross_entropy(
         logits, target, weights, ignore_index=VOID, reduction="sum", label_smoothing=label_smoothing
     )
@@ -48,7 +48,7 @@ def cross_entropy(
 
 
 @torch.no_grad()
-def hard_pixels(logits: Tensor, target: Tensor, threshold: float, min_kept: float) -> Tensor:
+def ohem_mask(logits: Tensor, target: Tensor, threshold: float, min_kept: float) -> Tensor:
     """Select pixels by online hard example mining (OHEM).
 
     Keeps the pixels whose true class has a probability below the threshold, and at least the

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from segcoord.config.schema import ClassificationConfig, Config
+from segcoord.config.schema import ClassificationConfig, SegmentationConfig
 from segcoord.training.run_dir import read_metrics
 from segcoord.utils.console import format_duration, score_title
 from segcoord.utils.files import atomic_write
@@ -23,7 +23,7 @@ LOSS, RAW_LOSS, SCORE, LR = "#1f5fa8", "#c2d6ec", "#c8501e", "#5c7f3d"
 LABEL = {"textcoords": "offset points", "fontsize": 9}
 
 
-def write_plot(run: Path, config: Config | ClassificationConfig, score: str) -> None:
+def write_plot(run: Path, config: SegmentationConfig | ClassificationConfig, score: str) -> None:
     """Write plot.png, unless metrics.csv is empty; `score` is the column that selects best.ckpt.
 
     Raises:
@@ -37,7 +37,10 @@ def write_plot(run: Path, config: Config | ClassificationConfig, score: str) -> 
 
 
 def draw_curves(
-    rows: list[dict[str, str]], config: Config | ClassificationConfig, score: str, name: str
+    rows: list[dict[str, str]],
+    config: SegmentationConfig | ClassificationConfig,
+    score: str,
+    name: str,
 ) -> Figure:
     """Draw the loss, the score of each validation with the best one marked, and the learning rate.
 

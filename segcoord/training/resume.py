@@ -2,6 +2,9 @@
 
 last.ckpt is replaced atomically, and its predecessor stays as previous.ckpt. Both carry the CRCs of
 the zip format of PyTorch files, so a damaged last.ckpt costs only the steps since previous.ckpt.
+
+A resumed run sees the same batches and augmentations because `data/loader.py` and
+`data/transforms.py` compute them from (seed, step) and (seed, epoch, index).
 """
 
 import hashlib
@@ -14,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from segcoord.config.schema import Config
+from segcoord.config.schema import SegmentationConfig
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.models.segmentation import ImageModel
 from segcoord.training.ema import Ema
 from segcoord.training.run_dir import read_origin
-from segcoord.training.summary import class_weights_by_name
+from segcoord.training.startup_summary import class_weights_by_name
 from segcoord.training.task import Task
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
@@ -150,7 +153,7 @@ def restore(
         ) from error
 
 
-def require_same_settings(config: Config, state: dict, run: Path) -> None:
+def require_same_settings(config: SegmentationConfig, state: dict, run: Path) -> None:
     """Raise UserError if a setting differs that would change the run."""
     saved, current = state.get("config", {}), asdict(config)
     before, now = (_flatten(json.loads(json.dumps(c))) for c in (saved, current))  # tuples to lists

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segcoord.config.schema import ClassificationConfig, Config
+from segcoord.config.schema import ClassificationConfig, SegmentationConfig
 from segcoord.training.loggers import Logger, open_loggers
 from segcoord.training.plot import write_plot
 from segcoord.training.run_dir import read_metrics
@@ -45,7 +45,7 @@ class RunWriter:
     def __init__(
         self,
         run: Path,
-        config: Config | ClassificationConfig,
+        config: SegmentationConfig | ClassificationConfig,
         scores: Sequence[str],
         step: int,
         validated: int,

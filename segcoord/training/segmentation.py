@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segcoord.config.schema import Config, TrainConfig
+from segcoord.config.schema import SegmentationConfig, TrainConfig
 from segcoord.data.loader import TrainDataset
 from segcoord.data.split import Split
 from segcoord.data.transforms import TrainTransform
@@ -130,14 +130,14 @@ class SegmentationLoss(nn.Module):
         self.statistics_checked = True
 
 
-class Segmentation:
+class SegmentationTask:
     """The `Task` that trains a segmentation model; `splits` are for training and validation."""
 
     columns = ("miou", "pixel_accuracy", "mean_accuracy")
 
     def __init__(
         self,
-        config: Config,
+        config: SegmentationConfig,
         model: SegmentationModel,
         splits: tuple[Split, Split],
         class_weights: Tensor | None = None,

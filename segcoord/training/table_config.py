@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from segcoord.config.loading import nearest, read_yaml, task_of
+from segcoord.config.loading import did_you_mean, read_yaml, task_of
 from segcoord.config.schema import CONFIGS
 from segcoord.utils.errors import UserError
 
@@ -125,7 +125,7 @@ def _parse(path: Path) -> TableFile:
         message = str(error)
         if unknown := re.search("Option '(.*?)' is not accepted", message):
             known = [each.name for each in (*fields(TableFile), *fields(EncoderEntry))]
-            message = f"unknown key {unknown[1]!r}{nearest(unknown[1], known)}"
+            message = f"unknown key {unknown[1]!r}{did_you_mean(unknown[1], known)}"
         raise UserError(f"{path}: {message}") from error
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
-from segcoord.config.schema import ClassificationConfig, Config
+from segcoord.config.schema import ClassificationConfig, SegmentationConfig
 from segcoord.models.segmentation import ImageModel
 
 
@@ -25,7 +25,7 @@ class IndexedDataset(Protocol):
 class Task(Protocol):
     """What the loop trains: a model with its data, loss and metric."""
 
-    config: Config | ClassificationConfig
+    config: SegmentationConfig | ClassificationConfig
     model: ImageModel
     """The model that is validated and saved."""
     module: nn.Module

@@ -22,9 +22,9 @@ from segcoord.config.schema import (
     GROUPS,
     ClassConfig,
     ClassificationConfig,
-    Config,
     DataConfig,
     ModelConfig,
+    SegmentationConfig,
     TrainConfig,
 )
 from segcoord.data.layouts import label_set
@@ -45,11 +45,11 @@ def make_parser(task: str = "segmentation") -> ArgumentParser:
     return parser
 
 
-def config_of(*argv: object, layers: tuple[tuple[str, dict], ...] = ()) -> Config:
+def config_of(*argv: object, layers: tuple[tuple[str, dict], ...] = ()) -> SegmentationConfig:
     """The configuration that a command line gives."""
     parser = make_parser()
     parsed = parser.instantiate(parse(parser, [str(a) for a in argv], *layers))
-    return Config(parsed.model, parsed.data, parsed.train)
+    return SegmentationConfig(parsed.model, parsed.data, parsed.train)
 
 
 def write(folder: Path, text: str, name: str = "own.yaml") -> Path:
@@ -66,10 +66,12 @@ def error_of(*argv: object) -> str:
     return str(caught.value)
 
 
-def valid(**changes: dict) -> Config:
+def valid(**changes: dict) -> SegmentationConfig:
     """A valid configuration with some settings changed: train={"lr": 1.0}."""
-    config = Config(ModelConfig(), DataConfig("voc", "here"), TrainConfig(max_steps=5))
-    return Config(**{g: replace(getattr(config, g), **changes.get(g, {})) for g in GROUPS})
+    config = SegmentationConfig(ModelConfig(), DataConfig("voc", "here"), TrainConfig(max_steps=5))
+    return SegmentationConfig(
+        **{g: replace(getattr(config, g), **changes.get(g, {})) for g in GROUPS}
+    )
 
 
 # -- precedence
@@ -461,7 +463,7 @@ CLASS = st.builds(
     id=st.none() | st.integers(0, 254),
 )
 ANY_CONFIG = st.builds(
-    Config,
+    SegmentationConfig,
     model=st.builds(
         ModelConfig,
         encoder=TEXT,
@@ -498,7 +500,7 @@ ANY_CONFIG = st.builds(
 # Shrinking a failure would take minutes, and a failing configuration is readable as it is.
 @settings(derandomize=True, deadline=None, max_examples=15, phases=[Phase.generate])
 @given(ANY_CONFIG)
-def test_resolved_file_read_again_is_the_same_configuration(config: Config) -> None:
+def test_resolved_file_read_again_is_the_same_configuration(config: SegmentationConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), config.to_yaml())
         assert config_of("--config", path) == config

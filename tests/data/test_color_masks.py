@@ -16,7 +16,7 @@ from segcoord.data.color_masks import ColorTable, convert_masks, find_masks, par
 from segcoord.data.image_io import read_mask_values
 from segcoord.data.labels import CITYSCAPES, VOC, LabelSet
 from segcoord.data.layouts import label_set
-from segcoord.data.mask_files import write_mask
+from segcoord.data.mask_writer import write_mask
 from segcoord.utils.errors import UserError
 
 SAMPLE = ROOT / "configs" / "sample.yaml"

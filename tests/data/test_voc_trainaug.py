@@ -19,7 +19,7 @@ from segcoord.data import voc_trainaug as trainaug
 from segcoord.data.image_io import read_mask_values
 from segcoord.data.labels import VOC
 from segcoord.data.layouts import find_split
-from segcoord.data.mask_files import write_mask
+from segcoord.data.mask_writer import write_mask
 from segcoord.data.voc_trainaug import PUBLISHED, make_trainaug, read_sbd
 from segcoord.utils.errors import UserError
 

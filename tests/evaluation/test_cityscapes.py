@@ -23,7 +23,7 @@ from segcoord.config.schema import DataConfig
 from segcoord.data.image_io import read_mask
 from segcoord.data.labels import CITYSCAPES, VOID
 from segcoord.data.layouts import find_split
-from segcoord.data.mask_files import write_mask
+from segcoord.data.mask_writer import write_mask
 from segcoord.evaluation.cityscapes import (
     AVERAGE_SIZES,
     CATEGORIES,

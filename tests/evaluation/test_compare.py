@@ -14,8 +14,8 @@ from segcoord.cli.main import main
 from segcoord.data.pack.reader import MASKS
 from segcoord.evaluation.bootstrap import (
     count_image,
-    iou,
-    mean_iou,
+    iou_in_truth,
+    mean_iou_in_truth,
     miou_interval,
     paired_bootstrap,
 )
@@ -44,7 +44,7 @@ def images(rng: np.random.Generator, n: int, gain: np.ndarray | float = GAIN) ->
 def test_the_interval_covers_the_true_difference_at_its_level() -> None:
     rng = np.random.default_rng(7)
     a, b = (x.sum(0) for x in images(rng, 400_000))
-    true = mean_iou(b) - mean_iou(a), *(iou(b) - iou(a))
+    true = mean_iou_in_truth(b) - mean_iou_in_truth(a), *(iou_in_truth(b) - iou_in_truth(a))
     trials, inside = 300, np.zeros(1 + K)
     for trial in range(trials):
         result = paired_bootstrap(*images(rng, 80), resamples=400, seed=trial)
@@ -59,7 +59,7 @@ def test_the_paired_interval_is_narrower_than_that_of_one_model() -> None:
     a, b = images(np.random.default_rng(3), 100)
     paired = paired_bootstrap(a, b).difference
     alone = miou_interval(a)
-    assert alone.low < mean_iou(a.sum(0)) < alone.high
+    assert alone.low < mean_iou_in_truth(a.sum(0)) < alone.high
     assert paired.high - paired.low < 0.5 * (alone.high - alone.low)
 
 
@@ -110,7 +110,7 @@ def test_resamples_equal_those_of_a_plain_loop() -> None:
     rng, expected = np.random.default_rng(0), []
     for _ in range(300):
         drawn = rng.integers(30, size=30)
-        expected.append(mean_iou(b[drawn].sum(0)) - mean_iou(a[drawn].sum(0)))
+        expected.append(mean_iou_in_truth(b[drawn].sum(0)) - mean_iou_in_truth(a[drawn].sum(0)))
     result = paired_bootstrap(a, b, resamples=300).difference
     assert [result.low, result.high] == pytest.approx(
         np.percentile(expected, [2.5, 97.5]), abs=1e-12
@@ -124,8 +124,8 @@ def test_absent_classes_are_left_out_of_both() -> None:
     a[:, 2, 3], b[:, 2, 3] = 0, 50  # and only B predicts it
     result = paired_bootstrap(a, b, resamples=200)
     assert np.isnan([result.iou_a[3], result.iou_b[3], result.classes[3].value]).all()
-    assert result.a == pytest.approx(iou(a.sum(0))[:3].mean())
-    assert result.b == pytest.approx(iou(b.sum(0))[:3].mean())
+    assert result.a == pytest.approx(iou_in_truth(a.sum(0))[:3].mean())
+    assert result.b == pytest.approx(iou_in_truth(b.sum(0))[:3].mean())
     absent = result.to_dict(list("wxyz"))["classes"][3]
     assert absent["difference"] == {"value": None, "interval": [None, None]}
     assert absent["images"] == 0
@@ -152,8 +152,8 @@ def test_counts_give_the_scores_of_the_metric() -> None:
         prediction = rng.integers(0, K, (13, 17)).astype(np.uint8)
         metric.update(torch.from_numpy(prediction), torch.from_numpy(truth))
         counts.append(count_image(prediction, truth, K))
-    assert iou(np.sum(counts, 0)) == pytest.approx(metric.scores().iou, abs=0)
-    assert mean_iou(np.sum(counts, 0)) == pytest.approx(metric.scores().miou, abs=1e-15)
+    assert iou_in_truth(np.sum(counts, 0)) == pytest.approx(metric.scores().iou, abs=0)
+    assert mean_iou_in_truth(np.sum(counts, 0)) == pytest.approx(metric.scores().miou, abs=1e-15)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from segcoord.cli.evaluate import evaluate
 from segcoord.cli.main import main, run
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.evaluate import evaluate as evaluate_split
-from segcoord.inference.views import Views
+from segcoord.inference.scales_and_tiles import Views
 
 
 def score(checkpoint: Path, folder: Path, *options: str) -> dict:

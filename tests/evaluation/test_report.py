@@ -23,7 +23,7 @@ from segcoord.cli.main import run
 from segcoord.config.schema import DataConfig
 from segcoord.data.labels import LabelClass, LabelSet
 from segcoord.data.split import Sample
-from segcoord.evaluation.bootstrap import count_image, mean_iou, paired_bootstrap
+from segcoord.evaluation.bootstrap import count_image, mean_iou_in_truth, paired_bootstrap
 from segcoord.evaluation.metrics import MeanIoU, Scores
 from segcoord.evaluation.protocol import protocol
 from segcoord.evaluation.report import boundary, calibration, object_sizes
@@ -31,7 +31,7 @@ from segcoord.evaluation.report.collect import ReportCollector, ReportData
 from segcoord.evaluation.report.extremes import MAX_SIDE, NUM_IMAGES, ExtremeImages
 from segcoord.evaluation.report.figures import write_figures
 from segcoord.evaluation.report.page import write_page
-from segcoord.inference.views import Views
+from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.factory import create_model
 
 NASTY = "<script>alert(1)</script>"
@@ -268,7 +268,7 @@ def test_the_interval_names_its_classes_and_too_few_images(tmp_path: Path) -> No
     assert scores.classes_counted == 3
     write_page(tmp_path / "other.html", replace(data, scores=scores))
     text = (tmp_path / "other.html").read_text()
-    alone = 100 * mean_iou(data.collected.counts.sum(0))
+    alone = 100 * mean_iou_in_truth(data.collected.counts.sum(0))
     assert f"over the 2 classes in truth, {alone:.1f}, by resampling" in text
     assert "too few to trust it" not in text
     write_page(tmp_path / "few.html", report_data(["a", "b", "c"], 3, 0.1))

@@ -26,8 +26,8 @@ from segcoord.cli.predict import predict
 from segcoord.data.labels import VOC, VOID
 from segcoord.inference.inputs import Source
 from segcoord.inference.photo import read_photo
+from segcoord.inference.scales_and_tiles import Views
 from segcoord.inference.video import VideoInterrupted, predict_video
-from segcoord.inference.views import Views
 from segcoord.inference.visualize import blend, overlay, reduced
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.threads import map_in_threads

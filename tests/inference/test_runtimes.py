@@ -19,7 +19,7 @@ from segcoord.deploy.verify import synthetic
 from segcoord.inference.exported import DESCRIPTION
 from segcoord.inference.load import accelerator_for
 from segcoord.inference.runtimes import openvino_core
-from segcoord.inference.views import Views
+from segcoord.inference.scales_and_tiles import Views
 from segcoord.utils.errors import UserError
 
 

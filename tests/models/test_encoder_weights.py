@@ -24,7 +24,12 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 import segcoord
-from segcoord.models.encoders.published import PUBLISHED, PublishedFile, download, git_blob_id
+from segcoord.models.encoders.download_weights import (
+    PUBLISHED,
+    PublishedFile,
+    download,
+    git_blob_id,
+)
 from segcoord.models.encoders.weights import (
     authors_to_timm_names,
     load_encoder,

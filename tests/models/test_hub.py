@@ -21,7 +21,7 @@ from segcoord.cli.share import share
 from segcoord.config.decoders import STRIDES
 from segcoord.data.labels import LabelClass, LabelSet
 from segcoord.models.checkpoint import read_segmentation
-from segcoord.models.fuse import fold_batch_norm
+from segcoord.models.fold_batch_norm import fold_batch_norm
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError
 

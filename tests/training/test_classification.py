@@ -25,7 +25,7 @@ from segcoord.config.schema import (
 from segcoord.data.image_folder import find_folders
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.models.classifier import create_classifier
-from segcoord.training.classification import Classification
+from segcoord.training.classification import ClassificationTask
 from segcoord.training.init_from import init_from
 from segcoord.utils.errors import UserError
 
@@ -100,7 +100,7 @@ def test_accuracies_are_fractions_of_the_images(folders: Path) -> None:
     data = ImageFolderConfig(str(folders), crop_size=32, resize=32, workers=0)
     config = ClassificationConfig(ClassifierConfig(), data, OptimConfig(max_steps=1))
     model = create_classifier("mobilenetv2_050", sorted(CLASSES))
-    task = Classification(config, model, find_folders(data))
+    task = ClassificationTask(config, model, find_folders(data))
     order = torch.tensor([5.0, 4, 3, 2, 1, 0])
     model.forward = lambda x: order.expand(len(x), 6)
     seen = []
@@ -136,7 +136,7 @@ def test_a_classifier_is_no_segmentation_model(trained: Path, capsys) -> None:
 def test_augmentation_depends_on_the_key_alone(folders: Path) -> None:
     data = ImageFolderConfig(str(folders), crop_size=32)
     config = ClassificationConfig(ClassifierConfig(), data, OptimConfig(max_steps=1))
-    task = Classification(
+    task = ClassificationTask(
         config, create_classifier("mobilenetv2_050", sorted(CLASSES)), find_folders(data)
     )
     one, again, other = (task.train_set[key]["image"] for key in ((0, 5), (0, 5), (1, 5)))

@@ -22,7 +22,7 @@ from segcoord.cli.evaluate import evaluate
 from segcoord.cli.main import run
 from segcoord.cli.train import train
 from segcoord.data.labels import CITYSCAPES
-from segcoord.evaluation.outputs import FILES, FOLDERS, SINGLE_PROCESS, check_options
+from segcoord.evaluation.output_options import FILES, FOLDERS, SINGLE_PROCESS, check_options
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.utils.devices import is_main_process
 from segcoord.utils.errors import UserError

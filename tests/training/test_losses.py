@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segcoord.training.losses import cross_entropy, dice_loss, hard_pixels, lovasz_loss
+from segcoord.training.losses import cross_entropy, dice_loss, lovasz_loss, ohem_mask
 
 K = 5
 WEIGHTS = torch.tensor([0.5, 2.0, 0.0, 1.0, 7.0])
@@ -91,7 +91,7 @@ def test_hard_pixels_equal_the_reference(threshold: float, min_kept: float) -> N
     for seed in range(3):
         logits, target = batch(seed)
         expected = reference_hard_pixels(logits, target, threshold, min_kept)
-        assert torch.equal(hard_pixels(logits, target, threshold, min_kept), expected)
+        assert torch.equal(ohem_mask(logits, target, threshold, min_kept), expected)
         if min_kept == 1:
             assert torch.equal(expected, target != 255)
         if threshold == 0 and min_kept < 1:

@@ -19,7 +19,7 @@ from lightning_fabric.plugins.precision import MixedPrecision
 
 from segcoord.cli.main import run
 from segcoord.cli.train import train
-from segcoord.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+from segcoord.config.schema import DataConfig, ModelConfig, SegmentationConfig, TrainConfig
 from segcoord.data.loader import EpochShuffle
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.models.segmentation import ImageModel
@@ -363,7 +363,9 @@ class Toy:
         defaults = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": 0.5}
         defaults |= {"max_steps": 1, "batch_size": 4, "accelerator": "cpu"}
         train = TrainConfig(**defaults | settings)
-        self.config = Config(ModelConfig(), DataConfig("voc", "nowhere", workers=0), train)
+        self.config = SegmentationConfig(
+            ModelConfig(), DataConfig("voc", "nowhere", workers=0), train
+        )
         torch.manual_seed(0)
         self.model = ImageModel(torch.nn.Conv2d(3, 2, 1), {}, [0.0] * 3, [1.0] * 3)
         self.module = self.model.net

@@ -18,14 +18,20 @@ import segcoord
 from segcoord.cli.main import run
 from segcoord.cli.train import train
 from segcoord.config.decoders import STRIDES
-from segcoord.config.schema import ClassConfig, Config, DataConfig, ModelConfig, TrainConfig
+from segcoord.config.schema import (
+    ClassConfig,
+    DataConfig,
+    ModelConfig,
+    SegmentationConfig,
+    TrainConfig,
+)
 from segcoord.data.layouts import find_split
 from segcoord.data.synthetic.dataset import write_sample
 from segcoord.models.auxiliary_head import AuxiliaryHead
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.training.losses import cross_entropy, dice_loss, lovasz_loss
 from segcoord.training.optim import make_optimizer
-from segcoord.training.segmentation import Segmentation, SegmentationLoss
+from segcoord.training.segmentation import SegmentationLoss, SegmentationTask
 from segcoord.utils.errors import UserError
 
 SETTINGS = TrainConfig(max_steps=5)
@@ -178,12 +184,14 @@ def test_the_encoder_runs_once_for_both_heads() -> None:
     assert all(p.grad is not None and p.grad.any() for p in module.auxiliary.parameters())
 
 
-def task_of(root: Path, **changes) -> Segmentation:
+def task_of(root: Path, **changes) -> SegmentationTask:
     classes = [ClassConfig(str(n), [n, n, n]) for n in range(8)]
     data = DataConfig("voc", str(root), classes=classes)
     model = segcoord.create_model("mobilenetv2_ca_050", 8)
-    config = Config(ModelConfig("mobilenetv2_ca_050"), data, replace(SETTINGS, **changes))
-    return Segmentation(config, model, (find_split(data, "train"), find_split(data, "val")))
+    config = SegmentationConfig(
+        ModelConfig("mobilenetv2_ca_050"), data, replace(SETTINGS, **changes)
+    )
+    return SegmentationTask(config, model, (find_split(data, "train"), find_split(data, "val")))
 
 
 def test_encoder_lr_factor_applies_to_the_encoder_alone(sample_voc: Path) -> None:

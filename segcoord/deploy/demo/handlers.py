@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segcoord.data.mask_files import mask_image
+from segcoord.data.mask_writer import mask_image
 from segcoord.deploy.demo import images
 from segcoord.deploy.demo.images import RequestError, encode
 from segcoord.deploy.demo.models import ModelChoice

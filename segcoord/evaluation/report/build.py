@@ -13,7 +13,7 @@ from segcoord.evaluation.evaluate import check_labels
 from segcoord.evaluation.metrics import Scores
 from segcoord.evaluation.report.collect import ReportCollector, ReportData
 from segcoord.inference.load import checkpoint_path, load
-from segcoord.inference.views import Views
+from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from segcoord.evaluation.bootstrap import iou
+from segcoord.evaluation.bootstrap import iou_in_truth
 
 NUM_IMAGES = 4
 MAX_SIDE = 640  # pixels of the longer side
@@ -49,7 +49,7 @@ class ExtremeImages:
         counts: np.ndarray,
     ) -> None:
         """Adds one image; `counts` are its (3, K) counts from `count_image`."""
-        class_iou = iou(counts)
+        class_iou = iou_in_truth(counts)
         if np.isnan(class_iou).all():
             return  # no labeled pixel
         miou = float(np.nanmean(class_iou))

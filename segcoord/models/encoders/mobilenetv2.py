@@ -19,7 +19,7 @@ from timm.models.efficientnet import EfficientNet, _cfg, _create_effnet
 from torch import nn
 
 from segcoord.models.create_attention import REDUCTION, timm_se_layer
-from segcoord.models.encoders.published import PUBLISHED, download
+from segcoord.models.encoders.download_weights import PUBLISHED, download
 from segcoord.models.encoders.weights import load_encoder
 from segcoord.models.state_dict import read_state_dict
 

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from torch import Tensor, nn
 
-from segcoord.models.encoders.published import USE_LOCAL_FILE
+from segcoord.models.encoders.download_weights import USE_LOCAL_FILE
 from segcoord.models.state_dict import (
     first_sentence,
     model_description,

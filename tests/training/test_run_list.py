@@ -23,7 +23,7 @@ from segcoord.config.schema import (
 )
 from segcoord.models.encoders.weights import LoadReport
 from segcoord.training.run_dir import append_resume, lock_run, read_origin, write_origin
-from segcoord.training.run_summary import TABLE_WIDTH, find_runs
+from segcoord.training.run_list import TABLE_WIDTH, find_runs
 
 HEADER = "step,epoch,loss,lr,miou,pixel_accuracy,mean_accuracy,seconds\n"
 CONFIG = """\

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import segcoord
 from segcoord.models.attention import CoordAtt, CoordAttX
-from segcoord.models.fuse import fold_batch_norm
+from segcoord.models.fold_batch_norm import fold_batch_norm
 
 MODELS = [
     ("mobilenetv2_ca_050", "deeplabv3", 16),

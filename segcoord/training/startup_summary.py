@@ -3,9 +3,9 @@
 import torch
 from lightning_fabric import Fabric
 
-from segcoord.config.schema import ClassificationConfig, Config
+from segcoord.config.schema import ClassificationConfig, SegmentationConfig
 from segcoord.models.profile import count_parameters, giga_macs
-from segcoord.training.segmentation import Segmentation
+from segcoord.training.segmentation import SegmentationTask
 from segcoord.training.task import Task
 from segcoord.utils.console import console, print_pairs
 from segcoord.utils.errors import UserError
@@ -13,7 +13,7 @@ from segcoord.utils.errors import UserError
 
 def class_weights_by_name(task: Task) -> dict[str, float] | None:
     """The class weights of a task's loss by class name; None if all classes weigh the same."""
-    if not isinstance(task, Segmentation) or task.module.class_weights is None:
+    if not isinstance(task, SegmentationTask) or task.module.class_weights is None:
         return None
     return dict(zip(task.model.labels.names, task.module.class_weights.tolist()))
 
@@ -58,9 +58,9 @@ def print_summary(task: Task, fabric: Fabric) -> None:
     print_pairs("", [*pairs, ("device", _describe_devices(fabric))])
 
 
-def _describe_loss(config: Config | ClassificationConfig) -> str:
+def _describe_loss(config: SegmentationConfig | ClassificationConfig) -> str:
     terms = ["cross-entropy"]
-    if isinstance(config, Config):
+    if isinstance(config, SegmentationConfig):
         for name in ("label_smoothing", "dice_weight", "lovasz_weight", "aux_weight"):
             if value := getattr(config.train, name):
                 terms.append(f"{name} {value:g}")

@@ -11,9 +11,9 @@ import timm
 import torch
 
 import segcoord
-from segcoord.models.encoders import pretrained as module
-from segcoord.models.encoders.pretrained import load_pretrained, name_without_attention
-from segcoord.models.encoders.published import PublishedFile, git_blob_id
+from segcoord.models.encoders import initial_weights as module
+from segcoord.models.encoders.download_weights import PublishedFile, git_blob_id
+from segcoord.models.encoders.initial_weights import load_pretrained, name_without_attention
 from segcoord.models.encoders.weights import authors_to_timm_names
 from segcoord.utils.errors import UserError
 

@@ -7,7 +7,7 @@ import timm
 from torch import nn
 
 from segcoord.models.create_attention import REDUCTION
-from segcoord.models.encoders.published import PUBLISHED, download
+from segcoord.models.encoders.download_weights import PUBLISHED, download
 from segcoord.models.encoders.weights import (
     LoadReport,
     load_encoder,

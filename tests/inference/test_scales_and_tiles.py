@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import segcoord
+from segcoord.inference.scales_and_tiles import Views, parse_tile, scaled_size
 from segcoord.inference.tta import average_classes, average_probabilities, predict_views
-from segcoord.inference.views import Views, parse_tile, scaled_size
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError
 
