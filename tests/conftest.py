@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: threads of several processes compete
@@ -11,17 +12,30 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: threads of several proc
 
 import pytest
 import torch
+from filelock import FileLock
 from helpers import CAMVID, ROOT, SMALL, command
 
-from segcoord.cli.main import main, run
+from segcoord.cli.common import Command
+from segcoord.cli.export import export
+from segcoord.cli.main import run
 from segcoord.cli.train import train
 from segcoord.data.synthetic.dataset import write_sample
 
 FSYNC, os.fsync = os.fsync, lambda _: None  # for the fixtures of a session
 
 
+# These start processes from one that has torch loaded, which takes long to make: one worker runs
+# them all, first, because they take longest.
+PROCESSES = ("distributed", "resume", "loop", "run_list", "run_writer", "classification")
+FIRST = [*(f"training/test_{name}.py" for name in PROCESSES), "deploy/test_export.py"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    names = {item: item.path.relative_to(Path(__file__).parent).as_posix() for item in items}
+    items.sort(key=lambda item: FIRST.index(names[item]) if names[item] in FIRST else len(FIRST))
     for item in items:
+        group = "processes" if names[item] in FIRST[:-1] else names[item]
+        item.add_marker(pytest.mark.xdist_group(group))
         if item.get_closest_marker("camvid") and not CAMVID.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"CamVid is not at {CAMVID}"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
@@ -35,20 +49,39 @@ def fsync(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "fsync", FSYNC if durable else lambda _: None)
 
 
+Build = Callable[[Path], object]
+
+
 @pytest.fixture(scope="session")
-def sample_voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Build], Path]:
+    """Calls `build(folder)` in the first worker that needs the folder; the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def once(name: str, build: Build) -> Path:
+        folder, built = base / "shared" / name, base / "shared" / f"{name}.built"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not built.exists():
+                build(folder)
+                built.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def sample_voc(build_once: Callable[[str, Build], Path]) -> Path:
     """16 training and 6 validation scenes of 128x96 in VOC's tree."""
-    root = tmp_path_factory.mktemp("sample") / "voc"
-    write_sample(root, "voc", train=16, val=6, width=128, height=96)
-    return root
+    size = {"train": 16, "val": 6, "width": 128, "height": 96}
+    return build_once("voc", lambda folder: write_sample(folder, "voc", **size))
 
 
 @pytest.fixture(scope="session")
-def sample_cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample_cityscapes(build_once: Callable[[str, Build], Path]) -> Path:
     """8 training and 4 validation scenes of 128x96 in Cityscapes' tree, and test scenes."""
-    root = tmp_path_factory.mktemp("sample") / "cityscapes"
-    write_sample(root, "cityscapes", train=8, val=4, width=128, height=96)
-    return root
+    size = {"train": 8, "val": 4, "width": 128, "height": 96}
+    return build_once("cityscapes", lambda folder: write_sample(folder, "cityscapes", **size))
 
 
 @pytest.fixture
@@ -58,33 +91,30 @@ def root(sample_voc: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
-    """The folder of a finished run of a few steps on the sample."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
+def tiny_run(build_once: Callable[[str, Build], Path], sample_voc: Path) -> Path:
+    """The folder of a finished run of a few steps on the sample dataset."""
     arguments = [
         f"--config={ROOT / 'configs' / 'sample.yaml'}",
         f"--data.root={sample_voc}",
-        f"--run={folder}",
         "--train.max_steps=6",
         "--train.val_interval=3",
         *SMALL,
     ]
-    assert run(train, "train.py", arguments) == 0
-    return folder
+    return build_once("tiny", lambda folder: succeed(train, [*arguments, f"--run={folder}"]))
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
-    """The best model of `tiny_run` as ONNX files, one of them with everything inside."""
-    folder = tmp_path_factory.mktemp("onnx") / "exported"
+def exported(build_once: Callable[[str, Build], Path], tiny_run: Path) -> Path:
+    """The best model of `tiny_run` in ONNX format, with image_to_mask."""
     options = [f"--checkpoint={tiny_run / 'best.ckpt'}", "--format=onnx", "--image-to-mask"]
-    assert main(["export", *options, f"--out={folder}"]) == 0
-    return folder
+    return build_once("exported", lambda folder: succeed(export, [*options, f"--out={folder}"]))
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
-    """The folder of a run by `command` that nothing happened to."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert run(train, "train.py", command(sample_voc, folder)) == 0
-    return folder
+def uninterrupted(build_once: Callable[[str, Build], Path], sample_voc: Path) -> Path:
+    """The folder of a run by `command` without interruption."""
+    return build_once("whole", lambda folder: succeed(train, command(sample_voc, folder)))
+
+
+def succeed(verb: Command, arguments: list[str]) -> None:
+    assert run(verb, "segcoord", arguments) == 0
