@@ -24,9 +24,9 @@ def compare(program: str, argv: list[str]) -> int:
     add_settings(parser, "data")
     early = preview(argv, parser)
     layers = []
-    if not early.help:
-        if early.run_b is None:
-            raise UserError("expected RUN_A RUN_B")
+    if early.run_b is None and not early.help and (early.run_a or not argv):
+        raise UserError("expected RUN_A RUN_B")
+    if early.run_b is not None and not early.help:
         from segcoord.inference.load import checkpoint_path
 
         layers = data_layer(str(checkpoint_path(early.run_a)))
