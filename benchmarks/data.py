@@ -3,7 +3,7 @@
     python benchmarks/data.py [--json FILE] [--rounds N]
 
 It makes photo-like files, and measures in one run, alternating: the pipeline that most people
-copy (PIL: load, scale the whole, crop, flip, to float, normalise), albumentations as documented,
+copy (PIL: load, scale the whole, crop, flip, to float, normalize), albumentations as documented,
 ours from files, ours from the pack. Ratios are to the first, medians over the rounds: of processor
 time of one thread, and of time by the clock through a DataLoader whose workers run already.
 """

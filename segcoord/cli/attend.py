@@ -15,15 +15,22 @@ def attend(program: str, argv: list[str]) -> int:
         type=str,
         nargs="+",
         metavar="CHECKPOINT... IMAGE",
-        help="models to compare, one row each, and the image",
+        help="Models to compare, one row each, and the image",
     )
     parser.add_argument(
-        "--class", type=str, metavar="NAME", help="default: the first model's most frequent class"
+        "--class",
+        type=str,
+        metavar="NAME",
+        help="Class to explain (default: the first model's most frequent class)",
     )
     parser.add_argument(
-        "--block", type=str, help="such as blocks.5.2; default: the last block with attention"
+        "--block",
+        type=str,
+        help="Block to show, such as blocks.5.2 (default: the last with attention)",
     )
-    parser.add_argument("--out", type=str, default="attend.png", metavar="FILE", help="PNG file")
+    parser.add_argument(
+        "--out", type=str, default="attend.png", metavar="FILE", help="PNG file to write"
+    )
     args = parse(parser, argv)
     out = Path(args.out)
     *checkpoints, image = args.paths

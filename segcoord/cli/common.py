@@ -10,12 +10,14 @@ from segcoord.utils.errors import UserError
 Command = Callable[[str, list[str]], int]
 """(program name, arguments) -> exit code. --help prints its docstring as the description."""
 
-CHECKPOINT = "a best.ckpt or last.ckpt, a shared folder, or a folder written by segcoord export"
-DEVICE = "auto, cpu, cuda or mps"
-OFFLINE = "load pretrained weights only from the cache"
+CHECKPOINT = "A best.ckpt or last.ckpt, a shared folder, or a folder written by segcoord export"
+SHAREABLE = "A best.ckpt, last.ckpt or shared folder"
+DATA_DEFAULTS = "Data settings default to those stored in the checkpoint"
+DEVICE = "Device: auto, cpu, cuda or mps"
+OFFLINE = "Load pretrained weights only from the cache"
 RUNTIME = (
-    "torch, onnxruntime, openvino or openvino-bf16; default: torch for a checkpoint, the runtime "
-    "of its format for an exported folder"
+    "Runtime: torch, onnxruntime, openvino or openvino-bf16 (default: torch for a checkpoint, the "
+    "runtime of its format for an exported folder)"
 )
 
 
@@ -33,13 +35,13 @@ def add_views(parser: ArgumentParser) -> None:
         type=float,
         nargs="+",
         default=[1.0],
-        help="test-time augmentation: scales to average, for example 0.5 1.0 1.5",
+        help="Test-time augmentation: scales to average, for example 0.5 1.0 1.5",
     )
-    parser.add_argument("--flip", action="store_true", help="also average the mirrored image")
+    parser.add_argument("--flip", action="store_true", help="Also average over a horizontal flip")
     parser.add_argument(
-        "--tile", type=str, metavar="HEIGHTxWIDTH", help="predict in tiles of this size"
+        "--tile", type=str, metavar="HEIGHTxWIDTH", help="Predict in tiles of this size"
     )
-    parser.add_argument("--overlap", type=int, help="overlap of tiles in pixels (default: 0)")
+    parser.add_argument("--overlap", type=int, help="Overlap of --tile in pixels (default: 0)")
 
 
 def data_layer(checkpoint: str | None) -> list[tuple[str, dict]]:

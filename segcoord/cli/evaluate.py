@@ -1,36 +1,52 @@
 """segcoord evaluate, and evaluate.py."""
 
-from segcoord.cli.common import CHECKPOINT, DEVICE, RUNTIME, add_views, data_layer, new_parser
+from segcoord.cli.common import (
+    CHECKPOINT,
+    DATA_DEFAULTS,
+    DEVICE,
+    RUNTIME,
+    add_views,
+    data_layer,
+    new_parser,
+)
 from segcoord.config.loading import add_settings, parse, preview
 
 
 def evaluate(program: str, argv: list[str]) -> int:
-    """Score a checkpoint on a split, export its predictions; also: python evaluate.py"""
+    """Score a checkpoint on a split or export its predictions (same as evaluate.py)"""
     parser = new_parser(program, evaluate)
     parser.add_argument("--checkpoint", type=str, required=True, help=CHECKPOINT)
+    parser.add_argument(
+        "--config", help=f"YAML file of settings; options override it. {DATA_DEFAULTS}"
+    )
     parser.add_argument("--runtime", type=str, help=RUNTIME)
-    parser.add_argument("--split", type=str, help="default: the val_split of the training run")
+    parser.add_argument(
+        "--split", type=str, help="Split to score (default: the val_split of the training run)"
+    )
     add_views(parser)
-    parser.add_argument("--masks", type=str, metavar="DIR", help="write one PNG per image")
-    parser.add_argument("--overlays", type=str, metavar="DIR", help="write overlays with a legend")
+    parser.add_argument("--masks", type=str, metavar="DIR", help="Write one PNG per image")
+    parser.add_argument("--overlays", type=str, metavar="DIR", help="Write overlays with a legend")
     parser.add_argument(
-        "--sheet", type=str, metavar="FILE", help="write six images with truth and prediction"
+        "--sheet",
+        type=str,
+        metavar="FILE",
+        help="Write six images with ground truth and prediction",
     )
-    parser.add_argument("--json", type=str, metavar="FILE", help="write scores and protocol")
-    parser.add_argument("--report", type=str, metavar="FILE", help="write an HTML report")
+    parser.add_argument("--json", type=str, metavar="FILE", help="Write scores and protocol")
+    parser.add_argument("--report", type=str, metavar="FILE", help="Write an HTML report")
     parser.add_argument(
-        "--figures", type=str, metavar="DIR", help="write the charts of the report as PNG and PDF"
+        "--figures", type=str, metavar="DIR", help="Write the charts of the report as PNG and PDF"
     )
     parser.add_argument(
-        "--against", type=str, metavar="RUN", help="compare with this run in the report"
+        "--against", type=str, metavar="RUN", help="Compare with this run in the report"
     )
     parser.add_argument(
         "--export",
         type=str,
         metavar="SERVER",
-        help="write a test server submission to --out: voc-server or cityscapes-server",
+        help="Write a test server submission to --out: voc-server or cityscapes-server",
     )
-    parser.add_argument("--out", type=str, metavar="FILE", help="archive of --export")
+    parser.add_argument("--out", type=str, metavar="FILE", help="Output archive for --export")
     parser.add_argument("--device", type=str, default="auto", help=DEVICE)
     add_settings(parser, "data")
     early = preview(argv, parser)

@@ -8,9 +8,11 @@ def models(program: str, argv: list[str]) -> int:
     """List the encoders with their parameters, multiply-adds and weights"""
     parser = new_parser(program, models)
     parser.add_argument(
-        "pattern", type=str, nargs="?", default="*", help='part of a name, or a glob: "*_ca_*"'
+        "pattern", type=str, nargs="?", default="*", help='Part of a name, or a glob: "*_ca_*"'
     )
-    parser.add_argument("--output-stride", type=int, default=16, help="16 or 8, for seg. MACs")
+    parser.add_argument(
+        "--output-stride", type=int, default=16, help="Output stride for seg. MACs: 16 or 8"
+    )
     args = parse(parser, argv)
     from rich.table import Table
 

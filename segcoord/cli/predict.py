@@ -5,24 +5,28 @@ from segcoord.config.loading import parse
 
 
 def predict(program: str, argv: list[str]) -> int:
-    """Write masks, overlays and class areas of images, folders, videos or a camera"""
+    """Predict masks, overlays and class areas for images, folders, videos or a camera"""
     parser = new_parser(program, predict)
     parser.add_argument(
         "inputs",
         type=str,
         nargs="+",
         metavar="INPUT",
-        help="an image, a video, a folder (searched recursively), a quoted glob, a .txt file with "
+        help="An image, a video, a folder (searched recursively), a quoted glob, a .txt file with "
         "one path per line, or a camera number",
     )
     parser.add_argument("--checkpoint", type=str, required=True, help=CHECKPOINT)
-    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="Folder to write")
     parser.add_argument("--runtime", type=str, help=RUNTIME)
-    parser.add_argument("--probs", action="store_true", help="also write probabilities as .npz")
-    parser.add_argument("--no-overlays", action="store_true", help="write no overlays")
+    parser.add_argument(
+        "--probs", action="store_true", help="Images only: also write probabilities as .npz"
+    )
+    parser.add_argument("--no-overlays", action="store_true", help="Images only: write no overlays")
     add_views(parser)
     parser.add_argument(
-        "--max-pixels", type=int, help="tile images with more pixels than this (default: 4194304)"
+        "--max-pixels",
+        type=int,
+        help="Tile images with more pixels than this, overlapping by 1/8 (default: 4194304)",
     )
     parser.add_argument("--device", type=str, default="auto", help=DEVICE)
     args = parse(parser, argv)

@@ -10,9 +10,9 @@ def runs(program: str, argv: list[str]) -> int:
     """List the runs in a folder and its subfolders, best score first"""
     parser = new_parser(program, runs)
     parser.add_argument(
-        "folder", type=str, nargs="?", default="runs", metavar="DIR", help="folder to search"
+        "folder", type=str, nargs="?", default="runs", metavar="DIR", help="Folder to search"
     )
-    parser.add_argument("--json", type=str, metavar="FILE", help="write the list")
+    parser.add_argument("--json", type=str, metavar="FILE", help="Write the list")
     args = parse(parser, argv)
     from segcoord.training.run_list import list_runs
 

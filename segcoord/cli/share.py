@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from segcoord.cli.common import new_parser
+from segcoord.cli.common import SHAREABLE, new_parser
 from segcoord.config.loading import parse
 from segcoord.utils.errors import UserError
 
@@ -10,13 +10,13 @@ from segcoord.utils.errors import UserError
 def share(program: str, argv: list[str]) -> int:
     """Write a checkpoint as safetensors and JSON, or upload it to the Hugging Face Hub"""
     parser = new_parser(program, share)
-    parser.add_argument("--checkpoint", type=str, required=True, help="a best.ckpt or last.ckpt")
-    parser.add_argument("--out", type=str, metavar="DIR", help="folder to write")
-    parser.add_argument("--push", type=str, metavar="USER/NAME", help="upload to this repository")
+    parser.add_argument("--checkpoint", type=str, required=True, help=SHAREABLE)
+    parser.add_argument("--out", type=str, metavar="DIR", help="Folder to write")
+    parser.add_argument("--push", type=str, metavar="USER/NAME", help="Upload to this repository")
     parser.add_argument(
         "--private",
         action="store_true",
-        help="create the repository private; fail if a public one exists",
+        help="Create a private repository; fail if a public one exists",
     )
     args = parse(parser, argv)
     if args.out is None and args.push is None:

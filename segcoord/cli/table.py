@@ -15,8 +15,15 @@ def table(program: str, argv: list[str]) -> int:
     """Train every row of a table of encoders and write it as Markdown and CSV; resumable"""
     parsers = {task: new_parser(program, table) for task in CONFIGS}
     for task, parser in parsers.items():
-        parser.add_argument("table", type=str, metavar="TABLE.yaml", help="see configs/tables")
-        parser.add_argument("--out", type=str, metavar="DIR", help="default: runs/tables/TABLE")
+        parser.add_argument(
+            "table",
+            type=str,
+            metavar="TABLE.yaml",
+            help="Table to train, such as configs/tables/sample.yaml",
+        )
+        parser.add_argument(
+            "--out", type=str, metavar="DIR", help="Folder to write (default: runs/tables/TABLE)"
+        )
         parser.add_argument("--offline", action="store_true", help=OFFLINE)
         add_settings(parser, "model", "data", "train", task=task)
     early = preview(argv, *parsers.values())

@@ -9,15 +9,15 @@ from segcoord.utils.errors import UserError
 
 
 def train(program: str, argv: list[str]) -> int:
-    """Train a segmentation model, or an image classifier as its encoder; also: python train.py"""
+    """Train a segmentation model, or pretrain its encoder as a classifier (same as train.py)"""
     parser = new_parser(program, train)
-    parser.add_argument("--run", type=str, help="folder of the run (default: runs/CONFIG/NUMBER)")
-    parser.add_argument("--resume", type=str, metavar="RUN", help="continue this run")
+    parser.add_argument("--run", type=str, help="Folder of the run (default: runs/CONFIG/NUMBER)")
+    parser.add_argument("--resume", type=str, metavar="RUN", help="Continue this run")
     parser.add_argument(
         "--init-from",
         type=str,
         metavar="FILE",
-        help="initialize all weights from a checkpoint, instead of model.encoder_weights",
+        help="Initialize all weights from a checkpoint, instead of model.encoder_weights",
     )
     parser.add_argument("--offline", action="store_true", help=OFFLINE)
     parser.add_argument("--config", help="YAML file of settings; the options below override it")

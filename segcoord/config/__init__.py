@@ -1,4 +1,4 @@
 """Settings as typed dataclasses (`schema`), read from YAML and the command line (`loading`).
 
-Imports neither torch nor any room but `utils`, and reads no files but YAML.
+Imports neither torch nor any package but `utils`, and reads no files but YAML.
 """

@@ -92,7 +92,7 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
     settings = []  # (source, key, value)
     for source, tree in (*layers, *((file, read_yaml(Path(file))) for file in files)):
         _check_groups(source, tree, getattr(parser, "task", None))
-        # A command that reads only the data settings accepts the whole file of a training.
+        # A command that reads only the data settings accepts the whole file of a training run.
         known = {key: value or {} for key, value in tree.items() if key in options}
         for key, value in _flatten(known, options).items():
             if key not in options:

@@ -60,7 +60,7 @@ class OptimConfig:
     """Recompute the encoder's activations in the backward pass to save memory."""
     stop_if_unsaved: bool = False
     """End the run when a checkpoint can't be saved, for example on a full disk, instead of warning
-    and training on."""
+    and continuing."""
     loggers: list[Literal["wandb", "mlflow"]] = field(default_factory=list)
     """Experiment trackers to log to: wandb (Weights & Biases), mlflow or both."""
 

@@ -29,9 +29,9 @@ class ModelConfig:
     """Three dilation rates of the ASPP; null for 6, 12, 18 at output stride 16 and twice that at
     8."""
     aspp_dropout: float | None = None
-    """Dropout probability after the projection of the ASPP; null for 0.1."""
+    """Dropout probability after the projection of the ASPP; default: 0.1."""
     encoder_weights: str | None = None
-    """Initial weights: imagenet for pretrained ones, the path of a file, or null for random."""
+    """Initial weights: imagenet (pretrained), the path of a file, or null for random."""
 
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""
@@ -67,13 +67,13 @@ class DataConfig:
     root: str
     """Folder of the dataset; with voc the parent of VOCdevkit, or VOC2012 itself."""
     classes: list[ClassConfig] | None = None
-    """Classes of a custom dataset with layout folder or voc; null for those of the layout."""
+    """Classes of a custom dataset with layout folder or voc; default: the layout's classes."""
     void_ids: list[int] = field(default_factory=list)
-    """Mask values to ignore, besides 255."""
+    """Additional mask values to ignore (255 always is)."""
     images: str | None = None
-    """Layout folder only: image folder below root, for example "{split}/photos"."""
+    """Layout folder only: image folder in root, for example "{split}/photos"."""
     masks: str | None = None
-    """Layout folder only: mask folder below root, for example "{split}/labels"."""
+    """Layout folder only: mask folder in root, for example "{split}/labels"."""
     train_split: str = "train"
     """Split to train on; trainaug reads its masks from SegmentationClassAug."""
     val_split: str = "val"
@@ -139,8 +139,8 @@ class TrainConfig(OptimConfig):
     lovasz_weight: float = 0.0
     """Weight of the Lovasz-Softmax loss, which is added to the cross-entropy; 0 for none."""
     aux_weight: float = 0.0
-    """Weight of the cross-entropy of an auxiliary head on the encoder's last but one feature map,
-    for example 0.4; 0 for none. best.ckpt never contains the head."""
+    """Weight of the cross-entropy of an auxiliary head on the encoder's second-to-last feature
+    map, for example 0.4; 0 for none. best.ckpt never contains the head."""
     freeze_batch_norm: bool = False
     """Freeze the running statistics of the encoder's batch norms."""
 

@@ -2,7 +2,7 @@
 
 To scale a whole image and throw most of it away is what costs; here the pixels of the crop are
 computed alone, at the places where they lie in the scaled image. OpenCV's convention gives these
-places: the centre of pixel x of a scaled image lies at (x + 0.5) * length / scaled_length - 0.5.
+places: the center of pixel x of a scaled image lies at (x + 0.5) * length / scaled_length - 0.5.
 """
 
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class _Axis(NamedTuple):
     Args:
         inside: part of the crop that the image covers.
         cut: part of the image that is needed.
-        first, step: places in the cut of the pixel centres inside: first + i * step.
+        first, step: places in the cut of the pixel centers inside: first + i * step.
         nearest: (n,) integer places in the cut of the same pixels, for masks.
     """
 
@@ -75,7 +75,7 @@ def _axis(length: int, scaled: int, offset: int, crop: int) -> _Axis:
     start, stop = max(0, offset), min(scaled, offset + crop)  # in the scaled image
     step = length / scaled
     first, last = (start + 0.5) * step - 0.5, (stop - 0.5) * step - 0.5
-    # The pixel that the centre lies in, of the image's phase: (x + 0.5) * step, but in integers.
+    # The pixel that the center lies in, of the image's phase: (x + 0.5) * step, but in integers.
     nearest = (2 * np.arange(start, stop) + 1) * length // (2 * scaled)
     low = max(0, int(np.floor(first)))
     high = min(length, int(np.floor(last)) + 2)
@@ -92,9 +92,9 @@ def crop_window(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resamples the crop alone, the image bilinear and the mask nearest.
 
-    The image differs from scaling it whole by `cv2.resize` (INTER_LINEAR) and cropping by one grey
-    level at most, for rounding. The mask has the pixel that each centre lies in, as by
-    INTER_NEAREST_EXACT or in PIL, which only take the other neighbour where a centre lies right
+    The image differs from scaling it whole by `cv2.resize` (INTER_LINEAR) and cropping by one gray
+    level at most, for rounding. The mask has the pixel that each center lies in, as by
+    INTER_NEAREST_EXACT or in PIL, which only take the other neighbor where a center lies right
     between two; INTER_NEAREST would shift it by half a pixel of the crop against the image. No
     antialiasing on the way down, as there.
 
@@ -103,7 +103,7 @@ def crop_window(
         mask: (H, W) uint8.
         window: the draw.
         crop: (h, w).
-        fill: colour where the image covers nothing of the crop; the mask is void there.
+        fill: color where the image covers nothing of the crop; the mask is void there.
 
     Returns:
         image (h, w, 3) uint8 and mask (h, w) uint8, newly allocated.

@@ -24,7 +24,7 @@ FILL = (124, 116, 104)
 def scaled_first(
     image: np.ndarray, mask: np.ndarray, window: Window, crop: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The plain way: scale everything, pad, crop, flip; the mask by the pixel a centre lies in."""
+    """The plain way: scale everything, pad, crop, flip; the mask by the pixel a center lies in."""
     rows, columns = (
         [math.floor(Fraction(2 * x + 1, 2) * length / scaled) for x in range(scaled)]
         for length, scaled in zip(mask.shape, window.scaled)
@@ -54,7 +54,7 @@ def scaled_first(
     ],
 )
 def test_equals_scaling_the_whole_image_first(size, crop, scale) -> None:
-    """Noise is the hardest image: a shift by 1/32 pixel changes it by up to 8 grey levels."""
+    """Noise is the hardest image: a shift by 1/32 pixel changes it by up to 8 gray levels."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     mask = rng.integers(0, 19, size, dtype=np.uint8)
@@ -93,7 +93,7 @@ def test_a_ramp_is_not_shifted() -> None:
             assert abs(shift) < 0.01, window
 
 
-RAMP = np.arange(251, dtype=np.uint8)  # a prime: at no scale a centre lies right between two pixels
+RAMP = np.arange(251, dtype=np.uint8)  # a prime: at no scale a center lies right between two pixels
 
 
 @pytest.mark.parametrize("scale", [0.6, 0.75, 1.3, 1.7, 2.0])

@@ -203,7 +203,7 @@ def test_compare_agrees_with_evaluate(tiny_run, other_run, tmp_path, capsys) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}"], "run_b"),
+        (["{run}"], "expected RUN_A RUN_B"),
         (["{run}", "nowhere"], "nowhere"),
         (["{run}", "{empty}"], "best.ckpt"),
         (["{run}", "{run}", "--resamples=0"], "--resamples"),

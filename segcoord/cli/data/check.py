@@ -8,8 +8,8 @@ def check(program: str, argv: list[str]) -> int:
     """Check images, masks and splits of a dataset before training"""
     parser = new_parser(program, check)
     add_settings(parser, "data")
-    parser.add_argument("--split", type=str, help="check only this split (default: train and val)")
-    parser.add_argument("--json", type=str, metavar="FILE", help="write the findings")
+    parser.add_argument("--split", type=str, help="Check only this split (default: train and val)")
+    parser.add_argument("--json", type=str, metavar="FILE", help="Write the findings")
     args = parse(parser, argv)
     from segcoord.data.checks.run import check_data
 

@@ -7,10 +7,14 @@ from segcoord.config.loading import parse
 
 
 def get(program: str, argv: list[str]) -> int:
-    """Download, verify and extract Pascal VOC 2012 or SBD"""
+    """Download, verify and extract Pascal VOC 2012 or SBD; cityscapes prints instructions"""
     parser = new_parser(program, get)
-    parser.add_argument("name", type=str, help="voc or sbd; cityscapes prints instructions")
-    parser.add_argument("--root", type=str, metavar="DIR", help="default: data/NAME")
+    parser.add_argument(
+        "name", type=str, help="Dataset: voc or sbd; cityscapes prints instructions"
+    )
+    parser.add_argument(
+        "--root", type=str, metavar="DIR", help="Folder to write (default: data/NAME)"
+    )
     args = parse(parser, argv)
     from segcoord.data.download import get_dataset
 

@@ -10,9 +10,11 @@ def ids(program: str, argv: list[str]) -> int:
     """Convert color masks to masks of class ids"""
     parser = new_parser(program, ids)
     add_settings(parser, "data")
-    parser.add_argument("--masks", type=str, required=True, metavar="DIR", help="color masks")
     parser.add_argument(
-        "--out", type=str, required=True, metavar="DIR", help="folder to write the PNGs to"
+        "--masks", type=str, required=True, metavar="DIR", help="Folder of color masks"
+    )
+    parser.add_argument(
+        "--out", type=str, required=True, metavar="DIR", help="Folder to write the PNGs to"
     )
     parser.add_argument(
         "--void",
@@ -20,7 +22,7 @@ def ids(program: str, argv: list[str]) -> int:
         action="append",
         default=[],
         metavar="R,G,B",
-        help="color to convert to void (255); may be repeated",
+        help="Color to convert to void (255); may be repeated",
     )
     args = parse(parser, argv)
     from segcoord.data.color_masks import ColorTable, convert_masks, find_masks, parse_color

@@ -17,13 +17,13 @@ def pack(program: str, argv: list[str]) -> int:
     """Decode a dataset once into packs, which training reads faster than image files"""
     parser = new_parser(program, pack)
     add_settings(parser, "data")
-    parser.add_argument("--split", type=str, help="pack only this split (default: train and val)")
+    parser.add_argument("--split", type=str, help="Pack only this split (default: train and val)")
     parser.add_argument(
-        "--out", type=str, metavar="DIR", help="write DIR/SPLIT (default: .segcoord in the dataset)"
+        "--out", type=str, metavar="DIR", help="Write DIR/SPLIT (default: .segcoord in the dataset)"
     )
-    parser.add_argument("--workers", type=int, help="decoding processes (default: all cores)")
+    parser.add_argument("--workers", type=int, help="Decoding processes (default: all cores)")
     parser.add_argument(
-        "--verify", action="store_true", help="write nothing; verify every byte of existing packs"
+        "--verify", action="store_true", help="Write nothing; verify every byte of existing packs"
     )
     args = parse(parser, argv)
     if args.workers is not None and args.workers < 1:

@@ -10,11 +10,11 @@ from segcoord.utils.errors import UserError
 def sample(program: str, argv: list[str]) -> int:
     """Generate a small labeled dataset of synthetic street scenes"""
     parser = new_parser(program, sample)
-    parser.add_argument("--layout", type=str, default="voc", help="voc or cityscapes")
-    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to create")
-    parser.add_argument("--train", type=int, default=240, help="training images")
-    parser.add_argument("--val", type=int, default=60, help="validation images")
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--layout", type=str, default="voc", help="Layout: voc or cityscapes")
+    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="Folder to create")
+    parser.add_argument("--train", type=int, default=240, help="Training images")
+    parser.add_argument("--val", type=int, default=60, help="Validation images")
+    parser.add_argument("--seed", type=int, default=0, help="Random seed")
     parser.add_argument("--size", type=str, default="256x192", help="WIDTHxHEIGHT in pixels")
     args = parse(parser, argv)
     width, _, height = args.size.partition("x")
