@@ -30,6 +30,7 @@ PROCESSES = ("distributed", "resume", "loop", "run_list", "run_writer", "classif
 FIRST = [*(f"training/test_{name}.py" for name in PROCESSES), "deploy/test_export.py"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     names = {item: item.path.relative_to(Path(__file__).parent).as_posix() for item in items}
     items.sort(key=lambda item: FIRST.index(names[item]) if names[item] in FIRST else len(FIRST))
