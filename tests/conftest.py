@@ -6,20 +6,17 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: threads of several processes compete
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from filelock import FileLock
-from helpers import CAMVID, ROOT, SMALL, command
 
-from segcoord.cli.common import Command
-from segcoord.cli.export import export
-from segcoord.cli.main import run
-from segcoord.cli.train import train
-from segcoord.data.synthetic.dataset import write_sample
+if TYPE_CHECKING:
+    from segcoord.cli.common import Command
+
+# torch takes seconds to import, and the main process of pytest-xdist runs no test.
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several processes compete
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 FSYNC, os.fsync = os.fsync, lambda _: None  # for the fixtures of a session
 
@@ -32,6 +29,9 @@ FIRST = [*(f"training/test_{name}.py" for name in PROCESSES), "deploy/test_expor
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+    from helpers import CAMVID
+
     names = {item: item.path.relative_to(Path(__file__).parent).as_posix() for item in items}
     items.sort(key=lambda item: FIRST.index(names[item]) if names[item] in FIRST else len(FIRST))
     for item in items:
@@ -60,7 +60,7 @@ def build_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Build
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def once(name: str, build: Build) -> Path:
-        folder, built = base / "shared" / name, base / "shared" / f"{name}.built"
+        folder, built = base / name / name, base / name / "built"
         folder.parent.mkdir(exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not built.exists():
@@ -74,6 +74,8 @@ def build_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Build
 @pytest.fixture(scope="session")
 def sample_voc(build_once: Callable[[str, Build], Path]) -> Path:
     """16 training and 6 validation scenes of 128x96 in VOC's tree."""
+    from segcoord.data.synthetic.dataset import write_sample
+
     size = {"train": 16, "val": 6, "width": 128, "height": 96}
     return build_once("voc", lambda folder: write_sample(folder, "voc", **size))
 
@@ -81,6 +83,8 @@ def sample_voc(build_once: Callable[[str, Build], Path]) -> Path:
 @pytest.fixture(scope="session")
 def sample_cityscapes(build_once: Callable[[str, Build], Path]) -> Path:
     """8 training and 4 validation scenes of 128x96 in Cityscapes' tree, and test scenes."""
+    from segcoord.data.synthetic.dataset import write_sample
+
     size = {"train": 8, "val": 4, "width": 128, "height": 96}
     return build_once("cityscapes", lambda folder: write_sample(folder, "cityscapes", **size))
 
@@ -94,6 +98,10 @@ def root(sample_voc: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(build_once: Callable[[str, Build], Path], sample_voc: Path) -> Path:
     """The folder of a finished run of a few steps on the sample dataset."""
+    from helpers import ROOT, SMALL
+
+    from segcoord.cli.train import train
+
     arguments = [
         f"--config={ROOT / 'configs' / 'sample.yaml'}",
         f"--data.root={sample_voc}",
@@ -107,6 +115,8 @@ def tiny_run(build_once: Callable[[str, Build], Path], sample_voc: Path) -> Path
 @pytest.fixture(scope="session")
 def exported(build_once: Callable[[str, Build], Path], tiny_run: Path) -> Path:
     """The best model of `tiny_run` in ONNX format, with image_to_mask."""
+    from segcoord.cli.export import export
+
     options = [f"--checkpoint={tiny_run / 'best.ckpt'}", "--format=onnx", "--image-to-mask"]
     return build_once("exported", lambda folder: succeed(export, [*options, f"--out={folder}"]))
 
@@ -114,8 +124,14 @@ def exported(build_once: Callable[[str, Build], Path], tiny_run: Path) -> Path:
 @pytest.fixture(scope="session")
 def uninterrupted(build_once: Callable[[str, Build], Path], sample_voc: Path) -> Path:
     """The folder of a run by `command` without interruption."""
+    from helpers import command
+
+    from segcoord.cli.train import train
+
     return build_once("whole", lambda folder: succeed(train, command(sample_voc, folder)))
 
 
 def succeed(verb: Command, arguments: list[str]) -> None:
+    from segcoord.cli.main import run
+
     assert run(verb, "segcoord", arguments) == 0

@@ -501,7 +501,7 @@ def switch_themes_and_sizes(tab) -> None:
     for dark in (False, True):
         assert tab.evaluate("document.body.classList.contains('dark')") == dark
         color, ink = tab.locator(".sc").evaluate(
-            "e => [getComputedStyle(e).backbrightnessColor, getComputedStyle(e).color]"
+            "e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color]"
         )
         brightness.append([sum(map(int, re.findall(r"\d+", c)[:3])) for c in (color, ink)])
         tab.click("#sc-theme")

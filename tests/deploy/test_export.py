@@ -74,10 +74,10 @@ def embedded_metadata(path: Path, fmt: str) -> dict:
 CASES = [
     ("deeplabv3", 8, "torchscript", "fp32", ATTENTION, True),
     ("deeplabv3plus", 16, "openvino", "fp32", SMALLEST, True),
-    ("deeplabv3plus", 8, "onnx", "fp16", SMALLEST, False),
+    ("deeplabv3plus", 8, "torchscript", "fp16", SMALLEST, False),
     ("pan", 16, "pt2", "fp32", SMALLEST, False),
     ("pan", 32, "openvino", "fp16", SMALLEST, True),
-    ("unet", 32, "torchscript", "fp16", SMALLEST, False),
+    ("unet", 32, "onnx", "fp16", SMALLEST, False),
     ("fpn", 32, "pt2", "fp16", SMALLEST, False),
 ]
 
