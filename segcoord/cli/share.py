@@ -29,9 +29,10 @@ def share(program: str, argv: list[str]) -> int:
     content = read_segmentation(args.checkpoint)
     model = rebuild(content, args.checkpoint)
     best = content.get("progress", {}).get("best", -1.0)
-    metrics = {"mIoU": best} if best >= 0 else {}
+    # last.ckpt has the best score of the run, which is not the score of its weights.
+    metrics = {"mIoU": best} if best >= 0 and "optimizer" not in content else {}
     settings = content.get("config", {}).get("data", {})
-    dataset = f"{settings.get('layout', 'custom')}, split {settings.get('val_split', 'val')}"
+    dataset = "custom" if settings.get("classes") else settings.get("layout", "custom")
     if args.out is not None:
         model.save_pretrained(Path(args.out), metrics=metrics, dataset=dataset)
         console.print(f"{args.out}: complete README.md before sharing")

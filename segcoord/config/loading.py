@@ -42,7 +42,10 @@ def preview(argv: list[str], *parsers: ArgumentParser) -> argparse.Namespace:
 
     Returns:
         Each option's value, None if absent; `help`; all --config as `configs`, the last one as
-        `config`. All values are None if the command line is malformed, which `parse` reports.
+        `config`.
+
+    Raises:
+        UserError: an option without its value.
     """
     preview = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     preview.add_argument("-h", "--help", action="store_true")
@@ -60,8 +63,8 @@ def preview(argv: list[str], *parsers: ArgumentParser) -> argparse.Namespace:
             preview.add_argument(*action.option_strings, dest=name, nargs=nargs)
     try:
         values = vars(preview.parse_known_args(argv)[0])
-    except ArgumentError:
-        values = vars(preview.parse_args([]))
+    except ArgumentError as error:
+        raise UserError(f"{error}\nSee: {parsers[0].prog} --help") from error
     return argparse.Namespace(**values, config=(values["configs"] or [None])[-1])
 
 

@@ -63,7 +63,7 @@ class CustomAugmentation:
             raise UserError(f"data.augmentation: {self.path}: no such file")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # an unknown argument is only a warning otherwise
+                warnings.filterwarnings("error", "Argument")  # an unknown one is only a warning
                 kind = "json" if self.path.suffix == ".json" else "yaml"
                 pipeline = albumentations.load(self.path, kind)
         except Exception as error:  # of PyYAML, pydantic, or the registry of transforms

@@ -81,8 +81,7 @@ def run_export(args: Namespace, data: DataConfig | None) -> int:
         ]
         description |= {"checks": [asdict(c) for c in checks], "int8": loss}
         config = vars(data) if data else checkpoint.get("config", {}).get("data", {})
-        split = args.split or config.get("val_split", "val")
-        dataset = f"{config.get('layout', 'custom')}, split {split}"
+        dataset = "custom" if config.get("classes") else config.get("layout", "custom")
         (folder / "README.md").write_text(export_card(description, out.name, dataset))
         write_description(folder, description)
     for file in sorted(out.iterdir()):

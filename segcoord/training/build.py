@@ -8,6 +8,7 @@ import torch
 from segcoord.config.schema import ClassificationConfig, SegmentationConfig
 from segcoord.data.checks.run import check_for_training
 from segcoord.data.class_weights import class_weights
+from segcoord.data.custom_augmentation import CustomAugmentation
 from segcoord.data.image_folder import check_folders, find_folders
 from segcoord.data.layouts import find_split, label_set
 from segcoord.data.pack.reader import pixel_source, with_pack
@@ -43,6 +44,8 @@ def build_segmentation(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # new tensors: the launch reports them all
         model = create_model(num_classes=len(labels), labels=labels, offline=offline, **settings)
+    if config.data.augmentation is not None:  # an error in it must not wait for the checks
+        CustomAugmentation(config.data.augmentation, config.data.crop_size)
     checks = check_for_training(splits, config.data) if check else None
     weights = None
     if checks and weighting is not None:

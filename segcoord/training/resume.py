@@ -31,6 +31,7 @@ from segcoord.utils.files import atomic_write
 # A resumed run is the same run: only settings that change neither batches nor updates may differ.
 _CHANGEABLE = {
     *("data.root", "data.workers", "data.pack"),
+    "data.augmentation",  # the content of its file is compared
     *("train.val_interval", "train.patience", "train.stop_if_unsaved"),
     *("train.accelerator", "train.devices", "train.num_nodes"),
     "train.loggers",
@@ -155,12 +156,7 @@ def restore(
 
 def require_same_settings(config: SegmentationConfig, state: dict, run: Path) -> None:
     """Raise UserError if a setting differs that would change the run."""
-    saved, current = state.get("config", {}), asdict(config)
-    before, now = (_flatten(json.loads(json.dumps(c))) for c in (saved, current))  # tuples to lists
-    for group in fields(config):  # a setting added since then had its default value
-        for field in fields(getattr(config, group.name)):
-            if field.default is not MISSING:
-                before.setdefault(f"{group.name}.{field.name}", field.default)
+    before, now = flat_settings(config, state.get("config", {})), flat_settings(config)
     changed = [key for key in now if now[key] != before.get(key) and key not in _CHANGEABLE]
     if changed:
         listed = "\n".join(f"  {k}: {before.get(k)} in the run, {now[k]} now" for k in changed)
@@ -170,8 +166,19 @@ def require_same_settings(config: SegmentationConfig, state: dict, run: Path) ->
         )
 
 
-def _flatten(tree: dict) -> dict[str, object]:
-    return {f"{group}.{key}": value for group, keys in tree.items() for key, value in keys.items()}
+def flat_settings(config: SegmentationConfig, saved: dict | None = None) -> dict[str, object]:
+    """The settings of a configuration, or those saved by a run, as {"data.root": ...}.
+
+    A setting that the version of the run didn't have gets its default value.
+    """
+    tree = json.loads(json.dumps(asdict(config) if saved is None else saved))  # tuples to lists
+    flat = {}
+    for group in fields(config):
+        for field in fields(getattr(config, group.name)):
+            if field.default is not MISSING:
+                flat[f"{group.name}.{field.name}"] = field.default
+        flat |= {f"{group.name}.{key}": v for key, v in tree.get(group.name, {}).items()}
+    return flat
 
 
 def run_inputs(task: Task) -> dict[str, object]:
@@ -208,7 +215,7 @@ def require_same_inputs(run: Path, task: Task) -> None:
         )
     if saved.get("augmentation_sha256") != current["augmentation_sha256"]:
         raise UserError(
-            f"--resume {run}: {task.config.data.augmentation} has changed since the start of the "
+            f"--resume {run}: the file of data.augmentation has changed since the start of the "
             f"run. Restore it, or {remedy}"
         )
     before, now = (inputs.get("class_weights") or {} for inputs in (saved, current))

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
 from jsonargparse import Namespace
 from torchvision.datasets.folder import find_classes
 
@@ -25,6 +24,7 @@ from segcoord.models.classifier import create_classifier
 from segcoord.models.factory import create_model
 from segcoord.models.profile import count_parameters, giga_macs
 from segcoord.training.launch import AnyConfig, run_training
+from segcoord.training.resume import flat_settings
 from segcoord.training.run_dir import last_validation
 from segcoord.training.table_config import Row, Table
 from segcoord.utils.console import console, format_duration, score_title
@@ -128,11 +128,11 @@ class _Results:
         folder, config = self.folder(row, seed), self.configs[row, seed]
         if not (folder / "config.yaml").exists():
             return None
-        trained = read_yaml(folder / "config.yaml")
-        expected = yaml.safe_load(config.to_yaml())
+        trained = flat_settings(config, read_yaml(folder / "config.yaml"))
+        expected = flat_settings(config)
         for settings in (trained, expected):
             for key in ("workers", "root", "pack"):  # these don't change a result
-                settings.get("data", {}).pop(key, None)
+                settings.pop(f"data.{key}", None)
         if trained != expected:
             raise UserError(
                 f"{folder}: trained with other settings than the table has now; "

@@ -110,6 +110,9 @@ def test_a_table_trains_its_rows_once(file: Path, sample_voc: Path, tmp_path: Pa
     assert float(row["miou"]) == pytest.approx(statistics.mean(scores), abs=0.006)
     assert float(row["spread"]) == pytest.approx(statistics.stdev(scores), abs=0.006)
 
+    for config in out.glob("*/config.yaml"):  # a version that doesn't have this setting yet
+        config.write_text(config.read_text().replace("  augmentation: null\n", ""))
+        assert "augmentation" not in config.read_text()
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/last.ckpt")}
     assert len(stamps) == 2
     assert run(table, "segcoord table", command) == 0

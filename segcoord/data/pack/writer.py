@@ -219,10 +219,15 @@ def _rename(part: Path, folder: Path) -> None:
     """Give a complete pack its name; an existing pack is moved aside, then removed."""
     old = folder.parent / f".{folder.name}.old"
     shutil.rmtree(old, ignore_errors=True)
+    _sync(part)
     if folder.exists():
         folder.rename(old)
-    _sync(part)
-    part.rename(folder)
+    try:
+        part.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
     _sync(folder.parent)
     (folder / LOCK).unlink()  # last: without it another process could lock `part`
     shutil.rmtree(old, ignore_errors=True)
