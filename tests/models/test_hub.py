@@ -146,7 +146,7 @@ def test_the_hub_reads_the_metadata_and_the_miou_of_the_card(
         "mIoU",
         0.5,
     )
-    assert result.dataset_name == "voc, split val"
+    assert result.dataset_name == "voc"
     assert "| mIoU | 50.00 % |" in card.text
 
     make().save_pretrained(tmp_path / "without a score")
