@@ -219,7 +219,7 @@ def test_int8_reports_its_loss_of_miou(tiny_run: Path, tmp_path: Path, capsys) -
     assert f"{100 * int8['miou_after']:.2f} % at int8" in capsys.readouterr().out
     (result,) = ModelCard.load(out / "README.md").data.eval_results
     assert result.metric_value == round(int8["miou_after"], 4)
-    assert result.dataset_name == "voc, split val"
+    assert result.dataset_name == "custom"
     weights = sum(p.stat().st_size for p in out.glob("model.*"))
     assert weights < 0.5 * (tiny_run / "best.ckpt").stat().st_size
 
