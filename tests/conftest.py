@@ -23,7 +23,10 @@ FSYNC, os.fsync = os.fsync, lambda _: None  # for the fixtures of a session
 
 # These start processes from one that has torch loaded, which takes long to make: one worker runs
 # them all, first, because they take longest.
-PROCESSES = ("distributed", "resume", "loop", "run_list", "run_writer", "classification")
+PROCESSES = (
+    *("distributed", "resume", "loop", "losses", "sync_batchnorm"),
+    *("run_list", "run_writer", "classification"),
+)
 FIRST = [*(f"training/test_{name}.py" for name in PROCESSES), "deploy/test_export.py"]
 
 

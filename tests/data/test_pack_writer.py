@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -254,10 +255,15 @@ def test_only_packs_are_replaced(split: Split, root: Path) -> None:
 
 
 def test_a_killed_worker_is_an_error(root: Path, split: Split, folder: Path) -> None:
+    def kill_children() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        for child in children:
+            child.kill()
+
     def kill(done: int) -> None:
-        if done == 1:
-            for child in multiprocessing.active_children():
-                child.kill()
+        if done == 0:  # the processes start now, and import for a second
+            threading.Thread(target=kill_children).start()
 
     with pytest.raises(UserError, match="a decoding process was killed"):
         write_pack(split, folder, 2, kill)
