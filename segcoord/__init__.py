@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import wrapt
 
 if TYPE_CHECKING:
-    from segcoord.evaluation.metrics import MeanIoU as MeanIoU
+    from segcoord.evaluation.mean_iou import MeanIoU as MeanIoU
     from segcoord.inference.load import load as load
     from segcoord.inference.predict import predict as predict
     from segcoord.inference.predict import predict_probabilities as predict_probabilities
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "CoordAtt": "models.attention",
-    "MeanIoU": "evaluation.metrics",
+    "MeanIoU": "evaluation.mean_iou",
     "UserError": "utils.errors",
     "Views": "inference.scales_and_tiles",
     "create_model": "models.factory",

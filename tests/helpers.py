@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,7 @@ from PIL import Image
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from segcoord.cli.common import Command
 from segcoord.cli.main import run
 from segcoord.cli.train import train
 from segcoord.config.schema import ClassConfig, DataConfig
@@ -238,16 +240,17 @@ def flip_byte(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(
-    [
-        "cv2",
-        "pytest",
-        "segmentation_models_pytorch",
-        "segcoord.cli.main",
-        "segcoord.training.launch",
-    ]
-)
+PRELOAD = [
+    *("cv2", "pytest", "segmentation_models_pytorch", "torch._dynamo"),
+    *("segcoord.cli.main", "segcoord.training.launch"),
+]
+
+
+def forkserver() -> ForkServerContext:
+    """Starts processes by a fork of one that has torch and segcoord imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 class Child:
@@ -274,7 +277,7 @@ class Child:
         self.output = output
         threads = threads or torch.get_num_threads()
         settings = (target, args, output, env or {}, memory, threads)
-        self.process = FORKSERVER.Process(target=_run_child, args=settings)
+        self.process = forkserver().Process(target=_run_child, args=settings)
         self.process.start()
         self.pid = self.process.pid
 
@@ -318,8 +321,10 @@ def start_train(arguments: list[str], output: Path, **settings: object) -> Child
     return Child(run, train, "train.py", arguments, output=output, **settings)
 
 
-def start_ranks(count: int, arguments: list[str], folder: Path) -> list[Child]:
-    """`torchrun train.py ARGUMENTS` on one machine, one process per rank."""
+def start_ranks(
+    count: int, arguments: list[str], folder: Path, verb: Command = train
+) -> list[Child]:
+    """`torchrun train.py ARGUMENTS` on one machine, one process per rank, or another command."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -329,15 +334,16 @@ def start_ranks(count: int, arguments: list[str], folder: Path) -> list[Child]:
         env |= {"LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         env = {key: str(value) for key, value in env.items()} | {"TORCHELASTIC_RUN_ID": "test"}
         output = folder / f"rank{rank}.txt"
-        child = Child(_run_rank, rank, arguments, output=output, env=env, threads=1)
+        child = Child(_run_rank, rank, arguments, verb, output=output, env=env, threads=1)
         children.append(child)
     return children
 
 
-def _run_rank(rank: int, arguments: list[str]) -> int:
+def _run_rank(rank: int, arguments: list[str], verb: Command) -> int:
     rank_zero_only.rank = rank  # Lightning reads it from the environment when imported
-    sys.argv = [str(ROOT / "train.py"), *arguments]
-    return run(train, "train.py", arguments)
+    name = f"{verb.__name__}.py"
+    sys.argv = [str(ROOT / name), *arguments]
+    return run(verb, name, arguments)
 
 
 def wait_for(path: Path, child: Child) -> None:

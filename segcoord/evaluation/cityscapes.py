@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
-from torchmetrics import Metric
 
 from segcoord.data.corruption import DECODE_ERRORS
 from segcoord.data.labels import CITYSCAPES, VOID
@@ -51,21 +49,18 @@ _HAS_INSTANCES = np.isfinite(_SIZES)
 _CATEGORY_HAS_INSTANCES = ~(_MEMBERS & ~_HAS_INSTANCES).any(1)  # (7,): human and vehicle
 
 
-class InstanceWeights(Metric):
+class InstanceWeights:
     """Weighted true positives and false negatives of instances.
 
     Each pixel of an instance weighs the average size of its class over the instance's size.
-    `compute` returns (2, 19 + 7) float64: true positives and false negatives, by class and then by
-    category. The state is summed across processes.
+
+    Attributes:
+        weights: (2, 19 + 7) float64, true positives and false negatives, by class and then by
+            category.
     """
 
-    full_state_update = False
-    weights: Tensor
-
     def __init__(self) -> None:
-        super().__init__()
-        empty = torch.zeros(2, _K + _C, dtype=torch.float64)
-        self.add_state("weights", empty, dist_reduce_fx="sum")
+        self.weights = torch.zeros(2, _K + _C, dtype=torch.float64)
 
     def update(self, prediction: np.ndarray, instances: np.ndarray) -> None:
         """Counts one image.
@@ -97,9 +92,6 @@ class InstanceWeights(Metric):
     def add_image(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
         """An `ImageCallback` that reads the instance file of a sample and counts the image."""
         self.update(prediction, read_instances(instances_path(sample), prediction.shape))
-
-    def compute(self) -> Tensor:
-        return self.weights
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from segcoord.inference.predict import SINGLE_VIEW
 from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console, progress_bar
-from segcoord.utils.devices import fabric_on
+from segcoord.utils.devices import find_device
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import require_writable_path, write_json
 
@@ -33,7 +33,7 @@ def run_comparison(args: Namespace, data: DataConfig) -> int:
     data.check()
     paths = [checkpoint_path(args.run_a), checkpoint_path(args.run_b)]
     _check_options(args, paths)
-    device = fabric_on(args.device).device
+    device = find_device(args.device)
     models, contents = zip(*(load_with_metadata(path, device_for(path, device)) for path in paths))
     for model, path in zip(models, paths):  # both before any prediction
         check_labels(model, path, data)

@@ -12,7 +12,7 @@ from segcoord.data.layouts import label_set
 from segcoord.data.loader import set_up_worker
 from segcoord.data.pack.reader import verify
 from segcoord.data.split import Sample, Split
-from segcoord.evaluation.metrics import MeanIoU, Scores
+from segcoord.evaluation.metrics import Scores, confusion_matrix
 from segcoord.inference.predict import SINGLE_VIEW, predict
 from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.segmentation import SegmentationModel
@@ -71,7 +71,8 @@ def evaluate(
         UserError: a file that can't be read.
     """
     model.eval()
-    metric = MeanIoU(len(model.labels))
+    k = len(model.labels)
+    confusion = torch.zeros(k, k, dtype=torch.int64)
     indices = rank_indices(len(split))
     loader = DataLoader(
         _EvalSet(split),
@@ -84,11 +85,11 @@ def evaluate(
     for index, (image, mask) in zip(indices, loader):
         prediction = predict(model, image, views)
         if mask is not None:
-            metric.update(torch.from_numpy(prediction), torch.from_numpy(mask))
+            confusion += confusion_matrix(torch.from_numpy(prediction), torch.from_numpy(mask), k)
         if on_image is not None:
             on_image(split.samples[index], image, prediction, mask)
-    metric.confusion = all_reduce(metric.confusion, model.mean.device)
-    return metric.scores() if metric.confusion.any() else None
+    counts = all_reduce(confusion, model.mean.device)
+    return Scores(counts.numpy()) if counts.any() else None
 
 
 def check_labels(model: SegmentationModel, checkpoint: Path | str, data: DataConfig) -> None:

@@ -13,82 +13,50 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _CHUNK = 2**24  # OpenCV's histogram is float32, which holds integers exactly up to 2**24
 
 
-class MeanIoU(Metric):
-    """Accumulates a confusion matrix; `compute` returns the mIoU, float64 in 0..1.
-
-    The state is summed across processes. A class in neither truth nor prediction is left out of the
-    mean; without any class, the mean is NaN. `scores()` returns all other scores.
+def confusion_matrix(
+    preds: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255
+) -> Tensor:
+    """Counts the pixels of each pair of classes.
 
     Args:
+        preds: class indices 0..K-1, any shape, integers.
+        target: the same shape; 0..K-1 or `ignore_index`.
         num_classes: K.
         ignore_index: ignored value of the target; K to 255.
 
+    Returns:
+        (K, K) int64, target in rows, preds in columns.
+
     Raises:
-        ValueError: `num_classes` outside 1 to 255, or `ignore_index` outside K to 255.
+        ValueError: different shapes, logits instead of indices, or a value out of range.
     """
-
-    full_state_update = False
-    higher_is_better = True
-    confusion: Tensor
-
-    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
-        super().__init__()
-        if not 1 <= num_classes <= 255:
-            raise ValueError(f"num_classes={num_classes}, expected 1 to 255")
-        if not num_classes <= ignore_index <= 255:
-            raise ValueError(f"ignore_index={ignore_index}, expected {num_classes} to 255")
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        empty = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        self.add_state("confusion", empty, dist_reduce_fx="sum")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Counts one image or batch.
-
-        Args:
-            preds: class indices 0..K-1, any shape, integers.
-            target: the same shape; 0..K-1 or `ignore_index`.
-
-        Raises:
-            ValueError: different shapes, logits instead of indices, or a value out of range.
-        """
-        if preds.shape != target.shape:
-            raise ValueError(f"preds {tuple(preds.shape)} and target {tuple(target.shape)} differ")
-        for name, values in (("preds", preds), ("target", target)):
-            if values.dtype not in _INTEGERS:
-                raise ValueError(f"{name}: expected integer class indices, found {values.dtype}")
-        if preds.numel() == 0:
-            return
-        k = self.num_classes
-        for name, values in (("preds", preds), ("target", target)):
-            low, high = (int(v) for v in values.aminmax())
-            if low < 0 or high > 255:
-                raise ValueError(
-                    f"{name} holds {low if low < 0 else high}; {k} classes were expected"
-                )
-        counts = count_pairs(target.to(torch.uint8), preds.to(torch.uint8))
-        outside = counts[:, k:].any(0).nonzero()
-        if len(outside):
-            raise ValueError(f"preds holds {k + int(outside[0])}; {k} classes were expected")
-        other = counts[k:].any(1)
-        other[self.ignore_index - k] = False
-        if other.any():
-            value = k + int(other.nonzero()[0])
-            raise ValueError(f"target holds {value}, neither a class nor {self.ignore_index}")
-        self.confusion += counts[:k, :k]
-
-    def compute(self) -> Tensor:
-        return torch.tensor(self.scores().miou, dtype=torch.float64)
-
-    def scores(self) -> Scores:
-        """All scores of the images counted so far in this process."""
-        return Scores(self.confusion.cpu().numpy())
+    if preds.shape != target.shape:
+        raise ValueError(f"preds {tuple(preds.shape)} and target {tuple(target.shape)} differ")
+    for name, values in (("preds", preds), ("target", target)):
+        if values.dtype not in _INTEGERS:
+            raise ValueError(f"{name}: expected integer class indices, found {values.dtype}")
+    k = num_classes
+    if preds.numel() == 0:
+        return torch.zeros(k, k, dtype=torch.int64, device=preds.device)
+    for name, values in (("preds", preds), ("target", target)):
+        low, high = (int(v) for v in values.aminmax())
+        if low < 0 or high > 255:
+            raise ValueError(f"{name} holds {low if low < 0 else high}; {k} classes were expected")
+    counts = count_pairs(target.to(torch.uint8), preds.to(torch.uint8))
+    outside = counts[:, k:].any(0).nonzero()
+    if len(outside):
+        raise ValueError(f"preds holds {k + int(outside[0])}; {k} classes were expected")
+    other = counts[k:].any(1)
+    other[ignore_index - k] = False
+    if other.any():
+        value = k + int(other.nonzero()[0])
+        raise ValueError(f"target holds {value}, neither a class nor {ignore_index}")
+    return counts[:k, :k]
 
 
 def count_pairs(rows: Tensor, columns: Tensor) -> Tensor:

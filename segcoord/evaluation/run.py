@@ -1,5 +1,6 @@
 """`segcoord evaluate`: scores a checkpoint on a split and writes the requested outputs."""
 
+import math
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from jsonargparse import Namespace
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from segcoord.config.schema import DataConfig
@@ -29,7 +29,12 @@ from segcoord.inference.scales_and_tiles import Views, parse_tile
 from segcoord.inference.visualize import overlay, write_picture
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console, progress_bar
-from segcoord.utils.devices import evaluation_fabric, is_main_process
+from segcoord.utils.devices import (
+    find_device,
+    is_main_process,
+    join_torchrun,
+    torchrun_processes,
+)
 from segcoord.utils.distributed import all_reduce, rank_indices
 from segcoord.utils.errors import UserError
 
@@ -43,10 +48,10 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     data.check()
     tile = args.tile and parse_tile(args.tile)
     views = Views(tuple(args.scales), args.flip, tile, args.overlap or 0)
-    fabric = evaluation_fabric(accelerator_for(args.checkpoint, args.device))
-    output_options.check_options(args, fabric.world_size)
+    device = find_device(accelerator_for(args.checkpoint, args.device))
+    output_options.check_options(args, math.prod(torchrun_processes() or (1,)))
     console.quiet = not is_main_process()
-    model, checkpoint, split = _load(args, data, fabric)
+    model, checkpoint, split = _load(args, data, device)
 
     with ExitStack() as stack:
         callbacks = _mask_writers(args, data, split)
@@ -88,21 +93,21 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
 
 
 def _load(
-    args: Namespace, data: DataConfig, fabric: Fabric
+    args: Namespace, data: DataConfig, device: torch.device
 ) -> tuple[SegmentationModel, dict, Split]:
     """Model, checkpoint content and split, checked by the main process before the others start.
 
-    In `fabric.launch` the other processes wait for the main process.
+    In `join_torchrun` the other processes wait for the main process.
     """
     if not is_main_process():
-        fabric.launch()
-    model, checkpoint = load_with_metadata(args.checkpoint, fabric.device, runtime=args.runtime)
+        join_torchrun(device)
+    model, checkpoint = load_with_metadata(args.checkpoint, device, runtime=args.runtime)
     check_labels(model, args.checkpoint, data)
     split = with_pack(find_split(data, args.split or data.val_split), data)
     output_options.check_split_outputs(args, data, split)
     if is_main_process():
         verify_masks(split)
-        fabric.launch()
+        join_torchrun(device)
     return model, checkpoint, split
 
 

@@ -12,7 +12,7 @@ from segcoord.inference.inputs import OUTPUTS, Sources, by_suffix, check_outputs
 from segcoord.inference.load import accelerator_for, load_with_metadata
 from segcoord.inference.scales_and_tiles import Views, parse_tile
 from segcoord.utils.console import console, format_duration
-from segcoord.utils.devices import fabric_on
+from segcoord.utils.devices import find_device
 from segcoord.utils.errors import UserError
 from segcoord.utils.threads import graceful_interrupt
 
@@ -30,7 +30,7 @@ def run_prediction(args: Namespace) -> int:
     job = _job(args)
     sources = find_sources(args.inputs, job.out)
     _check_outputs(job, sources)
-    device = fabric_on(accelerator_for(args.checkpoint, args.device)).device
+    device = find_device(accelerator_for(args.checkpoint, args.device))
     model, checkpoint = load_with_metadata(args.checkpoint, device, runtime=args.runtime)
     crop = max(checkpoint.get("config", {}).get("data", {}).get("crop_size", [0]))
     warnings.filterwarnings("ignore", module="PIL")  # harmless, about sizes and EXIF

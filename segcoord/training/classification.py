@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchmetrics.classification import MulticlassAccuracy
 
 from segcoord.config.schema import ClassificationConfig
 from segcoord.data.image_folder import ClassTrainDataset, ClassValDataset, ImageFolders
@@ -54,6 +53,8 @@ class ClassificationTask:
 
     def validate(self, model: Classifier, on_image: Callable[[], None]) -> dict[str, float]:
         """Top-1 and top-5 accuracy on the validation images, 0..1."""
+        from torchmetrics.classification import MulticlassAccuracy  # takes seconds
+
         model.eval()
         device = model.mean.device
         num_classes = len(model.classes)

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from lightning_fabric import Fabric
 
 from segcoord.config.schema import OptimConfig
-from segcoord.utils.devices import fabric_on, is_out_of_memory, torchrun_processes
+from segcoord.utils.devices import is_out_of_memory, torchrun_processes
 from segcoord.utils.errors import UserError
+from segcoord.utils.lazy_imports import import_fabric
+
+import_fabric()
+from lightning_fabric import Fabric  # noqa: E402
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -26,13 +29,17 @@ def training_fabric(config: OptimConfig) -> Fabric:
         _require_divisible_batch(config, processes)
 
     def create(precision: str | None) -> Fabric:
-        return fabric_on(
-            config.accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            strategy="ddp" if processes > 1 else "auto",
-            precision=precision,
-        )
+        try:
+            return Fabric(
+                accelerator=config.accelerator,
+                devices=devices,
+                num_nodes=nodes,
+                strategy="ddp" if processes > 1 else "auto",
+                precision=precision,
+            )
+        except Exception as error:  # Lightning's exception class has moved between versions
+            message = f"train.accelerator: {config.accelerator!r} can't be used here: {error}"
+            raise UserError(message) from error
 
     fabric = create(_PRECISIONS.get(config.precision))
     device_type = fabric.device.type
@@ -74,7 +81,10 @@ def _require_divisible_batch(config: OptimConfig, processes: int) -> None:
 
 def kill_child_processes(fabric: Fabric) -> None:
     """Kill the processes that Fabric started; they would wait for this one forever."""
-    for process in getattr(fabric.strategy.launcher, "procs", ()):
+    started = getattr(fabric.strategy.launcher, "procs", [])
+    processes = [*started]
+    started.clear()  # or Lightning's watching thread kills this process, too
+    for process in processes:
         process.kill()
         process.wait()
 

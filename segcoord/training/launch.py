@@ -6,13 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 
 from segcoord.config.schema import ClassificationConfig, SegmentationConfig
 from segcoord.evaluation.tables import print_scores
 from segcoord.training import run_dir
 from segcoord.training.build import build_classification, build_segmentation
-from segcoord.training.fabric import kill_child_processes, training_fabric
+from segcoord.training.fabric import Fabric, kill_child_processes, training_fabric
 from segcoord.training.init_from import init_from
 from segcoord.training.loggers import require_loggers
 from segcoord.training.loop import TrainingInterrupted, train

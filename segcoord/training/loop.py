@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from segcoord.data.loader import EpochShuffle, StepBatchSampler, train_loader
 from segcoord.models.checkpoint import save
 from segcoord.models.cpu_autograd import use_fast_cpu_backward
 from segcoord.training.ema import Ema
-from segcoord.training.fabric import explain_out_of_memory
+from segcoord.training.fabric import Fabric, explain_out_of_memory
 from segcoord.training.optim import lr_multiplier, make_optimizer
 from segcoord.training.progress import TrainingBar
 from segcoord.training.resume import TrainerState, keep_previous, restore

@@ -1,10 +1,10 @@
 """The summary printed before a run: model, data, schedule, loss, device."""
 
 import torch
-from lightning_fabric import Fabric
 
 from segcoord.config.schema import ClassificationConfig, SegmentationConfig
 from segcoord.models.profile import count_parameters, giga_macs
+from segcoord.training.fabric import Fabric
 from segcoord.training.segmentation import SegmentationTask
 from segcoord.training.task import Task
 from segcoord.utils.console import console, print_pairs

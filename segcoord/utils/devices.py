@@ -1,41 +1,31 @@
-"""Devices and processes through Lightning Fabric and torchrun."""
+"""Devices, the processes of torchrun, and errors of full memory."""
 
+import atexit
 import os
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.utilities.rank_zero import rank_zero_only
+import torch.distributed as dist
 
 from segcoord.utils.errors import UserError
 
 
-def fabric_on(accelerator: str, **settings: object) -> Fabric:
-    """A Fabric on one device, unless `settings` for Fabric say otherwise.
+def find_device(name: str) -> torch.device:
+    """The device with a name; under torchrun, this process's GPU.
+
+    Args:
+        name: cpu, cuda, mps, gpu for either of these two, or auto for a GPU if there is one.
 
     Raises:
-        UserError: the device is not available.
+        UserError: an unknown name, or a device that is not available.
     """
-    try:
-        return Fabric(accelerator=accelerator, **{"devices": 1} | settings)
-    except Exception as error:  # Lightning's exception class has moved between versions
-        raise UserError(f"device {accelerator!r} can't be used here: {error}") from error
-
-
-def evaluation_fabric(accelerator: str) -> Fabric:
-    """A Fabric, not launched yet, with one device per process: this one, or all of torchrun's.
-
-    Raises:
-        UserError: the device is not available.
-    """
-    local, nodes = torchrun_processes() or (1, 1)
-    strategy = "ddp" if local * nodes > 1 else "auto"
-    return fabric_on(accelerator, devices=local, num_nodes=nodes, strategy=strategy)
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that prints and writes; works before Fabric is launched."""
-    # Before the launch, the first process of another node also has rank 0.
-    return rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
+    gpus = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    found = {"auto": [*gpus, "cpu"], "cpu": ["cpu"], "gpu": gpus} | {gpu: [gpu] for gpu in gpus}
+    if not found.get(name):
+        raise UserError(
+            f"device {name!r} can't be used here; available are auto, {', '.join([*gpus, 'cpu'])}"
+        )
+    index = int(os.environ.get("LOCAL_RANK", 0)) if found[name][0] == "cuda" else None
+    return torch.device(found[name][0], index)
 
 
 def torchrun_processes() -> tuple[int, int] | None:
@@ -44,6 +34,24 @@ def torchrun_processes() -> tuple[int, int] | None:
         return None
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     return local, int(os.environ["WORLD_SIZE"]) // local
+
+
+def join_torchrun(device: torch.device) -> None:
+    """Wait for the other processes of torchrun, if any, and form a process group with them."""
+    if torchrun_processes() is not None and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints and writes; works before the group is formed."""
+    if dist.is_initialized():
+        return dist.get_rank() == 0
+    # The variables of torchrun, Lightning and SLURM. Lightning's first process on another node has
+    # rank 0 until it has joined.
+    ranks = (os.environ.get(key) for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    rank = next((int(r) for r in ranks if r is not None), 0)
+    return rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:

@@ -33,7 +33,8 @@ from segcoord.evaluation.cityscapes import (
     instances_path,
     read_instances,
 )
-from segcoord.evaluation.metrics import MeanIoU, Scores
+from segcoord.evaluation.mean_iou import MeanIoU
+from segcoord.evaluation.metrics import Scores
 from segcoord.utils.errors import UserError
 
 VOID_IDS = CITYSCAPES.void_ids
@@ -93,7 +94,7 @@ def score(root: Path, predictions: dict[str, np.ndarray], masks: Path) -> tuple:
         weights.update(prediction, read_instances(instances_path(sample), prediction.shape))
         write_mask(masks / f"{sample.stem}.png", prediction, CITYSCAPES, palette=False)
     scores = metric.scores()
-    return scores, CityscapesScores(scores.confusion, weights.compute().numpy())
+    return scores, CityscapesScores(scores.confusion, weights.weights.numpy())
 
 
 def write_frame(root: Path, number: int, ids: np.ndarray, instances: np.ndarray) -> str:

@@ -19,7 +19,7 @@ from segcoord.evaluation.bootstrap import (
     miou_interval,
     paired_bootstrap,
 )
-from segcoord.evaluation.metrics import MeanIoU
+from segcoord.evaluation.mean_iou import MeanIoU
 from segcoord.inference.load import load
 from segcoord.models.checkpoint import save
 

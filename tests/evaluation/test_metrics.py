@@ -14,7 +14,8 @@ from torch import Tensor
 from torchmetrics import ConfusionMatrix, JaccardIndex
 
 import segcoord
-from segcoord.evaluation.metrics import MeanIoU, Scores
+from segcoord.evaluation.mean_iou import MeanIoU
+from segcoord.evaluation.metrics import Scores
 
 RANDOM = settings(derandomize=True, deadline=None, max_examples=60)
 DTYPES = [torch.uint8, torch.int64]

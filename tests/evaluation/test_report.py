@@ -24,7 +24,8 @@ from segcoord.config.schema import DataConfig
 from segcoord.data.labels import LabelClass, LabelSet
 from segcoord.data.split import Sample
 from segcoord.evaluation.bootstrap import count_image, mean_iou_in_truth, paired_bootstrap
-from segcoord.evaluation.metrics import MeanIoU, Scores
+from segcoord.evaluation.mean_iou import MeanIoU
+from segcoord.evaluation.metrics import Scores
 from segcoord.evaluation.protocol import protocol
 from segcoord.evaluation.report import boundary, calibration, object_sizes
 from segcoord.evaluation.report.collect import ReportCollector, ReportData

@@ -37,20 +37,6 @@ MODEL = (
 )
 
 
-def run_python(*arguments: str) -> str:
-    """What a Python process prints; it must succeed."""
-    process = subprocess.run(
-        [sys.executable, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
-    )
-    assert process.returncode == 0, process.stdout
-    return process.stdout
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory, sample_voc: Path) -> Path:
     folder = tmp_path_factory.mktemp("start") / "run"
@@ -86,7 +72,9 @@ def test_train_py_on_two_devices(
 ) -> None:
     folder = tmp_path / "run"
     arguments = command(sample_voc, folder, *settings, "--train.devices=2")
-    printed = run_python(str(ROOT / "train.py"), *arguments)
+    child = start_train(arguments, tmp_path / "printed", threads=1)
+    printed = child.wait()
+    assert child.returncode == 0, printed
     assert "2 x cpu" in printed
     assert printed.count("run        ") == 1  # only the main process prints
     check_same_training(folder, one)
@@ -95,7 +83,15 @@ def test_train_py_on_two_devices(
 def test_torchrun(one: Path, sample_voc: Path, tmp_path: Path, settings: list[str]) -> None:
     folder = tmp_path / "run"
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--")
-    run_python(*torchrun, str(ROOT / "train.py"), *command(sample_voc, folder, *settings))
+    process = subprocess.run(
+        [sys.executable, *torchrun, ROOT / "train.py", *command(sample_voc, folder, *settings)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stdout
     check_same_training(folder, one)
 
 
@@ -179,8 +175,9 @@ def test_evaluation_counts_every_image_once(frames: Path, tmp_path: Path, capfd)
             torch.set_num_threads(threads)
             printed = capfd.readouterr().out
         else:
-            torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--")
-            printed = run_python(*torchrun, str(ROOT / "evaluate.py"), *arguments)
+            ranks = start_ranks(2, arguments, tmp_path, evaluate)
+            printed = "".join(rank.wait() for rank in ranks)
+            assert [rank.returncode for rank in ranks] == [0, 0], printed
         assert printed.count("category mIoU") == printed.count("val: read from") == 1
         result = json.loads((tmp_path / f"{name}.json").read_text())
         masks = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from helpers import FORKSERVER
+from helpers import forkserver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -246,7 +246,7 @@ def mean_gradients(rank: int, store: str) -> list[Tensor]:
 
 def test_two_processes_take_the_mean_over_the_whole_batch(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    other = FORKSERVER.Process(target=mean_gradients, args=(1, store))
+    other = forkserver().Process(target=mean_gradients, args=(1, store))
     other.start()
     try:
         results = iter(mean_gradients(0, store))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import FORKSERVER
+from helpers import forkserver
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -65,7 +65,7 @@ def test_bfloat16_is_normalized_as_by_batch_norm(norm: nn.Module) -> None:
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     train(0, 1, tmp_path)
-    other = FORKSERVER.Process(target=train, args=(1, 2, tmp_path))
+    other = forkserver().Process(target=train, args=(1, 2, tmp_path))
     other.start()
     try:
         train(0, 2, tmp_path)
