@@ -6,6 +6,8 @@ step, and an interrupt leaves its loops half advanced. Here every random draw of
 function of (seed, t), so the state of a run is its weights, its optimizer and a few counters.
 """
 
+from __future__ import annotations
+
 import signal
 import time
 from collections.abc import Iterator
@@ -66,6 +68,16 @@ def train(
         UserError: the state doesn't match, an image can't be used, the loss diverges, the memory
             is too small, or a required checkpoint can't be saved.
     """
+    loop = create_loop(task, run, fabric, state)
+    with _stop_on_signals(loop):
+        return loop.fit()
+
+
+def create_loop(task: Task, run: Path, fabric: Fabric, state: dict | None = None) -> TrainingLoop:
+    """Set up the model on its device, the optimizer and the EMA, and restore the state.
+
+    See `train` for the arguments and errors.
+    """
     settings = task.config.train
     # On the device before the optimizer is restored: its state follows the parameters there.
     module = task.module.to(fabric.device, memory_format=torch.channels_last)
@@ -84,9 +96,7 @@ def train(
             fabric.strategy.precision.load_state_dict(state["precision"])
     compiled = torch.compile(module) if settings.compile else module
     fabric_module, optimizer = fabric.setup(compiled, optimizer)
-    loop = TrainingLoop(task, fabric_module, optimizer, ema, trainer_state, run, fabric)
-    with _stop_on_signals(loop):
-        return loop.fit()
+    return TrainingLoop(task, fabric_module, optimizer, ema, trainer_state, run, fabric)
 
 
 class TrainingLoop:
