@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -56,9 +57,10 @@ def model() -> SegmentationModel:
 
 @contextmanager
 def limited_memory() -> Iterator[None]:
-    """Limit this process to about 1 % of the GPU's memory."""
+    """Limit this process to a thousandth of the GPU's memory, tens of megabytes."""
+    gc.collect()
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(0.01)
+    torch.cuda.set_per_process_memory_fraction(0.001)
     try:
         yield
     finally:
@@ -296,8 +298,12 @@ def test_training_without_memory_names_the_settings(
 
 
 def test_prediction_without_memory_names_the_option(
-    gpu_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    gpu_run: Path, sample_voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
+    with limited_memory():
+        options = [f"--checkpoint={gpu_run / 'best.ckpt'}", "--device=cuda", "--scales", "16"]
+        assert run(evaluate, "evaluate.py", options) == 1
+    assert "evaluate in tiles" in capsys.readouterr().err
     image = tmp_path / "large.png"
     Image.new("RGB", (6000, 6000)).save(image)
     options = [f"--checkpoint={gpu_run / 'best.ckpt'}", f"--out={tmp_path / 'out'}"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from segcoord.data.loader import EpochShuffle, StepBatchSampler, train_loader
 from segcoord.models.checkpoint import save
 from segcoord.models.cpu_autograd import use_fast_cpu_backward
+from segcoord.training.copy_stream import CopyStream
 from segcoord.training.ema import Ema
 from segcoord.training.fabric import explain_out_of_memory
 from segcoord.training.optim import lr_multiplier, make_optimizer
@@ -68,7 +69,8 @@ def train(
         UserError: the state doesn't match, an image can't be used, the loss diverges, the memory
             is too small, or a required checkpoint can't be saved.
     """
-    loop = create_loop(task, run, fabric, state)
+    with explain_out_of_memory(task.config.train):
+        loop = create_loop(task, run, fabric, state)
     with _stop_on_signals(loop):
         return loop.fit()
 
@@ -156,13 +158,17 @@ class TrainingLoop:
             )
         return scores
 
-    def _batches(self) -> torch.utils.data.DataLoader:
+    def _batches(self) -> Iterable[dict[str, Tensor]]:
         fabric, settings = self.fabric, self.settings
         steps = (self.state.step, settings.max_steps)
         sampler = StepBatchSampler(
             self.order, steps, settings.accumulate, fabric.global_rank, fabric.world_size
         )
-        loader = train_loader(self.task.train_set, sampler, self.task.config.data.workers)
+        on_gpu = fabric.device.type == "cuda"
+        workers = self.task.config.data.workers
+        loader = train_loader(self.task.train_set, sampler, workers, pin_memory=on_gpu)
+        if on_gpu:
+            return CopyStream(loader, fabric.device)
         return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
     def _is_patience_exhausted(self) -> bool:
