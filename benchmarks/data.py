@@ -26,7 +26,6 @@ from datetime import date
 from itertools import islice
 from pathlib import Path
 
-import albumentations as A
 import cv2
 import numpy as np
 import torch
@@ -94,6 +93,8 @@ class PilSet(Dataset):
 
 
 def albumentations_loader(split: Split, crop: int) -> Callable[[int], object]:
+    import albumentations as A
+
     compose = A.Compose(
         [
             A.RandomScale((-0.5, 1.0), p=1),

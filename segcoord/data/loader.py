@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segcoord.data.split import Split
@@ -110,14 +109,16 @@ class StepBatchSampler(Sampler):
                 yield batch[first : first + share]
 
 
-def train_loader(dataset: Dataset, shares: StepBatchSampler, workers: int) -> DataLoader:
-    """Collated batches of a dataset that is keyed by (epoch, index)."""
+def train_loader(
+    dataset: Dataset, shares: StepBatchSampler, workers: int, pin_memory: bool = False
+) -> DataLoader:
+    """Collated batches of a dataset that is keyed by (epoch, index); pinned for a GPU."""
     return DataLoader(
         dataset,
         batch_sampler=shares,
         num_workers=workers,
         worker_init_fn=set_up_worker,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
     )
 
 

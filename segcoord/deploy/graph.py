@@ -123,7 +123,7 @@ def network_graph(model: SegmentationModel, half: bool = False) -> Graph:
 
 def image_to_mask_graph(model: SegmentationModel, half: bool = False) -> Graph:
     """The graph of uint8 images to class ids; copies `model`."""
-    module = ImageToMask(network_graph(model, half).module, model).eval()
+    module = ImageToMask(network_graph(model, half).module, model).to("cpu").eval()
     # AUTO: torch.export can't prove for ceil(H / s) * s what it proves for a multiple of s;
     # `verify` runs the file at other sizes.
     dynamic_shape = {0: Dim("batch"), 1: Dim.AUTO, 2: Dim.AUTO}

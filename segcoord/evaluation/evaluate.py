@@ -1,10 +1,12 @@
 """Evaluates a model on a split: each image once, at its original size, in one confusion matrix."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segcoord.config.schema import DataConfig
@@ -13,10 +15,11 @@ from segcoord.data.loader import set_up_worker
 from segcoord.data.pack.reader import verify
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.metrics import Scores, confusion_matrix
-from segcoord.inference.predict import SINGLE_VIEW, predict
+from segcoord.inference.predict import SINGLE_VIEW, predict_on_device
 from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import progress_counter
+from segcoord.utils.devices import is_out_of_memory
 from segcoord.utils.distributed import all_reduce, rank_indices
 from segcoord.utils.errors import UserError
 
@@ -24,8 +27,12 @@ ImageCallback = Callable[[Sample, np.ndarray, np.ndarray, "np.ndarray | None"], 
 """Called with a sample, its image (H, W, 3) uint8 RGB, and prediction and truth (H, W) uint8."""
 
 
+Pair = tuple[Tensor, Tensor | None]
+"""An image (H, W, 3) uint8, and its mask (H, W) uint8 or None, at original size on the CPU."""
+
+
 class _EvalSet(Dataset):
-    """(image (H, W, 3) uint8, mask (H, W) uint8 or None) by index, at original size."""
+    """Pairs by index. Tensors, since workers hand them on without a copy."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -33,11 +40,14 @@ class _EvalSet(Dataset):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        # The arrays of a pack are read-only, and torch.from_numpy warns about those.
+    def __getitem__(self, index: int) -> Pair:
         image, mask = self.split.read(index)
-        writable = np.require(image, requirements="W")
-        return writable, None if mask is None else np.require(mask, requirements="W")
+        return _tensor(image), None if mask is None else _tensor(mask)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    # The arrays of a pack are read-only, and torch.from_numpy warns about those.
+    return torch.from_numpy(np.require(array, requirements="W"))
 
 
 def _no_collate(item: object) -> object:
@@ -73,6 +83,25 @@ def evaluate(
     model.eval()
     k = len(model.labels)
     confusion = torch.zeros(k, k, dtype=torch.int64)
+    for sample, (image, mask), prediction in _predictions(model, split, workers, views):
+        if mask is not None:
+            confusion += confusion_matrix(prediction, mask, k)
+        if on_image is not None:
+            truth = None if mask is None else mask.numpy()
+            on_image(sample, image.numpy(), prediction.numpy(), truth)
+    counts = all_reduce(confusion, model.mean.device)
+    return Scores(counts.numpy()) if counts.any() else None
+
+
+def _predictions(
+    model: SegmentationModel, split: Split, workers: int, views: Views
+) -> Iterator[tuple[Sample, Pair, Tensor]]:
+    """This process's samples, their pairs, and predictions (H, W) uint8 on the CPU.
+
+    A GPU predicts an image while the caller handles the one before.
+    """
+    device = model.mean.device
+    on_gpu = device.type == "cuda"
     indices = rank_indices(len(split))
     loader = DataLoader(
         _EvalSet(split),
@@ -81,15 +110,41 @@ def evaluate(
         num_workers=workers,
         collate_fn=_no_collate,
         worker_init_fn=set_up_worker,
+        pin_memory=on_gpu,
     )
-    for index, (image, mask) in zip(indices, loader):
-        prediction = predict(model, image, views)
-        if mask is not None:
-            confusion += confusion_matrix(torch.from_numpy(prediction), torch.from_numpy(mask), k)
-        if on_image is not None:
-            on_image(split.samples[index], image, prediction, mask)
-    counts = all_reduce(confusion, model.mean.device)
-    return Scores(counts.numpy()) if counts.any() else None
+    previous = None
+    for index, pair in zip(indices, loader):
+        sample = split.samples[index]
+        with _explain_out_of_memory(sample, pair[0]):
+            prediction = predict_on_device(model, pair[0].numpy(), views)
+            prediction = prediction.to("cpu", non_blocking=True)  # into pinned memory
+        if not on_gpu:
+            yield sample, pair, prediction
+            continue
+        copied = torch.cuda.current_stream(device).record_event()
+        if previous is not None:
+            previous[1].synchronize()
+            yield previous[0]
+        previous = (sample, pair, prediction), copied
+    if previous is not None:
+        previous[1].synchronize()
+        yield previous[0]
+
+
+@contextmanager
+def _explain_out_of_memory(sample: Sample, image: Tensor) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = image.shape[:2]
+        raise UserError(
+            f"out of memory at {width}x{height} pixels.",
+            path=sample.image,
+            remedy="Use a device with more memory, or evaluate in tiles, for example with "
+            "--tile 1024x1024 --overlap 128.",
+        ) from error
 
 
 def check_labels(model: SegmentationModel, checkpoint: Path | str, data: DataConfig) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from segcoord.inference.fast_argmax import predict_classes
 from segcoord.inference.photo import read_photo
@@ -35,7 +36,14 @@ def predict(
         ValueError: the image is no array, or of another shape or dtype.
         UserError: the file can't be read.
     """
-    image = _pixels(image)
+    return predict_on_device(model, _pixels(image), views).cpu().numpy()
+
+
+@torch.inference_mode()
+def predict_on_device(
+    model: SegmentationModel, image: np.ndarray, views: Views = SINGLE_VIEW
+) -> Tensor:
+    """`predict` for an array, without waiting for a GPU: (H, W) uint8 on the model's device."""
     with _eval_mode(model):
         return _classes(model, image, predict_views(model, image, views), views)
 
@@ -54,7 +62,8 @@ def predict_probabilities(
     with _eval_mode(model):
         view_logits = predict_views(model, image, views)
         probabilities = average_probabilities(view_logits, image.shape[:2])
-        return _classes(model, image, view_logits, views), probabilities.numpy()
+        classes = _classes(model, image, view_logits, views)
+        return classes.cpu().numpy(), probabilities.numpy()
 
 
 def _pixels(image: np.ndarray | str | Path) -> np.ndarray:
@@ -81,10 +90,10 @@ def _eval_mode(model: SegmentationModel) -> Iterator[None]:
 
 def _classes(
     model: SegmentationModel, image: np.ndarray, view_logits: list[ViewLogits], views: Views
-) -> np.ndarray:
-    """(H, W) uint8 class indices."""
+) -> Tensor:
+    """(H, W) uint8 class indices on the model's device."""
     size = image.shape[:2]
     if views.scales != (1.0,) or len(view_logits) > 1 or len(view_logits[0]) > 1:
-        return average_classes(view_logits, size).cpu().numpy()
+        return average_classes(view_logits, size)
     logits = view_logits[0][0].logits.unsqueeze(0)  # (1, K, h, w)
-    return predict_classes(logits, model.padded_size(*size), size)[0].cpu().numpy()
+    return predict_classes(logits, model.padded_size(*size), size)[0]

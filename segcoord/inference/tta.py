@@ -25,6 +25,7 @@ from segcoord.inference.scales_and_tiles import Views, scaled_size
 from segcoord.models.segmentation import SegmentationModel
 
 BAND = 2**20  # logits upsampled at a time: a few megabytes, which fit in the cache
+GPU_BAND = 2**26  # 256 MB: enough for one launch
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class _Interpolation:
 
     start: int
     stop: int
-    low: Tensor  # (n,) int64, the logit before each pixel
-    high: Tensor  # (n,) int64, the logit after it
-    weight: Tensor  # (n,) float32, of the logit after it
+    low: Tensor  # (n,) int64 on the CPU, the logit before each pixel
+    high: Tensor  # (n,) int64 on the CPU, the logit after it
+    weight: Tensor  # (n,) float32 on the CPU, of the logit after it
 
     def crop(self, start: int, stop: int) -> _Interpolation | None:
         """Restrict it to a range of pixels; None if no pixel is left."""
@@ -44,6 +45,11 @@ class _Interpolation:
             return None
         inside = slice(start - self.start, stop - self.start)
         return _Interpolation(start, stop, self.low[inside], self.high[inside], self.weight[inside])
+
+    def on(self, device: torch.device, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """`low` and `high`, counted from the logit `first`, and `weight` on a device."""
+        tensors = (self.low - first, self.high - first, self.weight)
+        return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,10 @@ class _Tile:
             return None
         first, last = int(rows.low[0]), int(rows.high[-1])
         x = self.logits[:, first : last + 1]  # (K, h', w)
-        x = torch.lerp(x[:, :, columns.low], x[:, :, columns.high], columns.weight)
-        x = torch.lerp(x[:, rows.low - first], x[:, rows.high - first], rows.weight[:, None])
+        low, high, weight = columns.on(x.device)
+        x = torch.lerp(x[:, :, low], x[:, :, high], weight)
+        low, high, weight = rows.on(x.device, first)
+        x = torch.lerp(x[:, low], x[:, high], weight[:, None])
         return slice(rows.start, rows.stop), slice(columns.start, columns.stop), x
 
 
@@ -121,7 +129,9 @@ def _bands(
 ) -> Iterator[tuple[slice, list[Tensor]]]:
     """Ranges of rows of the image, with each view's logits (K, rows, W)."""
     height, width = size
-    rows = max(1, BAND // (len(view_logits[0][0].logits) * width))
+    logits = view_logits[0][0].logits
+    band = BAND if logits.device.type == "cpu" else GPU_BAND
+    rows = max(1, band // (len(logits) * width))
     for start in range(0, height, rows):
         stop = min(start + rows, height)
         yield slice(start, stop), [_band(tiles, start, stop, width) for tiles in view_logits]
@@ -141,10 +151,11 @@ def _predict_view(
     for tile in views.tiles(scaled):
         # PyTorch warns of arrays that are not writable, as those of a memory-mapped pack.
         crop = torch.from_numpy(np.require(pixels[tile], requirements="CW")).unsqueeze(0)
-        logits = model.logits_at_stride(model.normalize(crop.to(model.mean.device)))[0].float()
+        crop = crop.to(model.mean.device, non_blocking=True)
+        logits = model.logits_at_stride(model.normalize(crop))[0].float()
         padded = model.padded_size(*crop.shape[1:3])
         rows, columns = (
-            _interpolation(*lengths, flipped=flipped and axis == 1, device=logits.device)
+            _interpolation(*lengths, flipped=flipped and axis == 1)
             for axis, lengths in enumerate(zip(size, scaled, tile, logits.shape[1:], padded))
         )
         if rows is not None and columns is not None:
@@ -160,7 +171,6 @@ def _interpolation(
     padded: int,
     *,
     flipped: bool,
-    device: torch.device,
 ) -> _Interpolation | None:
     """Interpolation from a tile's logits along one axis; None if it contains no pixel center.
 
@@ -171,7 +181,6 @@ def _interpolation(
         coarse: number of logits.
         padded: length of the network's input, which the logits cover.
         flipped: whether the scaled image was flipped along this axis.
-        device: of the logits.
     """
     centers = (np.arange(length) + 0.5) * (scaled / length)  # of the pixels, in the scaled image
     start, stop = np.searchsorted(centers, [tile.start, tile.stop]).tolist()
@@ -184,8 +193,7 @@ def _interpolation(
     low = np.floor(position).astype(np.int64)
     high = np.minimum(low + 1, coarse - 1)
     weight = (position - low).astype(np.float32)
-    tensors = (torch.from_numpy(x).to(device) for x in (low, high, weight))
-    return _Interpolation(start, stop, *tensors)
+    return _Interpolation(start, stop, *map(torch.from_numpy, (low, high, weight)))
 
 
 def _band(tiles: ViewLogits, start: int, stop: int, width: int) -> Tensor:

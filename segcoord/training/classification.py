@@ -68,12 +68,14 @@ class ClassificationTask:
             batch_size=VAL_BATCH,
             num_workers=self.config.data.workers,
             worker_init_fn=set_up_worker,
+            pin_memory=device.type == "cuda",
         )
         for batch in loader:
+            images, label = (batch[k].to(device, non_blocking=True) for k in ("image", "label"))
             with torch.inference_mode():
-                logits = model(model.normalize(batch["image"].to(device)))
+                logits = model(model.normalize(images))
                 for metric in metrics:
-                    metric.update(logits, batch["label"].to(device))
+                    metric.update(logits, label)
             for _ in batch["label"]:
                 on_image()
         return dict(zip(self.columns, (metric.compute().item() for metric in metrics)))

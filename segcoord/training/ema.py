@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -18,14 +18,23 @@ class Ema:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         """The average, in eval mode."""
+        self._source: nn.Module | None = None
+        self._pairs: list[tuple[Tensor, Tensor]] = []  # of the average and of `_source`
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Update the average after optimizer step `step`, counted from 1."""
+        """Update the average after optimizer step `step`, counted from 1.
+
+        Between the updates with one model, its tensors must stay the same objects: listing all of
+        them takes longer than launching the update on a GPU.
+        """
+        if self._source is not model:
+            self._source = model
+            states = (self.model.state_dict().values(), model.state_dict().values())
+            self._pairs = list(zip(*states))
         decay = min(self.decay, (1 + step) / (10 + step))
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values()))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floats], [w for _, w in floats], 1 - decay)
-        for average, current in pairs:
-            if not average.is_floating_point():
-                average.copy_(current)
+        floats = [pair for pair in self._pairs if pair[0].is_floating_point()]
+        others = [pair for pair in self._pairs if not pair[0].is_floating_point()]
+        torch._foreach_lerp_(*map(list, zip(*floats)), 1 - decay)
+        if others:
+            torch._foreach_copy_(*map(list, zip(*others)))

@@ -6,9 +6,11 @@ step, and an interrupt leaves its loops half advanced. Here every random draw of
 function of (seed, t), so the state of a run is its weights, its optimizer and a few counters.
 """
 
+from __future__ import annotations
+
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from segcoord.data.loader import EpochShuffle, StepBatchSampler, train_loader
 from segcoord.models.checkpoint import save
 from segcoord.models.cpu_autograd import use_fast_cpu_backward
+from segcoord.training.copy_stream import CopyStream
 from segcoord.training.ema import Ema
 from segcoord.training.fabric import Fabric, explain_out_of_memory
 from segcoord.training.optim import lr_multiplier, make_optimizer
@@ -65,6 +68,17 @@ def train(
         UserError: the state doesn't match, an image can't be used, the loss diverges, the memory
             is too small, or a required checkpoint can't be saved.
     """
+    with explain_out_of_memory(task.config.train):
+        loop = create_loop(task, run, fabric, state)
+    with _stop_on_signals(loop):
+        return loop.fit()
+
+
+def create_loop(task: Task, run: Path, fabric: Fabric, state: dict | None = None) -> TrainingLoop:
+    """Set up the model on its device, the optimizer and the EMA, and restore the state.
+
+    See `train` for the arguments and errors.
+    """
     settings = task.config.train
     # On the device before the optimizer is restored: its state follows the parameters there.
     module = task.module.to(fabric.device, memory_format=torch.channels_last)
@@ -83,9 +97,7 @@ def train(
             fabric.strategy.precision.load_state_dict(state["precision"])
     compiled = torch.compile(module) if settings.compile else module
     fabric_module, optimizer = fabric.setup(compiled, optimizer)
-    loop = TrainingLoop(task, fabric_module, optimizer, ema, trainer_state, run, fabric)
-    with _stop_on_signals(loop):
-        return loop.fit()
+    return TrainingLoop(task, fabric_module, optimizer, ema, trainer_state, run, fabric)
 
 
 class TrainingLoop:
@@ -145,13 +157,17 @@ class TrainingLoop:
             )
         return scores
 
-    def _batches(self) -> torch.utils.data.DataLoader:
+    def _batches(self) -> Iterable[dict[str, Tensor]]:
         fabric, settings = self.fabric, self.settings
         steps = (self.state.step, settings.max_steps)
         sampler = StepBatchSampler(
             self.order, steps, settings.accumulate, fabric.global_rank, fabric.world_size
         )
-        loader = train_loader(self.task.train_set, sampler, self.task.config.data.workers)
+        on_gpu = fabric.device.type == "cuda"
+        workers = self.task.config.data.workers
+        loader = train_loader(self.task.train_set, sampler, workers, pin_memory=on_gpu)
+        if on_gpu:
+            return CopyStream(loader, fabric.device)
         return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
     def _is_patience_exhausted(self) -> bool:

@@ -58,4 +58,5 @@ def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Whether an error means that CPU or GPU memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return "can't allocate memory" in str(error) or "MemoryError" in str(error)
+    messages = ("can't allocate memory", "MemoryError", "CUDA error: out of memory")
+    return any(message in str(error) for message in messages)
