@@ -71,6 +71,7 @@ def run_training(
         state = None
         if resume:
             state = read_state(Path(resume))
+            _resolve_epochs(config, Path(resume))
             require_same_settings(config, state, Path(resume))
         elif run and is_main:
             run_dir.require_new_folder(Path(run))
@@ -87,6 +88,13 @@ def run_training(
             log.write_to(folder / "log.txt")
         console.print(f"run        {folder}\n")
         return _fit(task, folder, fabric, state, again)
+
+
+def _resolve_epochs(config: AnyConfig, run: Path) -> None:
+    """Turn train.epochs into the steps that it meant at the start of a run to resume."""
+    images = run_dir.read_origin(run).get("train_images") if config.train.epochs else None
+    if images:  # older versions don't record them
+        config.train.resolve_epochs(images["count"])
 
 
 def _setup(
