@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import label_set
-from segcoord.data.loader import set_up_worker
+from segcoord.data.loader import WorkerLoader
 from segcoord.data.pack.reader import verify
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.metrics import MeanIoU, Scores
@@ -73,13 +73,12 @@ def evaluate(
     model.eval()
     metric = MeanIoU(len(model.labels))
     indices = rank_indices(len(split))
-    loader = DataLoader(
+    loader = WorkerLoader(
         _EvalSet(split),
         sampler=indices,
         batch_size=None,
         num_workers=workers,
         collate_fn=_no_collate,
-        worker_init_fn=set_up_worker,
     )
     for index, (image, mask) in zip(indices, loader):
         prediction = predict(model, image, views)
