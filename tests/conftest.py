@@ -33,13 +33,16 @@ FIRST = [*(f"training/test_{name}.py" for name in PROCESSES), "deploy/test_expor
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
-    from helpers import CAMVID
+    from helpers import CAMVID, WARNING_FILTERS, WITHOUT_WARNINGS
 
+    torch.set_warn_always(True)  # many of its warnings come once per process otherwise
     names = {item: item.path.relative_to(Path(__file__).parent).as_posix() for item in items}
     items.sort(key=lambda item: FIRST.index(names[item]) if names[item] in FIRST else len(FIRST))
     for item in items:
         group = "processes" if names[item] in FIRST[:-1] else names[item]
         item.add_marker(pytest.mark.xdist_group(group))
+        if names[item] in WITHOUT_WARNINGS:  # marks of the test itself are stronger
+            item.add_marker(pytest.mark.filterwarnings(*WARNING_FILTERS), append=False)
         if item.get_closest_marker("camvid") and not CAMVID.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"CamVid is not at {CAMVID}"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
@@ -108,7 +111,7 @@ def tiny_run(build_once: Callable[[str, Build], Path], sample_voc: Path) -> Path
     arguments = [
         f"--config={ROOT / 'configs' / 'sample.yaml'}",
         f"--data.root={sample_voc}",
-        "--train.max_steps=6",
+        "--train.epochs=1.5",  # 6 steps
         "--train.val_interval=3",
         *SMALL,
     ]

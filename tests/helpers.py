@@ -45,6 +45,25 @@ ROOT = Path(__file__).parents[1]
 CAMVID = Path(os.environ.get("SEGCOORD_CAMVID", ROOT / "data" / "camvid"))
 
 
+# The tests of all commands: a warning of a library is an error in them, unless Python hides its
+# category from users. `demo` serves until it is stopped; deploy/test_demo.py calls its handlers.
+COMMAND_TESTS = {
+    "train": "training/test_loop.py",
+    "evaluate": "evaluation/test_evaluate.py",
+    "predict": "inference/test_run.py",
+    "export": "deploy/test_export.py",
+    "compare": "evaluation/test_compare.py",
+    "table": "training/test_table.py",
+    "share": "models/test_hub.py",
+    "demo": "deploy/test_demo.py",
+    "data get": "data/test_download.py",
+    "data trainaug": "data/test_voc_trainaug.py",
+}
+WITHOUT_WARNINGS = {"cli/test_warnings.py", "evaluation/test_report.py", *COMMAND_TESTS.values()}
+_HIDDEN = ("DeprecationWarning", "PendingDeprecationWarning", "ImportWarning", "ResourceWarning")
+WARNING_FILTERS = ["error", *(f"ignore::{name}" for name in _HIDDEN)]  # the strongest last
+
+
 SMALL = [
     "--model.encoder=mobilenetv2_ca_050",
     "--data.crop_size=[64,64]",

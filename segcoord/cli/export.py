@@ -24,6 +24,12 @@ def export(program: str, argv: list[str]) -> int:
         action="store_true",
         help="Also write a model from uint8 images of any size to class ids",
     )
+    parser.add_argument(
+        "--size",
+        type=str,
+        metavar="HEIGHTxWIDTH",
+        help="onnx only: fix the size of the input, for OpenCV, TensorRT and NPUs (default: any)",
+    )
     only_int8 = new_parser(program, export)
     for each in (parser, only_int8):
         each.add_argument(

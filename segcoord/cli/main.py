@@ -23,6 +23,7 @@ from segcoord.cli.share import share
 from segcoord.cli.table import table
 from segcoord.cli.train import train
 from segcoord.utils.allocator import keep_freed_memory
+from segcoord.utils.cpu import limit_busy_waiting
 from segcoord.utils.errors import UserError
 
 _TOP = (train, evaluate, predict, export, compare, models, table, runs, attend, share, demo)
@@ -62,6 +63,7 @@ def usage() -> str:
 def run(command: Command, program: str, argv: list[str]) -> int:
     """Run a command and return its exit code; user errors are printed without a traceback."""
     keep_freed_memory()
+    limit_busy_waiting()
     try:
         return command(program, argv)
     except (UserError, OSError) as error:  # the text of an OSError names the file

@@ -18,6 +18,9 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from segcoord.config.schema import CONFIGS, GROUPS
 from segcoord.utils.errors import UserError
 
+_ALTERNATIVES = {"train.epochs": "train.max_steps", "train.max_steps": "train.epochs"}
+"""Setting -> the setting of a weaker layer that it replaces."""
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the texts of --help
 
 
@@ -97,10 +100,15 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
         _check_groups(source, tree, getattr(parser, "task", None))
         # A command that reads only the data settings accepts the whole file of a training run.
         known = {key: value or {} for key, value in tree.items() if key in options}
-        for key, value in _flatten(known, options).items():
+        flat = _flatten(known, options)
+        overridden = {_ALTERNATIVES.get(key) for key, value in flat.items() if value is not None}
+        settings = [setting for setting in settings if setting[1] not in overridden]
+        for key, value in flat.items():
             if key not in options:
                 raise UserError(f"{source}: unknown key {key!r}{did_you_mean(key, options)}")
             settings.append((source, key, value))
+    overridden = {_ALTERNATIVES.get(word.partition("=")[0].removeprefix("--")) for word in argv}
+    settings = [setting for setting in settings if setting[1] not in overridden]
     try:
         return parser.parse_args([f"--{k}={_to_text(v)}" for _, k, v in settings] + argv)
     except ArgumentError as error:
@@ -163,6 +171,7 @@ def read_yaml(path: Path) -> dict:
         path = Path(os.path.normpath(path.parent / base)) if base else None
     merged: dict = {}
     for layer in reversed(layers):
+        _drop_alternatives(merged, layer)
         _merge(merged, layer)
     return merged
 
@@ -190,6 +199,15 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _drop_alternatives(merged: dict, layer: dict) -> None:
+    """Remove the settings that `layer` replaces by an alternative."""
+    for key, other in _ALTERNATIVES.items():
+        (group, name), replaced = key.split("."), other.split(".")[1]
+        given, inherited = layer.get(group), merged.get(group)
+        if isinstance(given, dict) and isinstance(inherited, dict) and given.get(name) is not None:
+            inherited.pop(replaced, None)
 
 
 def _merge(into: dict, layer: dict) -> None:

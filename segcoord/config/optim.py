@@ -1,5 +1,6 @@
 """Settings of the optimization and of the devices, for every task."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,8 +11,10 @@ from segcoord.config.base import require
 class OptimConfig:
     """Optimization and devices."""
 
-    max_steps: int
+    max_steps: int | None = None
     """Number of optimizer steps; the learning rate schedule ends with them."""
+    epochs: float | None = None
+    """Passes over the training images, instead of max_steps, which is computed from it."""
     batch_size: int = 16
     """Images per optimizer step, summed over all devices and accumulated parts."""
     accumulate: int = 1
@@ -66,11 +69,14 @@ class OptimConfig:
 
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""
-        for key in ("max_steps", "lr", "val_interval", "accumulate", "num_nodes"):
+        for key in ("lr", "val_interval", "accumulate", "num_nodes"):
             require(getattr(self, key) > 0, f"train.{key}", getattr(self, key), "above 0")
-        for key in ("clip_grad_norm", "patience", "devices"):
+        for key in ("max_steps", "epochs", "clip_grad_norm", "patience", "devices"):
             value = getattr(self, key)
             require(value is None or value > 0, f"train.{key}", value, "above 0, or null")
+        lengths = [self.max_steps, self.epochs]
+        ok = lengths.count(None) == 1
+        require(ok, "train.max_steps and train.epochs", lengths, "a number for one of them")
         decay = self.ema_decay
         ok = decay is None or 0 < decay < 1
         require(ok, "train.ema_decay", decay, "above 0 and below 1, for example 0.999, or null")
@@ -85,7 +91,7 @@ class OptimConfig:
             "global pooling a single image has one value per channel, too few for batch norm",
         )
         expected = f"at most train.max_steps, {self.max_steps}"
-        ok = self.warmup_steps <= self.max_steps
+        ok = self.max_steps is None or self.warmup_steps <= self.max_steps
         require(ok, "train.warmup_steps", self.warmup_steps, expected)
         ok = _set_only_if(self.optimizer == "sgd", self.momentum)
         require(ok, "train.momentum", self.momentum, "0 or more with sgd, null with adamw")
@@ -93,6 +99,17 @@ class OptimConfig:
         require(ok, "train.poly_power", self.poly_power, "0 or more with poly, null with cosine")
         ok = len(set(self.loggers)) == len(self.loggers)
         require(ok, "train.loggers", self.loggers, "each at most once")
+
+    def resolve_epochs(self, images: int) -> None:
+        """Replace `epochs`, if set, with the `max_steps` that pass over `images` that many times.
+
+        Raises:
+            UserError: a setting doesn't fit this number of steps.
+        """
+        if self.epochs is not None:
+            steps = round(self.epochs * images / self.batch_size, 6)  # 0.1 * 30 is above 3
+            self.max_steps, self.epochs = math.ceil(steps), None
+            self.check()
 
 
 def _set_only_if(used: bool, value: float | None) -> bool:

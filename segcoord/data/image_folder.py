@@ -15,7 +15,7 @@ from segcoord.data.checks.findings import MAX_LISTED
 from segcoord.data.checks.sample import inspect_image
 from segcoord.data.image_io import read_image
 from segcoord.data.layouts import IMAGE_SUFFIXES
-from segcoord.data.split import bytes_array
+from segcoord.data.split import bytes_array, dataset_root
 from segcoord.data.transforms import ClassTransform
 from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
@@ -52,7 +52,8 @@ def find_folders(data: ImageFolderConfig) -> tuple[ImageFolders, ImageFolders]:
         UserError: a missing folder, a class without images, fewer than two classes, or classes
             that differ between the splits.
     """
-    train, val = (_find(Path(data.root), name) for name in (data.train_split, data.val_split))
+    root = dataset_root(data.root)
+    train, val = (_find(root, name) for name in (data.train_split, data.val_split))
     if train.classes != val.classes:
         unmatched = sorted({*train.classes} ^ {*val.classes})
         raise UserError(

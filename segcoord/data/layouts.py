@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segcoord.config.schema import ClassConfig, DataConfig
 from segcoord.data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC, LabelClass, LabelSet
-from segcoord.data.split import Sample, SampleList, Split
+from segcoord.data.split import Sample, SampleList, Split, dataset_root
 from segcoord.utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -56,9 +56,7 @@ def find_split(data: DataConfig, name: str, on_error: OnError = raise_error) -> 
         UserError: a missing root, split, image or mask; an empty split; a duplicate stem; a listed
             name that would leave the root.
     """
-    root = Path(data.root).expanduser()
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder (data.root). {SEE_README}")
+    root = dataset_root(data.root)
     if name in {"", ".", ".."} or any(c in name for c in "/\\\0"):
         raise UserError(f"split {name!r}: expected a name without folders")
     labels = label_set(data)

@@ -113,16 +113,20 @@ def train_loader(
     dataset: Dataset, shares: StepBatchSampler, workers: int, pin_memory: bool = False
 ) -> DataLoader:
     """Collated batches of a dataset that is keyed by (epoch, index); pinned for a GPU."""
-    return DataLoader(
-        dataset,
-        batch_sampler=shares,
-        num_workers=workers,
-        worker_init_fn=set_up_worker,
-        pin_memory=pin_memory,
-    )
+    return WorkerLoader(dataset, batch_sampler=shares, num_workers=workers, pin_memory=pin_memory)
 
 
-def set_up_worker(_: int) -> None:
+class WorkerLoader(DataLoader):
+    """A DataLoader whose workers compute in one thread and leave signals to the main process."""
+
+    def __init__(self, dataset: Dataset, **options: object) -> None:
+        super().__init__(dataset, worker_init_fn=_set_up_worker, **options)
+
+    def check_worker_number_rationality(self) -> None:
+        """Don't warn of more workers than cores, as the default of 2 is on a single core."""
+
+
+def _set_up_worker(_: int) -> None:
     """For every process that loads: one thread, and signals left to the process that trains.
 
     A cluster sends SIGTERM to all of them; a loader that dies of it would break the step that

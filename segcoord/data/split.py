@@ -15,6 +15,7 @@ import numpy as np
 
 from segcoord.data.image_io import read_image, read_mask
 from segcoord.data.labels import LabelSet
+from segcoord.utils.errors import UserError
 
 
 class PixelSource(Protocol):
@@ -31,6 +32,22 @@ class Sample:
     image: Path
     mask: Path | None
     labels: LabelSet
+
+
+def dataset_root(root: str) -> Path:
+    """The folder of a dataset, from `data.root`.
+
+    Raises:
+        UserError: no such folder.
+    """
+    path = Path(root).expanduser()
+    if path.is_dir():
+        return path
+    where = "" if path.is_absolute() else f" in {Path.cwd()}"
+    raise UserError(
+        f"{path}: no such folder (data.root){where}. Give the folder of the dataset with "
+        "--data.root DIR; data/README.md shows what it contains."
+    )
 
 
 def bytes_array(texts: Iterable[str | Path]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import find_split
 from segcoord.data.pack.reader import with_pack
 from segcoord.data.split import Split
-from segcoord.deploy import onnx, openvino, pt2, torchscript
-from segcoord.deploy.graph import Graph, image_to_mask_graph, network_graph
+from segcoord.deploy import onnx, opencv, openvino, pt2, torchscript
+from segcoord.deploy.graph import Graph, fixed_size_graph, image_to_mask_graph, network_graph
 from segcoord.deploy.model_card import export_card
 from segcoord.deploy.quantize import CalibrationImages, GraphInputs, quantization_loss
-from segcoord.deploy.verify import Check, assert_within_tolerance, synthetic, verify
+from segcoord.deploy.verify import SIZES, Check, assert_within_tolerance, synthetic, verify
 from segcoord.evaluation.evaluate import check_labels
 from segcoord.inference.exported import IMAGE_TO_MASK, NETWORK, network_file, write_description
 from segcoord.inference.load import load_with_metadata
@@ -29,6 +30,7 @@ from segcoord.inference.runtimes import (
     runtime_of,
     runtime_version,
 )
+from segcoord.inference.scales_and_tiles import parse_tile
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
@@ -37,6 +39,8 @@ from segcoord.utils.provenance import origin
 
 PRECISIONS = {"fp32": FORMATS, "fp16": FORMATS, "int8": ("onnx", "openvino")}
 """Precision -> the formats that support it."""
+
+FIXED_CHECKS = 3  # images on which a file of fixed size is verified
 
 
 def run_export(args: Namespace, data: DataConfig | None) -> int:
@@ -50,18 +54,24 @@ def run_export(args: Namespace, data: DataConfig | None) -> int:
         UserError: unsupported options, or a file that disagrees with the checkpoint.
     """
     check_options(args.format, args.precision)
+    size = _check_size(args)
     model, checkpoint = load_with_metadata(args.checkpoint, fold=False)
+    build_network: Callable[..., Graph] = network_graph
+    if size is not None:
+        _require_multiples(size, model)
+        build_network = partial(fixed_size_graph, size=size)
     images, val_split = synthetic(), None
     if data is not None:
         train_split, val_split = _find_splits(args, data, model)
         images = CalibrationImages(train_split, args.calibration)
     description = _metadata(args, model, checkpoint)
+    description["export"]["size"] = size
     # Only segcoord.json holds paths of this machine, the files don't.
     embedded = description | {"checkpoint": {"miou": description["checkpoint"]["miou"]}}
     out = Path(args.out)
     with atomic_folder(out) as folder:
         graphs: dict[Path, Graph] = {}
-        for stem, build_graph in ((NETWORK, network_graph), (IMAGE_TO_MASK, image_to_mask_graph)):
+        for stem, build_graph in ((NETWORK, build_network), (IMAGE_TO_MASK, image_to_mask_graph)):
             if stem == NETWORK or args.image_to_mask:
                 path = network_file(folder, args.format, stem)
                 graphs[path] = _write(build_graph, model, path, args, embedded, images)
@@ -70,14 +80,17 @@ def run_export(args: Namespace, data: DataConfig | None) -> int:
         for path, graph in graphs.items():
             nets[path] = open_net(path, args.format, runtime_of(args.format, None, path))
             min_side = _min_side(args.format, graph, model)
-            checks += verify(nets[path], path.name, graph, model, images, min_side)
+            sizes = SIZES if size is None else FIXED_CHECKS * ((1, *size),)
+            checks += verify(nets[path], path.name, graph, model, images, min_side, sizes)
+            if size is not None:
+                checks += opencv.verify(path, graph, model, images, sizes)
         assert_within_tolerance(checks, args.precision)
         loss = None
         if val_split is not None:
             net = nets[network_file(folder, args.format)]
             loss = quantization_loss(model, net, images, val_split, data.workers)
         description["export"]["graphs"] = [
-            _signature(path.name, args.format, graph, model) for path, graph in graphs.items()
+            _signature(path.name, args.format, graph, model, size) for path, graph in graphs.items()
         ]
         description |= {"checks": [asdict(c) for c in checks], "int8": loss}
         config = vars(data) if data else checkpoint.get("config", {}).get("data", {})
@@ -102,6 +115,34 @@ def check_options(fmt: str, precision: str) -> None:
         )
     if fmt in EXTRAS:
         require_packages(EXTRAS[fmt], f"--format {fmt}")
+
+
+def _check_size(args: Namespace) -> tuple[int, int] | None:
+    """(height, width) of --size; UserError if another option rules it out."""
+    if args.size is None:
+        return None
+    for ok, option in (
+        (args.format == "onnx", f"--format {args.format}"),
+        (args.precision != "int8", "--precision int8"),
+        (not args.image_to_mask, "--image-to-mask"),
+    ):
+        if not ok:
+            raise UserError(
+                f"--size: can't be combined with {option}; expected --format onnx, --precision "
+                "fp32 or fp16, and no --image-to-mask"
+            )
+    return parse_tile(args.size, "--size", "512x512")
+
+
+def _require_multiples(size: tuple[int, int], model: SegmentationModel) -> None:
+    nearest = model.padded_size(*size)
+    if nearest != size:
+        (h, w), s = size, model.output_stride
+        raise UserError(
+            f"--size: found {h}x{w}, expected multiples of the output stride, {s}, at least "
+            f"{'x'.join(map(str, model.padded_size(1, 1)))}; the next larger size is "
+            f"{'x'.join(map(str, nearest))}"
+        )
 
 
 def _find_splits(
@@ -179,7 +220,9 @@ def _min_side(fmt: str, graph: Graph, model: SegmentationModel) -> int:
     return model.padded_size(1, 1)[0] + 1 if fmt == "pt2" and graph.output == "mask" else 1
 
 
-def _signature(name: str, fmt: str, graph: Graph, model: SegmentationModel) -> dict:
+def _signature(
+    name: str, fmt: str, graph: Graph, model: SegmentationModel, size: tuple[int, int] | None
+) -> dict:
     """Name, shape and dtype of a file's input and output."""
     k, s = len(model.labels), model.output_stride
     if graph.output == "mask":
@@ -188,8 +231,11 @@ def _signature(name: str, fmt: str, graph: Graph, model: SegmentationModel) -> d
     else:
         with torch.no_grad():
             d = graph.example.shape[2] // graph.module(graph.example).shape[2]
-        sizes = f"(N, 3, H, W) RGB, H and W multiples of {s}"
-        shapes = (sizes, "float32", f"(N, {k}, H/{d}, W/{d})", "float32")
+        inputs, outputs = f"(N, 3, H, W) RGB, H and W multiples of {s}", f"(N, {k}, H/{d}, W/{d})"
+        if size is not None:
+            h, w = size
+            inputs, outputs = f"(1, 3, {h}, {w}) RGB", f"(1, {k}, {h // d}, {w // d})"
+        shapes = (inputs, "float32", outputs, "float32")
     return {
         "file": name,
         "input": {"name": graph.input, "shape": shapes[0], "dtype": shapes[1]},

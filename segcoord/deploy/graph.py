@@ -1,12 +1,12 @@
-"""The two graphs to export, and which of their dimensions are dynamic.
+"""The graphs to export, and which of their dimensions are dynamic.
 
-Both hold the network with fused batch norms, in NCHW. When traced, `CoordAtt` pools with means and
+They hold the network with fused batch norms, in NCHW. When traced, `CoordAtt` pools with means and
 does not concatenate, so nothing depends on the traced size: adaptive pooling to a column or a row
 exports with the traced size and is silently wrong at any other.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -119,6 +119,12 @@ def network_graph(model: SegmentationModel, half: bool = False) -> Graph:
     dynamic_shape = {0: Dim("batch"), 2: s * Dim("rows", min=1), 3: s * Dim("columns", min=1)}
     example = torch.zeros(n, 3, height, width)
     return Graph(network, example, dynamic_shape, "image", "logits", model.prepare)
+
+
+def fixed_size_graph(model: SegmentationModel, size: tuple[int, int], half: bool = False) -> Graph:
+    """`network_graph` for one image of a fixed size (H, W), which the stride divides."""
+    graph = network_graph(model, half)
+    return replace(graph, example=torch.zeros(1, 3, *size), dynamic_shape={})
 
 
 def image_to_mask_graph(model: SegmentationModel, half: bool = False) -> Graph:

@@ -32,7 +32,7 @@ def export_card(description: dict, title: str, dataset: str) -> str:
         f"{export['precision']}.\n",
         _files(export["graphs"]),
         *(_usage(export["format"], graph) for graph in export["graphs"]),
-        _preprocessing(model),
+        _preprocessing(model, export.get("size")),
         f"{class_table(labels)}\n",
         _measurements(description),
     ]
@@ -55,12 +55,15 @@ def _usage(fmt: str, graph: dict) -> str:
     return f"```python\n{code}\n```\n"
 
 
-def _preprocessing(model: dict) -> str:
+def _preprocessing(model: dict, size: tuple[int, int] | None) -> str:
     mean, std = (", ".join(f"{255 * v:.4f}" for v in model[key]) for key in ("mean", "std"))
+    target = f"a multiple of {model['spec']['output_stride']}"
+    if size is not None:
+        target = f"{size[0]} and {size[1]}"
     return (
         f"`model.*` takes RGB as (pixel - mean) / std with mean {mean} and std {std} for pixels in "
-        "0 to 255; then pad height and width with zeros at the bottom and at the right to a "
-        f"multiple of {model['spec']['output_stride']}. Upsample the logits bilinearly "
+        "0 to 255; then pad height and width with zeros at the bottom and at the right to "
+        f"{target}. Upsample the logits bilinearly "
         "(align_corners=False); the class is the argmax. `image_to_mask.*`, if present, does all "
         "of this inside. No file applies the EXIF orientation of photos.\n"
     )

@@ -68,6 +68,8 @@ def quantize(graph: Graph, path: Path, metadata: dict, inputs: Sequence[np.ndarr
         path, metadata: as for `write`.
         inputs: calibration inputs of the graph, read several times.
     """
+    # NNCF imports this module, which warns of a missing GPU where CUDA is installed.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     import nncf
 
     openvino_core()  # must exist before NNCF creates and destroys its own

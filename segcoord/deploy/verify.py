@@ -71,6 +71,7 @@ def verify(
     model: SegmentationModel,
     images: Sequence[np.ndarray],
     min_side: int = 1,
+    sizes: Sequence[tuple[int, int, int]] = SIZES,
 ) -> list[Check]:
     """Runs a file at several sizes and compares it with the model.
 
@@ -81,12 +82,13 @@ def verify(
         model: the reference, in eval mode, on the CPU.
         images: (H, W, 3) uint8 RGB, resized to each size.
         min_side: smallest height and width of the file's input.
+        sizes: batch size, height and width of each check.
 
     Raises:
         UserError: the runtime fails at a size, or the output has another shape or dtype.
     """
     checks = []
-    for index, (n, *size) in enumerate(SIZES):
+    for index, (n, *size) in enumerate(sizes):
         h, w = (max(length, min_side) for length in size)
         chosen = [images[(index + i) % len(images)] for i in range(n)]
         resized = [cv2.resize(i, (w, h), interpolation=cv2.INTER_AREA) for i in chosen]

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import label_set
-from segcoord.data.loader import set_up_worker
+from segcoord.data.loader import WorkerLoader
 from segcoord.data.pack.reader import verify
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.metrics import Scores, confusion_matrix
@@ -103,13 +103,12 @@ def _predictions(
     device = model.mean.device
     on_gpu = device.type == "cuda"
     indices = rank_indices(len(split))
-    loader = DataLoader(
+    loader = WorkerLoader(
         _EvalSet(split),
         sampler=indices,
         batch_size=None,
         num_workers=workers,
         collate_fn=_no_collate,
-        worker_init_fn=set_up_worker,
         pin_memory=on_gpu,
     )
     previous = None

@@ -22,6 +22,7 @@ from segcoord.inference.inputs import printable
 from segcoord.inference.runtimes import require_packages
 from segcoord.inference.visualize import blend
 from segcoord.models.segmentation import SegmentationModel
+from segcoord.utils.fonts import figure_fonts
 
 _COLUMNS = ("image", "prediction", "Grad-CAM: {}", "a_h, along height", "a_w, along width", "both")
 _CELL, _LINE = 2.8, 0.22  # inches: width of a cell, height of a line of text
@@ -75,10 +76,12 @@ def draw_attention(
         most = int(np.bincount(rows[0].prediction.ravel()).argmax())
         class_name = rows[0].model.labels.names[most]
     strips = []
-    for row in rows:
-        canvas = FigureCanvasAgg(draw_row(row, image, class_name))
-        canvas.draw()
-        strips.append(np.array(canvas.buffer_rgba())[..., :3])
+    names = {name for row in rows for name in (printable(row.name), *row.model.labels.names)}
+    with figure_fonts(sorted(names)):
+        for row in rows:
+            canvas = FigureCanvasAgg(draw_row(row, image, class_name))
+            canvas.draw()
+            strips.append(np.array(canvas.buffer_rgba())[..., :3])
     return np.concatenate(strips)
 
 

@@ -92,6 +92,8 @@ def load_exported(folder: str | Path, runtime: str | None = None) -> tuple[Segme
     labels = LabelSet.from_dict(config["labels"])
     model = SegmentationModel(net, config["spec"], labels, config["mean"], config["std"]).eval()
     model.runtime, model.precision = runtime, content["export"]["precision"]
+    size = content["export"].get("size")  # absent in folders of older versions
+    model.fixed_size = size and tuple(size)
     return model, content
 
 

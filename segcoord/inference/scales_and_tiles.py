@@ -130,11 +130,13 @@ def _along(length: int, tile: int, step: int) -> list[slice]:
     return [slice(start, start + tile) for start in starts]
 
 
-def parse_tile(text: str) -> tuple[int, int]:
+def parse_tile(text: str, option: str = "--tile", example: str = "769x769") -> tuple[int, int]:
     """Parse "769x513" as (height, width); raises UserError for another format."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if not match:
-        raise UserError(f"--tile: found {text!r}, expected HEIGHTxWIDTH in pixels, such as 769x769")
+        raise UserError(
+            f"{option}: found {text!r}, expected HEIGHTxWIDTH in pixels, such as {example}"
+        )
     return int(match[1]), int(match[2])
 
 

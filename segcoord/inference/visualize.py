@@ -5,10 +5,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from segcoord.data.labels import VOID, LabelSet
 from segcoord.utils.files import atomic_write
+from segcoord.utils.fonts import load_font
 
 PAPER, INK = (255, 255, 255), (32, 32, 32)
 
@@ -38,18 +39,18 @@ def legend(labels: LabelSet, shown: Sequence[int], width: int, size: int = 14) -
     Returns:
         (h, width, 3) uint8 RGB, as high as the lines need.
     """
-    font = ImageFont.load_default(size)
     entries, x, y = [], size // 2, size // 2
     for index in shown:
         name = labels.names[index]
+        font = load_font(name, size)
         entry_width = round(1.6 * size + font.getlength(name) + size)
         if x > size and x + entry_width > width:
             x, y = size // 2, y + round(1.6 * size)
-        entries.append((x, y, tuple(labels.classes[index].color), name))
+        entries.append((x, y, tuple(labels.classes[index].color), name, font))
         x += entry_width
     strip = Image.new("RGB", (width, y + round(1.7 * size)), PAPER)
     draw = ImageDraw.Draw(strip)
-    for x, y, color, name in entries:
+    for x, y, color, name, font in entries:
         draw.rectangle((x, y, x + size, y + size), fill=color, outline=INK)
         draw.text((x + round(1.5 * size), y + size / 2), name, INK, font, anchor="lm")
     return np.asarray(strip)
@@ -93,7 +94,6 @@ def sheet(
         (H, W, 3) uint8 RGB.
     """
     gap, size = 8, 16
-    font = ImageFont.load_default(size)
     heights = [round(max(p.shape[0] / p.shape[1] for p in row) * width) for row in rows]
     total = gap + len(titles) * (width + gap)
     strip = legend(labels, range(len(labels)), total, size)
@@ -102,7 +102,8 @@ def sheet(
     draw = ImageDraw.Draw(page)
     y = top
     for column, title in enumerate(titles):
-        draw.text((gap + column * (width + gap), top / 2), title, INK, font, anchor="lm")
+        place = (gap + column * (width + gap), top / 2)
+        draw.text(place, title, INK, load_font(title, size), anchor="lm")
     for row, height in zip(rows, heights):
         for column, picture in enumerate(row):
             scaled_height = round(picture.shape[0] / picture.shape[1] * width)

@@ -94,13 +94,27 @@ class SegmentationModel(ImageModel):
         self.load_report: LoadReport | None = None  # of the initial weights
         self.folded = False  # True once batch norms are fused into the convolutions
         self.runtime, self.precision = "torch", "fp32"  # of `net`
+        self.fixed_size: tuple[int, int] | None = None  # (H', W') if `net` takes no other
 
     @property
     def output_stride(self) -> int:
         return self.spec["output_stride"]
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """(H', W') of an image after padding: multiples of s, the least that the decoder takes."""
+        """(H', W') of an image after padding: multiples of s, the least that the decoder takes.
+
+        Raises:
+            UserError: the image is larger than the fixed size of an exported network.
+        """
+        if self.fixed_size is not None:
+            h, w = self.fixed_size
+            if height > h or width > w:
+                raise UserError(
+                    f"found an image of {height}x{width} (height x width), but the model was "
+                    f"exported for {h}x{w}. Predict in tiles with --tile {h}x{w}, or export "
+                    "without --size."
+                )
+            return self.fixed_size
         s = self.output_stride
         least = 8 * s if self.spec["decoder"] == "pan" else s  # PAN pools the last feature thrice
         return max(height + -height % s, least), max(width + -width % s, least)

@@ -26,7 +26,8 @@ def build_segmentation(
     """Build the segmentation task.
 
     `fresh` loads model.encoder_weights, which a resumed run doesn't need; `check` checks all images
-    and masks and computes the class weights. Raises UserError for unusable data or settings.
+    and masks and computes the class weights. Replaces train.epochs with train.max_steps. Raises
+    UserError for unusable data or settings.
     """
     labels, settings = label_set(config.data), asdict(config.model)
     if not fresh:
@@ -41,6 +42,7 @@ def build_segmentation(
         with_pack(find_split(config.data, name), config.data)
         for name in (config.data.train_split, config.data.val_split)
     )
+    config.train.resolve_epochs(len(splits[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # new tensors: the launch reports them all
         model = create_model(num_classes=len(labels), labels=labels, offline=offline, **settings)
@@ -63,6 +65,7 @@ def build_classification(config: ClassificationConfig, *, check: bool) -> Classi
         UserError: unusable folders or images.
     """
     folders = find_folders(config.data)
+    config.train.resolve_epochs(len(folders[0].samples))
     model = create_classifier(classes=folders[0].classes, **asdict(config.model))
     if check:
         with progress_bar() as bar:

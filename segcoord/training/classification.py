@@ -5,11 +5,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from segcoord.config.schema import ClassificationConfig
 from segcoord.data.image_folder import ClassTrainDataset, ClassValDataset, ImageFolders
-from segcoord.data.loader import set_up_worker
+from segcoord.data.loader import WorkerLoader
 from segcoord.data.transforms import CenterTransform, ClassTransform
 from segcoord.models.classifier import Classifier
 from segcoord.utils.distributed import rank_indices
@@ -62,12 +61,11 @@ class ClassificationTask:
             MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro").to(device)
             for k in (1, 5)
         ]
-        loader = DataLoader(
+        loader = WorkerLoader(
             self.val_set,
             sampler=rank_indices(self.val_images),
             batch_size=VAL_BATCH,
             num_workers=self.config.data.workers,
-            worker_init_fn=set_up_worker,
             pin_memory=device.type == "cuda",
         )
         for batch in loader:

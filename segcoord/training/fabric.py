@@ -41,13 +41,14 @@ def training_fabric(config: OptimConfig) -> Fabric:
             message = f"train.accelerator: {config.accelerator!r} can't be used here: {error}"
             raise UserError(message) from error
 
-    fabric = create(_PRECISIONS.get(config.precision))
+    fabric = create(None)
     device_type = fabric.device.type
     if config.precision == "fp16" and device_type != "cuda":
         raise UserError(f"train.precision: fp16 needs cuda, found {device_type}; use bf16 or fp32")
+    precision = _PRECISIONS.get(config.precision)
     if config.precision == "auto" and device_type == "cuda" and torch.cuda.is_bf16_supported(False):
-        fabric = create("bf16-mixed")
-    return fabric
+        precision = "bf16-mixed"
+    return fabric if precision is None else create(precision)
 
 
 def _devices_and_nodes(config: OptimConfig) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from segcoord.training.init_from import init_from
 from segcoord.training.loggers import require_loggers
 from segcoord.training.loop import TrainingInterrupted, train
 from segcoord.training.resume import (
+    TrainerState,
     read_state,
     require_same_inputs,
     require_same_settings,
@@ -24,7 +25,7 @@ from segcoord.training.resume import (
 from segcoord.training.segmentation import SegmentationTask
 from segcoord.training.startup_summary import print_summary
 from segcoord.training.task import Task
-from segcoord.utils.console import console
+from segcoord.utils.console import console, format_percent, score_title
 from segcoord.utils.devices import is_main_process
 from segcoord.utils.files import atomic_write
 from segcoord.utils.run_log import RunLog
@@ -69,6 +70,7 @@ def run_training(
         state = None
         if resume:
             state = read_state(Path(resume))
+            _resolve_epochs(config, Path(resume))
             require_same_settings(config, state, Path(resume))
         elif run and is_main:
             run_dir.require_new_folder(Path(run))
@@ -85,6 +87,13 @@ def run_training(
             log.write_to(folder / "log.txt")
         console.print(f"run        {folder}\n")
         return _fit(task, folder, fabric, state, again)
+
+
+def _resolve_epochs(config: AnyConfig, run: Path) -> None:
+    """Turn train.epochs into the steps that it meant at the start of a run to resume."""
+    images = run_dir.read_origin(run).get("train_images") if config.train.epochs else None
+    if images:  # older versions don't record them
+        config.train.resolve_epochs(images["count"])
 
 
 def _setup(
@@ -138,7 +147,7 @@ def _record_session(task: Task, folder: Path, fabric: Fabric, resumed: bool) -> 
 def _fit(task: Task, folder: Path, fabric: Fabric, state: dict | None, again: str) -> int:
     """Train to the end or to an interruption; returns the exit code."""
     try:
-        scores = train(task, folder, fabric, state)
+        final = train(task, folder, fabric, state)
     except TrainingInterrupted as stop:
         console.print(
             f"Stopped and saved. Resume with: {again} --resume {shlex.quote(str(folder))}"
@@ -148,10 +157,21 @@ def _fit(task: Task, folder: Path, fabric: Fabric, state: dict | None, again: st
     except BaseException:
         kill_child_processes(fabric)
         raise
-    if scores is None:
+    if final is None:
         console.print(f"{folder}: the run is complete, nothing left to do.")
         return 0
     if isinstance(task, SegmentationTask):
+        console.print(f"\nScores of the last validation, at step {final.validated}:")
         print_scores(task.scores, task.model.labels.names, len(task.val_split))
-    console.print(f"\nThe best weights are in {folder / 'best.ckpt'}")
+    console.print(f"\n{_describe_best(final, task.columns[0], folder)}")
     return 0
+
+
+def _describe_best(final: TrainerState, headline: str, folder: Path) -> str:
+    """Which validation best.ckpt is from, with its score."""
+    if final.best < 0:
+        return f"No validation could be saved as the best; the last weights: {folder / 'last.ckpt'}"
+    at = "" if final.best_step < 0 else f" at step {final.best_step}"
+    at += " (the last validation)" if final.best_step == final.validated else ""
+    score = f"{score_title(headline)} {format_percent(final.best)} %"
+    return f"The best weights, {score}{at}, are in {folder / 'best.ckpt'}"

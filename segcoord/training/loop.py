@@ -32,7 +32,7 @@ from segcoord.training.resume import TrainerState, keep_previous, restore
 from segcoord.training.run_writer import RunWriter
 from segcoord.training.sync_batchnorm import with_sync_batchnorm
 from segcoord.training.task import Task
-from segcoord.utils.console import console
+from segcoord.utils.console import console, score_title
 from segcoord.utils.errors import UserError
 
 LOG_INTERVAL = 10  # steps averaged in a row of metrics.csv
@@ -49,9 +49,7 @@ class TrainingInterrupted(Exception):
         self.signum = signum
 
 
-def train(
-    task: Task, run: Path, fabric: Fabric, state: dict | None = None
-) -> dict[str, float] | None:
+def train(task: Task, run: Path, fabric: Fabric, state: dict | None = None) -> TrainerState | None:
     """Train until max_steps with validations; writes best.ckpt and last.ckpt.
 
     Args:
@@ -61,7 +59,7 @@ def train(
         state: state from `read_state` to resume from.
 
     Returns:
-        The scores of the last validation; None if the run was complete already.
+        The final counters and best score; None if the run was complete already.
 
     Raises:
         TrainingInterrupted: after Ctrl-C or SIGTERM, with last.ckpt written.
@@ -128,8 +126,8 @@ class TrainingLoop:
         point = (state.step, state.validated)
         self.writer = RunWriter(run, task.config, task.columns, *point, enabled=enabled)
 
-    def fit(self) -> dict[str, float] | None:
-        """Train to the end; returns the scores of the last validation, None without one."""
+    def fit(self) -> TrainerState | None:
+        """Train to the end; returns the final state, None if no validation was due."""
         settings, state = self.settings, self.state
         batches = self._batches()
         self.last_count = time.monotonic()
@@ -151,11 +149,13 @@ class TrainingLoop:
                 # Only without pending losses: reading them is collective, and the clocks differ.
                 if not self.pending_losses and time.monotonic() - self.last_save > SAVE_INTERVAL:
                     self._save_last()
+        if state.step < settings.max_steps:
+            self._print_early_stop()
         if scores is not None and self.save_error:
             raise UserError(
                 f"The training is complete, but its last state is not saved: {self.save_error}"
             )
-        return scores
+        return None if scores is None else state
 
     def _batches(self) -> Iterable[dict[str, Tensor]]:
         fabric, settings = self.fabric, self.settings
@@ -173,6 +173,16 @@ class TrainingLoop:
     def _is_patience_exhausted(self) -> bool:
         patience = self.settings.patience
         return patience is not None and self.state.since_best >= patience
+
+    def _print_early_stop(self) -> None:
+        state, settings = self.state, self.settings
+        best = "" if state.best < 0 else f" than {state.best:.4f}"
+        at = "" if state.best_step < 0 else f" (step {state.best_step})"
+        console.print(
+            f"Stopped early at step {state.step} of {settings.max_steps}: no better "
+            f"{score_title(self.task.columns[0])}{best}{at} in the last {state.since_best} "
+            f"validations; train.patience is {settings.patience}."
+        )
 
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> None:
         settings, state, fabric = self.settings, self.state, self.fabric
@@ -283,9 +293,9 @@ class TrainingLoop:
         # best.ckpt has no optimizer state: it is a result, not something to resume from.
         # Only the main process knows whether it was saved.
         if score > state.best:
-            saved = self._save("best.ckpt", {"best": score})
+            saved = self._save("best.ckpt", {"best": score, "best_step": state.step})
             if self.fabric.broadcast(saved):
-                state.best, state.since_best = score, 0
+                state.best, state.best_step, state.since_best = score, state.step, 0
         self._log(state.step, **scores)
         self.writer.add_examples(state.step, lambda: self.task.examples(self.eval_model))
         self._save_last()

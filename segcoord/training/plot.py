@@ -12,6 +12,7 @@ from segcoord.config.schema import ClassificationConfig, SegmentationConfig
 from segcoord.training.run_dir import read_metrics
 from segcoord.utils.console import format_duration, score_title
 from segcoord.utils.files import atomic_write
+from segcoord.utils.fonts import figure_fonts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,9 +32,9 @@ def write_plot(run: Path, config: SegmentationConfig | ClassificationConfig, sco
     """
     rows = read_metrics(run / "metrics.csv")
     if rows:
-        figure = draw_curves(rows, config, score, "/".join(run.resolve().parts[-2:]))
-        with atomic_write(run / "plot.png") as temporary:
-            figure.canvas.print_png(temporary)
+        name = "/".join(run.resolve().parts[-2:])
+        with figure_fonts([name]), atomic_write(run / "plot.png") as temporary:
+            draw_curves(rows, config, score, name).canvas.print_png(temporary)
 
 
 def draw_curves(

@@ -78,10 +78,13 @@ class TrainingBar:
         self.progress.update(self.validation, visible=True, advance=images)
 
     def validated(self, step: int, scores: dict[str, float], best: float) -> None:
-        """Print the scores of a validation, the headline first."""
+        """Print the scores of a validation, the headline first; `best` includes this validation."""
+        mark = "  (best)" if best > self.best else ""
+        if not mark and scores[self.headline] == best:
+            mark = "  (ties the best)"
         self.best = best
         self.progress.update(self.validation, visible=False, completed=0)
         self.progress.update(self.steps, info=self._info())
         shown = [f"{score_title(name)} {value:.4f}" for name, value in scores.items()]
-        shown[0] += "  (best)" if scores[self.headline] >= best else ""
+        shown[0] += mark
         console.print(f"step {step}: {', '.join(shown)}")

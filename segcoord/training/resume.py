@@ -46,7 +46,8 @@ class TrainerState:
         step: optimizer steps done.
         validated: step of the latest validation; -1 before the first.
         best: best headline score of all validations; -1 before the first.
-        since_best: validations since then.
+        best_step: step of that validation; -1 if unknown, as in states of older versions.
+        since_best: validations since then, ties included.
         loss_sum, loss_count: of the steps since the last row of metrics.csv.
         seconds: training time of all sessions of the run.
     """
@@ -54,6 +55,7 @@ class TrainerState:
     step: int = 0
     validated: int = -1
     best: float = -1.0
+    best_step: int = -1
     since_best: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0

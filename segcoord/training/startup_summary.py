@@ -34,7 +34,7 @@ def print_summary(task: Task, fabric: Fabric) -> None:
             f"{config.model.encoder} does not accept crops of {width}x{height} ({error}); choose "
             "an encoder for any size, for example mobilenetv2_*, or set data.crop_size to its size"
         ) from error
-    epochs = settings.max_steps * settings.batch_size / len(task.train_set)
+    epoch = len(task.train_set) / settings.batch_size  # in steps
     momentum = "" if settings.momentum is None else f", momentum {settings.momentum:g}"
     pairs = [
         ("model", ", ".join(f"{k} {v}" for k, v in task.model.spec.items() if v is not None)),
@@ -44,7 +44,11 @@ def print_summary(task: Task, fabric: Fabric) -> None:
             f"{macs:.2f} G multiply-adds at {width}x{height}",
         ),
         ("data", f"{config.data.root}, crops {width}x{height}"),
-        ("steps", f"{settings.max_steps} of {settings.batch_size} images, {epochs:.1f} epochs"),
+        (
+            "steps",
+            f"{settings.max_steps} of {settings.batch_size} images, "
+            f"{settings.max_steps / epoch:.1f} epochs of {epoch:.4g} steps",
+        ),
         (
             "optimizer",
             f"{settings.optimizer}, lr {settings.lr:g} {settings.schedule}{momentum}, "

@@ -100,6 +100,8 @@ def _remove_unstarted_run(folder: Path) -> None:
 
 def _require_not_overridden(row: Row, seed: int, config: AnyConfig) -> None:
     """Raise UserError if an option sets what the table varies."""
+    if config.train.epochs is not None:
+        raise UserError("--train.epochs: a table compares runs of equal steps; set train.max_steps")
     if config.train.patience is not None:
         raise UserError("--train.patience: every run of a table takes max_steps; leave it null")
     for group, settings in row.settings(seed).items():

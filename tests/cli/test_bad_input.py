@@ -22,7 +22,10 @@ def tree(sample_voc: Path, tmp_path: Path) -> Tree:
 
 
 BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
-    "no root": (lambda t: shutil.rmtree(t.base.parents[1]), "no such folder (data.root)"),
+    "no root": (
+        lambda t: shutil.rmtree(t.base.parents[1]),
+        "Give the folder of the dataset with --data.root",
+    ),
     "no split": (lambda t: t.train.unlink(), "available splits: trainval, val"),
     "empty split": (lambda t: t.train.write_text("\n \r\n"), "is empty"),
     "no images": (lambda t: shutil.rmtree(t.images), "no such folder"),

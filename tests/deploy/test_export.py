@@ -23,6 +23,7 @@ from segcoord.deploy.quantize import GraphInputs
 from segcoord.deploy.verify import SIZES, assert_within_tolerance, synthetic, verify
 from segcoord.inference.exported import network_file, read_description
 from segcoord.inference.runtimes import open_net, openvino_core
+from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.attention import CoordAtt
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.utils.errors import UserError
@@ -163,6 +164,28 @@ def test_openvino_pools_rows_and_columns_of_any_length(encoder: str, tmp_path: P
             torch.testing.assert_close(net(x), model.net(x), rtol=1e-4, atol=1e-5)
 
 
+def test_a_file_of_fixed_size_runs_in_opencv(tmp_path: Path, capsys) -> None:
+    import onnx as onnx_package
+
+    checkpoint, out, size = save_small(tmp_path, encoder=ATTENTION), tmp_path / "out", (64, 96)
+    assert export(checkpoint, out, "--format=onnx", "--size=64x96") == 0
+    assert capsys.readouterr().out.count("model.onnx in OpenCV") == 3
+    graph = onnx_package.load(out / "model.onnx").graph
+    dims = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
+    assert dims == [1, 3, *size]
+    assert not {node.op_type for node in graph.node} & {"Shape", "Gather", "If", "Loop"}
+    assert "float32 (1, 3, 64, 96) RGB" in (out / "README.md").read_text()
+
+    model, expected_model = segcoord.load(out), segcoord.load(checkpoint)
+    image = synthetic(1, (50, 80))[0]
+    expected_model.fixed_size = size  # padded to the same size
+    assert (segcoord.predict(model, image) == segcoord.predict(expected_model, image)).all()
+    large = synthetic(1, (70, 100))[0]
+    with pytest.raises(UserError, match=r"found an image of 70x100 .* --tile 64x96"):
+        segcoord.predict(model, large)
+    assert segcoord.predict(model, large, Views(tile=size)).shape == (70, 100)
+
+
 def test_cases_cover_every_decoder_and_stride() -> None:
     every = {(decoder, stride) for decoder, strides in STRIDES.items() for stride in strides}
     assert {case[:2] for case in CASES} == every - {("deeplabv3", 16)}
@@ -246,6 +269,10 @@ def test_onnx_int8_is_small_and_agrees(
         (["--format=onnx", "--precision=int4"], "--precision: found 'int4', expected fp32"),
         (["--format=onnx", "--calibration=5"], "--calibration: only --precision int8 reads"),
         (["--format=pt2", "--data.root=x"], "--data.root: only --precision int8 reads"),
+        (["--format=pt2", "--size=64x64"], "--size: can't be combined with --format pt2"),
+        (["--format=onnx", "--size=64x64", "--image-to-mask"], "combined with --image-to-mask"),
+        (["--format=onnx", "--size=big"], "--size: found 'big', expected HEIGHTxWIDTH"),
+        (["--format=onnx", "--size=64x100"], "the next larger size is 64x112"),
         (["--format=onnx", "--split=val"], "--split: only --precision int8 reads"),
         (["--format=onnx", "--precision=fp16", "--precision", "int8"], "required: data.layout"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from helpers import command, interrupt_at, rows, start_train, wait_for, weights
 
 from segcoord.cli.main import run
 from segcoord.cli.train import train
+from segcoord.config.loading import read_yaml
 from segcoord.config.schema import TrainConfig
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.training.optim import lr_multiplier
@@ -56,6 +58,18 @@ def test_a_run_writes_the_documented_files(uninterrupted: Path) -> None:
     assert [int(r["step"]) for r in validations] == [3, 6, 8]
     best = read_checkpoint(uninterrupted / "best.ckpt")["progress"]["best"]
     assert best == pytest.approx(max(float(r["miou"]) for r in validations), rel=1e-5)
+
+
+def test_epochs_become_the_steps_of_the_run(tiny_run: Path, tmp_path: Path, capsys) -> None:
+    """16 images in batches of 4; resumed with the same setting, and refused with another."""
+    folder = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    assert "6 of 4 images, 1.5 epochs of 4 steps" in (folder / "log.txt").read_text()
+    settings = read_yaml(folder / "config.yaml")["train"]
+    assert (settings["max_steps"], settings["epochs"]) == (6, None)
+    assert run(train, "train.py", [f"--resume={folder}", "--train.epochs=1.5"]) == 0
+    assert "nothing left to do" in capsys.readouterr().out
+    assert run(train, "train.py", [f"--resume={folder}", "--train.epochs=2"]) == 1
+    assert "train.max_steps: 6 in the run, 8 now" in capsys.readouterr().err
 
 
 def test_init_from_starts_from_weights(uninterrupted: Path, sample_voc: Path, tmp_path) -> None:

@@ -311,9 +311,15 @@ def test_patience_ends_a_run_for_good(sample_voc: Path, tmp_path: Path, capsys) 
     assert 3 <= steps < 8
     scores = [float(row["miou"]) for row in rows(folder) if row["miou"]]
     assert max(scores) == scores[-3] and state(folder)["progress"]["since_best"] == 2
-    capsys.readouterr()
+    printed = " ".join(capsys.readouterr().out.split())
+    why = f"Stopped early at step {steps} of 8: no better mIoU than {max(scores):.4f} (step "
+    assert f"{why}{steps - 2}) in the last 2 validations; train.patience is 2." in printed
+    assert f"Scores of the last validation, at step {steps}:" in printed
+    best = f"The best weights, mIoU {100 * max(scores):.2f} % at step {steps - 2}, are in {folder}"
+    assert best in printed
     assert run(train, "train.py", [f"--resume={folder}"]) == 0
-    assert "nothing left to do" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert why in printed and "nothing left to do" in printed
     assert state(folder)["progress"]["step"] == steps
 
 

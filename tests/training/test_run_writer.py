@@ -194,7 +194,8 @@ def test_the_log_is_the_console_output(tmp_path: Path, monkeypatch) -> None:
             bar.step(1, 0.7, 0.1)
             bar.advance_validation()
             bar.progress.refresh()
-            bar.validated(1, {"miou": 0.4, "pixel_accuracy": 0.5}, 0.4)
+            for step, miou in ((1, 0.4), (2, 0.4), (3, 0.3), (4, 0.5)):
+                bar.validated(step, {"miou": miou, "pixel_accuracy": 0.5}, max(miou, 0.4))
         raise UserError("the loss is nan")
     with RunLog() as log:
         log.write_to(tmp_path / "log.txt")
@@ -205,7 +206,9 @@ def test_the_log_is_the_console_output(tmp_path: Path, monkeypatch) -> None:
     assert first.startswith("# 20")  # the date, and the command
     assert lines[:1] == ["said before there was a folder"]
     assert ("model  " + "word " * 15).rstrip() in lines  # not cut to the terminal's width
-    assert "step 1: mIoU 0.4000  (best), pixel accuracy 0.5000" in lines
+    marks = {1: "0.4000  (best)", 2: "0.4000  (ties the best)", 3: "0.3000", 4: "0.5000  (best)"}
+    for step, shown_score in marks.items():
+        assert f"step {step}: mIoU {shown_score}, pixel accuracy 0.5000" in lines
     assert "error: the loss is nan" in lines
     assert lines[-1] == "[goes] on"
     assert not any(sign in "".join(lines) for sign in "\x1b━⠋")

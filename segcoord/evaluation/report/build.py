@@ -16,6 +16,7 @@ from segcoord.inference.load import checkpoint_path, load
 from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError
+from segcoord.utils.fonts import figure_fonts
 
 
 class ReportBuilder:
@@ -61,7 +62,8 @@ class ReportBuilder:
             change = paired_bootstrap(self.other_counts, self.collector.counts)
             against = str(self.against)
         data = ReportData(scores, self.labels, protocol, self.collector, change, against)
-        if self.args.report:
-            write_page(Path(self.args.report), data)
-        if self.args.figures:
-            write_figures(Path(self.args.figures), data)
+        with figure_fonts(self.labels.names):
+            if self.args.report:
+                write_page(Path(self.args.report), data)
+            if self.args.figures:
+                write_figures(Path(self.args.figures), data)
