@@ -22,6 +22,7 @@ from segcoord.cli.runs import runs
 from segcoord.cli.share import share
 from segcoord.cli.table import table
 from segcoord.cli.train import train
+from segcoord.config.loading import did_you_mean
 from segcoord.utils.allocator import keep_freed_memory
 from segcoord.utils.cpu import limit_busy_waiting
 from segcoord.utils.errors import UserError
@@ -47,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"segcoord {version('segcoord')}")
         return 0
-    print(f"segcoord: unknown command {name!r}\n\n{usage()}", end="", file=sys.stderr)
+    hint = did_you_mean(name, list(COMMANDS))
+    print(f"segcoord: unknown command {name!r}{hint}\n\n{usage()}", end="", file=sys.stderr)
     return 2
 
 

@@ -157,7 +157,7 @@ def test_file_damaged_during_training_is_named(tree: Tree, capsys, monkeypatch) 
     [
         ([], 0, "usage: segcoord COMMAND"),
         (["--help"], 0, "data sample"),
-        (["tarin"], 2, "unknown command 'tarin'"),
+        (["tarin"], 2, "unknown command 'tarin'; did you mean train?"),
         (["data", "smaple"], 2, "unknown command 'data smaple'"),
         (["--version"], 0, "segcoord 0."),
         (["evaluate"], 1, "--checkpoint: missing"),
