@@ -12,9 +12,9 @@ from torchvision.datasets.folder import find_classes, make_dataset
 
 from segcoord.config.schema import ImageFolderConfig
 from segcoord.data.checks.findings import MAX_LISTED
-from segcoord.data.checks.sample import inspect_image
+from segcoord.data.file_pattern import IMAGE_SUFFIXES
 from segcoord.data.image_io import read_image
-from segcoord.data.layouts import IMAGE_SUFFIXES
+from segcoord.data.inspection import inspect_image
 from segcoord.data.split import bytes_array
 from segcoord.data.transforms import ClassTransform
 from segcoord.utils.cpu import available_cores

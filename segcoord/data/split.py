@@ -27,7 +27,7 @@ class PixelSource(Protocol):
 class Sample:
     """One image and its mask; `labels` maps the mask's values, `mask` is None without labels."""
 
-    stem: str
+    stem: str  # name of the sample: the image's path below its folder, without suffix
     image: Path
     mask: Path | None
     labels: LabelSet
@@ -74,6 +74,7 @@ class Split:
     samples: SampleList
     labels: LabelSet
     pack: PixelSource | None = None  # source of the pixels; None reads the image and mask files
+    left_out: int = 0  # samples that are not in the split because of data.skip_bad
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -166,13 +166,20 @@ def with_pack(split: Split, data: DataConfig) -> Split:
 
 
 def pixel_source(split: Split, data: DataConfig) -> str:
-    """Describes where a split's pixels are read from."""
+    """Describes where a split's pixels are read from, and what data.skip_bad left out."""
+    left_out = describe_left_out(split)
     if split.pack is not None:
-        return f"pack {split.pack.folder}"
+        return f"pack {split.pack.folder}{left_out}"
     incomplete = partial_folder(pack_root(data) / split.name)
     if data.pack != "off" and incomplete.exists():
-        return f"files; {incomplete} is incomplete, segcoord data pack writes it again"
-    return "files"
+        left_out += f"; {incomplete} is incomplete, segcoord data pack writes it again"
+    return f"files{left_out}"
+
+
+def describe_left_out(split: Split) -> str:
+    """How many samples data.skip_bad left out, after a comma; empty without any."""
+    total = len(split) + split.left_out
+    return f", {split.left_out} of {total} samples left out (data.skip_bad)" * bool(split.left_out)
 
 
 def open_pack(folder: Path, split: Split) -> Pack:
