@@ -3,6 +3,7 @@
 Names are compared in Unicode's composed form (NFC): a ZIP file from macOS holds decomposed names.
 """
 
+import itertools
 import os
 import re
 import unicodedata
@@ -126,11 +127,11 @@ def parse_pattern(
     return FilePattern(key, text, folder, suffixes, prefix, ending, has_name)
 
 
-def list_files(folder: Path, without: Iterable[Path] = ()) -> list[str]:
+def list_files(folder: Path, without: Iterable[Path] = (), limit: int | None = None) -> list[str]:
     """Paths of the files below a folder, relative to it and sorted; links to folders are followed.
 
     Hidden files and folders, and the folders `without`, are left out. A link to nothing is listed,
-    so that reading it reports the link.
+    so that reading it reports the link. The search ends after `limit` files.
     """
     skipped = {os.path.realpath(path) for path in without}
 
@@ -147,7 +148,8 @@ def list_files(folder: Path, without: Iterable[Path] = ()) -> list[str]:
                 elif entry.is_file() or entry.is_symlink():
                     yield relative + entry.name
 
-    return sorted(walk(str(folder), "", ()), key=lambda file: file.split("/"))
+    files = itertools.islice(walk(str(folder), "", ()), limit)
+    return sorted(files, key=lambda file: file.split("/"))
 
 
 def found_files(pattern: FilePattern) -> str:

@@ -12,7 +12,7 @@ from torchvision.datasets.folder import find_classes, make_dataset
 
 from segcoord.config.schema import ImageFolderConfig
 from segcoord.data.checks.findings import MAX_LISTED
-from segcoord.data.file_pattern import IMAGE_SUFFIXES
+from segcoord.data.file_pattern import IMAGE_SUFFIXES, nfc, stored_path
 from segcoord.data.image_io import read_image
 from segcoord.data.inspection import inspect_image
 from segcoord.data.split import bytes_array
@@ -52,7 +52,9 @@ def find_folders(data: ImageFolderConfig) -> tuple[ImageFolders, ImageFolders]:
         UserError: a missing folder, a class without images, fewer than two classes, or classes
             that differ between the splits.
     """
-    train, val = (_find(Path(data.root), name) for name in (data.train_split, data.val_split))
+    root = stored_path(Path(data.root))
+    train = _find(root, data.train_split)
+    val = _find(root, data.val_split, train.classes)
     if train.classes != val.classes:
         unmatched = sorted({*train.classes} ^ {*val.classes})
         raise UserError(
@@ -65,8 +67,9 @@ def find_folders(data: ImageFolderConfig) -> tuple[ImageFolders, ImageFolders]:
     return train, val
 
 
-def _find(root: Path, name: str) -> ImageFolders:
-    folder = root / name
+def _find(root: Path, name: str, order: Sequence[str] = ()) -> ImageFolders:
+    """List a split; its classes are in this order if they differ from it only in Unicode form."""
+    folder = stored_path(root / name)
     if not folder.is_dir():
         found = ", ".join(sorted(p.name for p in root.glob("*/"))) or "nothing"
         raise UserError(
@@ -75,6 +78,10 @@ def _find(root: Path, name: str) -> ImageFolders:
         )
     try:
         classes, class_to_index = find_classes(folder)
+        index_of = {nfc(class_name): index for index, class_name in enumerate(order)}
+        if index_of.keys() == {*map(nfc, classes)}:
+            class_to_index = {class_name: index_of[nfc(class_name)] for class_name in classes}
+            classes = list(order)
         samples = make_dataset(folder, class_to_index, IMAGE_SUFFIXES)
     except FileNotFoundError as error:
         raise UserError(f"{folder}: {error}") from error

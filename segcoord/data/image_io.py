@@ -268,7 +268,8 @@ def size_mismatch_error(path: Path, mask: tuple[int, ...], image: tuple[int, int
     elif same_ratio(mask, image):
         remedy = (
             "One of the two was resized. Use the original, or resize the masks by nearest neighbor "
-            "with segcoord data check --write-lists DIR --resize-masks DIR."
+            "with segcoord data check --write-lists DIR --resize-masks DIR. data.skip_bad: true "
+            "leaves such samples out."
         )
     return UserError(
         f"the mask is {mask[1]}x{mask[0]} (width x height), its image {image[1]}x{image[0]}; "

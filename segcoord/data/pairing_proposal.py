@@ -16,6 +16,7 @@ _MASK_WORDS = re.compile(
 )
 _MAX_AFFIXES, _MAX_GROUPS = 6, 8  # the most frequent ones
 _MAX_FILES = 20_000  # of a group
+_MAX_SEARCHED = 300_000  # more files: the root is probably not the dataset's folder
 
 Affix = tuple[str, str]
 """Beginning and end of a file's stem, around the sample's name."""
@@ -93,7 +94,8 @@ def propose_pairing(root: Path, made_split: bool = False) -> Proposal | None:
         made_split: whether a list or a fraction makes the split, so that no `{split}` is needed.
 
     Returns:
-        None if at most half of the masks have an image, or if it is unclear which are the masks.
+        None if at most half of the masks have an image, if it is unclear which are the masks, or if
+        the folder has 300,000 files or more.
     """
     groups = _groups(root, made_split)
     ranked = []
@@ -120,7 +122,8 @@ def _groups(root: Path, made_split: bool) -> list[_Group]:
     The files of subfolders are in the groups of their folder and of each folder above it.
     """
     members: dict[tuple[str, str], list[tuple[str, str, str]]] = defaultdict(list)
-    for file in list_files(root) if root.is_dir() else []:
+    files = list_files(root, limit=_MAX_SEARCHED) if root.is_dir() else []
+    for file in files if len(files) < _MAX_SEARCHED else []:
         head, _, tail = nfc(file).rpartition("/")
         stem, _, suffix = tail.rpartition(".")
         suffix = f".{suffix.lower()}"
