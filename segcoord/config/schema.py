@@ -128,10 +128,11 @@ class DataConfig:
 
     def _check_split(self) -> None:
         """Raises UserError for settings of files and splits that can't work."""
-        found = [self.images, self.masks, self.lists, self.val_fraction]
-        ok = self.layout != "cityscapes" or found == [None] * 4
-        expected = "null, because layout cityscapes defines its folders"
-        require(ok, "data.images, masks, lists and val_fraction", found, expected)
+        for key in ("images", "masks", "lists", "val_fraction"):
+            found = getattr(self, key)
+            ok = self.layout != "cityscapes" or found is None
+            expected = "null, because layout cityscapes defines its folders and splits"
+            require(ok, f"data.{key}", found, expected)
         fraction, seed = self.val_fraction, self.split_seed
         ok = fraction is None or 0 < fraction < 1
         require(ok, "data.val_fraction", fraction, "a number above 0 and below 1, or null")
