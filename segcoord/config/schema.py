@@ -63,17 +63,30 @@ class DataConfig:
     """Dataset and augmentation."""
 
     layout: Literal["voc", "cityscapes", "folder"]
-    """Folder structure: voc, cityscapes, or folder (images and masks with the same stem)."""
+    """Folder structure: voc, cityscapes, or folder (images and masks that pair by name)."""
     root: str
-    """Folder of the dataset; with voc the parent of VOCdevkit, or VOC2012 itself."""
+    """Folder of the dataset; with voc the folder that holds JPEGImages, or one above it."""
     classes: list[ClassConfig] | None = None
     """Classes of a custom dataset with layout folder or voc; default: the layout's classes."""
     void_ids: list[int] = field(default_factory=list)
     """Additional mask values to ignore (255 always is)."""
     images: str | None = None
-    """Layout folder only: image folder in root, for example "{split}/photos"."""
+    """Images in root: a folder, for example "{split}/photos", or file names that contain {name},
+    for example "{split}/{name}_image.jpg"; default: "images/{split}", or "images" with val_fraction
+    or lists, or the layout's folder."""
     masks: str | None = None
-    """Layout folder only: mask folder in root, for example "{split}/labels"."""
+    """Masks in root, written like images, for example "{split}/{name}_mask.png"; default:
+    "masks/{split}", or "masks" with val_fraction or lists, or the layout's folder."""
+    lists: str | None = None
+    """Files that list the samples of each split, for example "lists/{split}.txt", relative to
+    root; one name or path per line, or the paths of an image and its mask."""
+    val_fraction: float | None = None
+    """Makes the splits: this fraction of the samples for validation, for example 0.2, the others
+    for training."""
+    split_seed: int = 0
+    """Which samples val_fraction takes for validation."""
+    skip_bad: bool = False
+    """Leave out samples whose image or mask can't be used, and say how many."""
     train_split: str = "train"
     """Split to train on; trainaug reads its masks from SegmentationClassAug."""
     val_split: str = "val"
@@ -102,10 +115,7 @@ class DataConfig:
         require(0 <= jitter < 1, "data.color_jitter", jitter, "0 up to below 1")
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         require(bool(self.pack), "data.pack", repr(self.pack), "auto, off or a folder")
-        folders = [self.images, self.masks]
-        ok = self.layout == "folder" or folders == [None, None]
-        expected = f"null, because layout {self.layout} defines its folders"
-        require(ok, "data.images and data.masks", folders, expected)
+        self._check_split()
         ok = self.layout != "folder" or self.classes is not None
         expected = "a list of classes with name and color, which layout folder needs"
         require(ok, "data.classes", None, expected)
@@ -115,6 +125,32 @@ class DataConfig:
             "use layout voc or folder for a custom dataset"
         )
         require(ok, "data.classes and data.void_ids", "custom values", expected)
+
+    def _check_split(self) -> None:
+        """Raises UserError for settings of files and splits that can't work."""
+        for key in ("images", "masks", "lists", "val_fraction"):
+            found = getattr(self, key)
+            ok = self.layout != "cityscapes" or found is None
+            expected = "null, because layout cityscapes defines its folders and splits"
+            require(ok, f"data.{key}", found, expected)
+        fraction, seed = self.val_fraction, self.split_seed
+        ok = fraction is None or 0 < fraction < 1
+        require(ok, "data.val_fraction", fraction, "a number above 0 and below 1, or null")
+        ok = fraction is None or self.lists is None
+        require(ok, "data.lists", self.lists, "null with data.val_fraction: only one of them")
+        ok = fraction is not None or seed == 0
+        require(ok, "data.split_seed", seed, "0 without data.val_fraction, which it belongs to")
+        ok = fraction is None or self.train_split != self.val_split
+        expected = "another name than data.train_split with data.val_fraction"
+        require(ok, "data.val_split", self.val_split, expected)
+        for key in ("images", "masks"):
+            pattern = getattr(self, key)
+            ok = fraction is None or "{split}" not in (pattern or "")
+            expected = "a path without {split}, because data.val_fraction makes the splits"
+            require(ok, f"data.{key}", repr(pattern), expected)
+        ok = self.lists is None or "{split}" in self.lists or self.train_split == self.val_split
+        expected = "a path that contains {split}, for example lists/{split}.txt"
+        require(ok, "data.lists", repr(self.lists), expected)
 
 
 @dataclass

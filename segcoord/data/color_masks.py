@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from segcoord.data.checks.findings import MAX_LISTED
+from segcoord.data.file_pattern import MASK_SUFFIXES
 from segcoord.data.image_io import read_colors, read_mask_values
 from segcoord.data.labels import UNKNOWN, VOID, LabelSet
-from segcoord.data.layouts import MASK_SUFFIXES
 from segcoord.data.mask_writer import write_mask
 from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError

@@ -12,9 +12,9 @@ from torchvision.datasets.folder import find_classes, make_dataset
 
 from segcoord.config.schema import ImageFolderConfig
 from segcoord.data.checks.findings import MAX_LISTED
-from segcoord.data.checks.sample import inspect_image
+from segcoord.data.file_pattern import IMAGE_SUFFIXES, nfc, stored_path
 from segcoord.data.image_io import read_image
-from segcoord.data.layouts import IMAGE_SUFFIXES
+from segcoord.data.inspection import inspect_image
 from segcoord.data.split import bytes_array, dataset_root
 from segcoord.data.transforms import ClassTransform
 from segcoord.utils.cpu import available_cores
@@ -53,7 +53,8 @@ def find_folders(data: ImageFolderConfig) -> tuple[ImageFolders, ImageFolders]:
             that differ between the splits.
     """
     root = dataset_root(data.root)
-    train, val = (_find(root, name) for name in (data.train_split, data.val_split))
+    train = _find(root, data.train_split)
+    val = _find(root, data.val_split, train.classes)
     if train.classes != val.classes:
         unmatched = sorted({*train.classes} ^ {*val.classes})
         raise UserError(
@@ -66,8 +67,9 @@ def find_folders(data: ImageFolderConfig) -> tuple[ImageFolders, ImageFolders]:
     return train, val
 
 
-def _find(root: Path, name: str) -> ImageFolders:
-    folder = root / name
+def _find(root: Path, name: str, order: Sequence[str] = ()) -> ImageFolders:
+    """List a split; its classes are in this order if they differ from it only in Unicode form."""
+    folder = stored_path(root / name)
     if not folder.is_dir():
         found = ", ".join(sorted(p.name for p in root.glob("*/"))) or "nothing"
         raise UserError(
@@ -76,6 +78,10 @@ def _find(root: Path, name: str) -> ImageFolders:
         )
     try:
         classes, class_to_index = find_classes(folder)
+        index_of = {nfc(class_name): index for index, class_name in enumerate(order)}
+        if index_of.keys() == {*map(nfc, classes)}:
+            class_to_index = {class_name: index_of[nfc(class_name)] for class_name in classes}
+            classes = list(order)
         samples = make_dataset(folder, class_to_index, IMAGE_SUFFIXES)
     except FileNotFoundError as error:
         raise UserError(f"{folder}: {error}") from error

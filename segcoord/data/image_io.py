@@ -249,15 +249,33 @@ def _reject_lossy(path: Path, header: Image.Image, what: str) -> None:
     )
 
 
+def same_ratio(mask: tuple[int, ...], image: tuple[int, int]) -> bool:
+    """Whether two sizes (H, W) have the same aspect ratio, up to rounding to whole pixels."""
+    scale = image[0] / mask[0]
+    return abs(scale * mask[1] - image[1]) <= max(1, scale)
+
+
 def size_mismatch_error(path: Path, mask: tuple[int, ...], image: tuple[int, int]) -> UserError:
     """The error for a mask whose (H, W) differs from its image's."""
     swapped = tuple(mask) == tuple(image)[::-1]
-    remedy = "Width and height are swapped: was the image rotated by its EXIF tag?"
+    remedy = (
+        "One of the two was cropped, or they belong to different images: find the original. "
+        "segcoord data check --write-lists DIR lists the other samples for data.lists, and "
+        "data.skip_bad: true leaves such samples out."
+    )
+    if swapped:
+        remedy = "Width and height are swapped: was the image rotated by its EXIF tag?"
+    elif same_ratio(mask, image):
+        remedy = (
+            "One of the two was resized. Use the original, or resize the masks by nearest neighbor "
+            "with segcoord data check --write-lists DIR --resize-masks DIR. data.skip_bad: true "
+            "leaves such samples out."
+        )
     return UserError(
         f"the mask is {mask[1]}x{mask[0]} (width x height), its image {image[1]}x{image[0]}; "
         "they must agree.",
         path=path,
-        remedy=remedy if swapped else "",
+        remedy=remedy,
         kind="masks that don't match the image size",
     )
 

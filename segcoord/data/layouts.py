@@ -1,26 +1,39 @@
-"""Find the images and masks of a split: Pascal VOC, Cityscapes, or two folders paired by stem.
+"""Find the images and masks of a split: Pascal VOC, Cityscapes, or folders of images and masks.
 
-Lists file names and reads no pixels. Samples are sorted by name, or in the order of a VOC list.
+Lists file names and reads no pixels, unless data.skip_bad asks for it. Samples are sorted by path,
+or in the order of a list.
 """
 
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable
+import glob
+from collections.abc import Sequence
 from pathlib import Path
 
 from segcoord.config.schema import ClassConfig, DataConfig
+from segcoord.data.file_pattern import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    SEE_README,
+    list_files,
+    nfc,
+    parse_pattern,
+    stored_path,
+)
 from segcoord.data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC, LabelClass, LabelSet
+from segcoord.data.pairing import (
+    OnError,
+    Pair,
+    Patterns,
+    duplicate_stem_error,
+    pair_files,
+    raise_error,
+)
 from segcoord.data.split import Sample, SampleList, Split, dataset_root
+from segcoord.data.split_lists import available_splits, has_columns_only, listed_pairs, split_pairs
+from segcoord.data.unusable import leave_out_unusable
 from segcoord.utils.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-SEE_README = "See data/README.md for the expected folders."
 _CITYSCAPES_IMAGE = "_leftImg8bit.png"
 _VOC_MASKS = ("SegmentationClass", "SegmentationClassAug")
-
-OnError = Callable[[UserError], None]
-"""Receives an error about a single file, which the listing then skips."""
 
 
 def label_set(data: DataConfig) -> LabelSet:
@@ -38,11 +51,6 @@ def _label_class(index: int, c: ClassConfig) -> LabelClass:
     return LabelClass(c.name, tuple(c.color), index if c.id is None else c.id)
 
 
-def raise_error(error: UserError) -> None:
-    """The `OnError` callback that stops at the first error."""
-    raise error
-
-
 def find_split(data: DataConfig, name: str, on_error: OnError = raise_error) -> Split:
     """List the samples of a split.
 
@@ -50,20 +58,25 @@ def find_split(data: DataConfig, name: str, on_error: OnError = raise_error) -> 
         data: the dataset's root and layout.
         name: of the split.
         on_error: called with each error about a single file, which is then skipped. The default
-            raises the first one.
+            raises the first one. With data.skip_bad such files are left out instead.
 
     Raises:
         UserError: a missing root, split, image or mask; an empty split; a duplicate stem; a listed
-            name that would leave the root.
+            name that would leave the root; an image that is its own mask.
     """
     root = dataset_root(data.root)
     if name in {"", ".", ".."} or any(c in name for c in "/\\\0"):
         raise UserError(f"split {name!r}: expected a name without folders")
     labels = label_set(data)
-    find = {"voc": _voc, "cityscapes": _cityscapes, "folder": _folder}[data.layout]
-    samples = find(data, root, name, labels, on_error)
+    left_out: list[UserError] = []
+    on_error = left_out.append if data.skip_bad else on_error
+    if data.layout == "cityscapes":
+        samples = _cityscapes(root, name, labels, on_error)
+    else:
+        pairs = _pairs(data, root, name, on_error)
+        samples = [Sample(pair.name, pair.image, pair.mask, labels) for pair in pairs]
     if not samples:
-        raise UserError(f"split {name!r} of {root} is empty")
+        raise left_out[0] if left_out else UserError(f"split {name!r} of {root} is empty")
     unlabeled = [s for s in samples if s.mask is None]
     if unlabeled and len(unlabeled) < len(samples):
         for sample in unlabeled:
@@ -76,23 +89,56 @@ def find_split(data: DataConfig, name: str, on_error: OnError = raise_error) -> 
             )
             on_error(error)
         samples = [s for s in samples if s.mask is not None]
-    return Split(name, SampleList(samples), labels)
+    split = Split(name, SampleList(samples), labels)
+    return leave_out_unusable(split, data, len(left_out)) if data.skip_bad else split
 
 
-def split_folders(data: DataConfig, split: Split) -> set[Path]:
-    """The resolved folders that hold a split's images and masks, or would hold its masks.
+def find_patterns(data: DataConfig, name: str) -> Patterns | None:
+    """Where the images and masks of a split are; None for Cityscapes, whose names are fixed.
 
-    Outputs must not go there: they would overwrite the dataset, or be read as part of it. For
-    example, predictions in VOC's mask folder become the ground truth of its unlabeled test split.
+    Raises:
+        UserError: a missing root, a setting that is not a valid pattern.
     """
-    root = Path(data.root).expanduser()
+    if data.layout == "cityscapes":
+        return None
+    root = dataset_root(data.root)
+    made = data.val_fraction is not None or data.lists is not None
+    if data.layout == "voc":
+        base = _voc_base(root, data.images)
+        defaults = "JPEGImages", _VOC_MASKS[name == "trainaug"]
+    else:
+        base = root
+        defaults = ("images", "masks") if made else ("images/{split}", "masks/{split}")
+    images, masks = (
+        parse_pattern(
+            key, text or default, base, name, suffixes, data.layout == "folder" and not made
+        )
+        for key, text, default, suffixes in (
+            ("data.images", data.images, defaults[0], IMAGE_SUFFIXES),
+            ("data.masks", data.masks, defaults[1], MASK_SUFFIXES),
+        )
+    )
+    return Patterns(images, masks, base, name, made or data.layout == "voc")
+
+
+def in_dataset(data: DataConfig, split: Split, folder: Path) -> bool:
+    """Whether outputs in a folder would be among the files of a split.
+
+    They would overwrite the dataset, or be read as part of it. For example, predictions in VOC's
+    mask folder become the ground truth of its unlabeled test split.
+    """
+    folder = folder.resolve()
     files = [path for s in split.samples for path in (s.image, s.mask) if path]
     folders = {path.parent for path in files} | {path.resolve().parent for path in files}
+    patterns = find_patterns(data, split.name)
+    searched = [] if patterns is None else [patterns.images, patterns.masks]
     if data.layout == "voc":
-        folders |= {_voc_base(root) / name for name in _VOC_MASKS}
-    elif data.layout == "folder":
-        folders |= {*_image_and_mask_folders(data, root, split.name)}
-    return {folder.resolve() for folder in folders}
+        folders |= {patterns.root / name for name in _VOC_MASKS}
+    folders |= {pattern.folder for pattern in searched if not pattern.has_name}
+    if folder in {f.resolve() for f in folders}:
+        return True
+    inside = [p for p in searched if folder.is_relative_to(p.folder.resolve())]
+    return any(pattern.name("output.png") for pattern in inside)
 
 
 def masks_without_image(data: DataConfig, split: Split) -> list[Path]:
@@ -102,215 +148,134 @@ def masks_without_image(data: DataConfig, split: Split) -> list[Path]:
     """
     if not split.labelled:
         return []
-    images = {
-        p.stem
-        for p in _siblings(s.image for s in split.samples)
-        if p.suffix.lower() in IMAGE_SUFFIXES and _exists(p)
-    }
-    unmatched = []
-    for path in _siblings(s.mask for s in split.samples):
-        stem: str | None = path.stem
-        if data.layout == "cityscapes":  # label ids share a folder with color masks and polygons
-            frame, _, kind = path.stem.rpartition("_gtFine_")
-            stem = f"{frame}_leftImg8bit" if kind in ("labelIds", "labelTrainIds") else None
-        is_mask = path.suffix.lower() in MASK_SUFFIXES and not path.name.startswith(".")
-        if is_mask and stem is not None and stem not in images:
-            unmatched.append(path)
-    return unmatched
+    patterns = find_patterns(data, split.name)
+    if patterns is None:
+        return _cityscapes_masks_without_image(split)
+    if not (patterns.images.folder.is_dir() and patterns.masks.folder.is_dir()):
+        return []  # a list names the files of other folders
+    images, masks = (patterns.files(p, lambda _: None) for p in (patterns.images, patterns.masks))
+    used = {sample.mask for sample in split.samples}
+    return [path for key, path in masks.items() if key not in images and path not in used]
 
 
 def skipped_files(data: DataConfig, split: Split) -> list[Path]:
-    """Files in the split's image folders with an unsupported suffix; none for Cityscapes."""
-    if data.layout == "cityscapes":
+    """Files in the split's image folder that are neither images nor masks; none for Cityscapes."""
+    patterns = find_patterns(data, split.name)
+    if patterns is None or not patterns.images.folder.is_dir():
         return []
-    return [
-        path
-        for path in _siblings(s.image for s in split.samples)
-        if path.suffix.lower() not in IMAGE_SUFFIXES
-        and not path.name.startswith(".")
-        and not path.is_dir()
+    images, shared = patterns.images, patterns.shared
+    files = list_files(images.folder, () if shared else (patterns.masks.folder,))
+    skipped = [
+        images.folder / file
+        for file in files
+        if images.name(file) is None and not (shared and patterns.masks.name(file))
     ]
+    if images.has_name:  # in a folder of anything, only those that may be images
+        skipped = [path for path in skipped if path.suffix.lower() in IMAGE_SUFFIXES]
+    return skipped
 
 
-def _siblings(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for folder in {path.parent for path in paths} for p in folder.iterdir())
-
-
-def _exists(path: Path) -> bool:
-    """True for a file, and for a broken link, so that reading it reports the link."""
-    return path.is_file() or path.is_symlink()
-
-
-def _voc_base(root: Path) -> Path:
-    base = root / "VOCdevkit" / "VOC2012"
-    return base if base.is_dir() else root
-
-
-def _voc(
-    data: DataConfig, root: Path, name: str, labels: LabelSet, on_error: OnError
-) -> list[Sample]:
-    base = _voc_base(root)
-    list_file = base / "ImageSets" / "Segmentation" / f"{name}.txt"
-    stems = read_list(list_file, on_error)
-    images = _files_by_stem(base / "JPEGImages", IMAGE_SUFFIXES, on_error)
-    masks = _masks_by_stem(images, base / _VOC_MASKS[name == "trainaug"], on_error)
-    samples = []
-    for line, stem in stems:
-        if stem in images:
-            samples.append(Sample(stem, images[stem], masks.get(stem), labels))
-            continue
-        remedy = "Add the missing images, or remove their names from the list."
-        if len(stem.split()) > 1 or Path(stem).suffix.lower() in IMAGE_SUFFIXES:
-            remedy = "Write one name per line, without a suffix or other columns."
-        error = UserError(
-            f"no image {stem}.* in {base / 'JPEGImages'}.",
-            path=f"{list_file}:{line}",
-            remedy=remedy,
-            kind="listed images that don't exist",
-        )
-        on_error(error)
-    return samples
-
-
-def read_list(path: Path, on_error: OnError = raise_error) -> list[tuple[int, str]]:
-    """Read a split list as (line number, stem) pairs; skips blank lines, accepts CRLF and a BOM."""
-    if not path.is_file():
-        hint = _available(p.stem for p in path.parent.glob("*.txt"))
-        raise UserError(f"{path}: no such split list{hint}. {SEE_README}")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not a UTF-8 text file ({error}). Save it as UTF-8, one name per line; "
-            "PowerShell and some editors write UTF-16."
-        ) from error
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        stem = line.strip()
-        if not stem:
-            continue
-        if stem in {".", ".."} or any(c in stem for c in "/\\\0"):
-            error = UserError(
-                f"{stem!r} is not a plain file name, and could leave the dataset's folder.",
-                path=f"{path}:{number}",
-                remedy="Write one name per line, without a folder or suffix.",
-                kind="invalid names in a split list",
+def _pairs(data: DataConfig, root: Path, name: str, on_error: OnError) -> list[Pair]:
+    """The images and masks of a split of layout voc or folder."""
+    patterns = find_patterns(data, name)
+    if data.val_fraction is not None:
+        if name not in (data.train_split, data.val_split):
+            raise UserError(
+                f"split {name!r}: data.val_fraction makes the splits {data.train_split!r} and "
+                f"{data.val_split!r} only. For a split with its own files use --data.val_fraction "
+                "null with --data.images and --data.masks."
             )
-            on_error(error)
-        elif stem in first_line:
-            error = UserError(
-                f"{stem!r} is already listed in line {first_line[stem]}.",
-                path=f"{path}:{number}",
-                remedy="Remove one of the two lines.",
-                kind="duplicate names in a split list",
-            )
-            on_error(error)
-        else:
-            first_line[stem] = number
-    return [(number, stem) for stem, number in first_line.items()]
+        pairs = pair_files(patterns, on_error)
+        if data.layout == "voc" and any(pair.mask for pair in pairs):
+            pairs = [pair for pair in pairs if pair.mask]  # most of VOC's images have none
+        if len(pairs) < 2:
+            raise UserError(f"{root}: data.val_fraction needs 2 images or more, found {len(pairs)}")
+        return split_pairs(pairs, data.val_fraction, data.split_seed, name == data.val_split)
+    if data.lists is not None:
+        list_file = stored_path(root / Path(data.lists.replace("{split}", name)).expanduser())
+    elif data.layout == "voc":
+        list_file = _voc_list(patterns, name)
+    else:
+        return pair_files(patterns, on_error)
+    columns_only = list_file.is_file() and has_columns_only(list_file)
+    pairs = [] if columns_only else pair_files(patterns, on_error)
+    return listed_pairs(list_file, pairs, patterns, (patterns.root, root), on_error)
 
 
-def _available(names: Iterable[str]) -> str:
-    """A hint that names the splits that exist, empty if none does."""
-    names = sorted(names)
-    return f"; available splits: {', '.join(names)}" if names else ""
-
-
-def _files_by_stem(folder: Path, suffixes: tuple[str, ...], on_error: OnError) -> dict[str, Path]:
-    """The files of a folder with one of the suffixes, in upper or lower case, sorted."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder. {SEE_README}")
-    files = sorted(
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in suffixes and not p.name.startswith(".") and _exists(p)
-    )
-    if not files:
-        counts = Counter(p.suffix or "no suffix" for p in folder.iterdir())
-        found = ", ".join(f"{n} {suffix}" for suffix, n in counts.most_common(4)) or "nothing"
-        message = f"{folder}: no {', '.join(suffixes)} files; found {found}"
-        if suffixes == MASK_SUFFIXES and counts.keys() & {".jpg", ".jpeg", ".webp"}:
-            message += ". Lossy compression changes class ids: use the original masks"
-        raise UserError(message)
-    return _unique_stems(files, on_error)
-
-
-def _unique_stems(files: Iterable[Path], on_error: OnError) -> dict[str, Path]:
-    by_stem: dict[str, Path] = {}
-    for path in files:
-        other = by_stem.setdefault(path.stem, path)
-        if other is not path:
-            error = UserError(
-                f"has the same stem as {other}; stems pair images with masks and name outputs.",
-                path=path,
-                remedy="Remove or rename one of the two.",
-                kind="duplicate stems",
-            )
-            on_error(error)
-    return by_stem
-
-
-def _masks_by_stem(images: dict[str, Path], folder: Path, on_error: OnError) -> dict[str, Path]:
-    """The masks of a folder by stem; empty if the folder does not exist.
+def _voc_base(root: Path, images: str | None) -> Path:
+    """The folder that contains JPEGImages: VOCdevkit/VOC2012, the root, or the only one below it.
 
     Raises:
-        UserError: the folder has masks, but none shares its stem with an image.
+        UserError: several folders have one.
     """
-    masks = _files_by_stem(folder, MASK_SUFFIXES, on_error) if folder.is_dir() else {}
-    if masks and not masks.keys() & images.keys():
-        mask, image = next(iter(masks.values())), next(iter(images.values()))
-        raise UserError(
-            f"none of its {len(masks)} masks has the name of an image; the first mask is "
-            f"{mask.name}, the first image {image.name}.",
-            path=folder,
-            remedy="Rename each mask to its image's name, except for the suffix.",
-            kind="masks that match no image",
-        )
-    return masks
+    base = root / "VOCdevkit" / "VOC2012"
+    folder = (images or "JPEGImages").split("/")[0]
+    if base.is_dir() or (root / folder).is_dir():
+        return base if base.is_dir() else root
+    for below in ("*", "*/*", "*/*/*"):
+        pattern = f"{below}/{glob.escape(folder)}"
+        found = sorted(path.parent for path in root.glob(pattern) if path.is_dir())
+        if len(found) > 1:
+            names = ", ".join(path.relative_to(root).as_posix() for path in found)
+            raise UserError(
+                f"{root}: found {folder} in {names}, expected one VOC folder. Set data.root to the "
+                "one to use."
+            )
+        if found:
+            return found[0]
+    return root
 
 
-def _cityscapes(
-    data: DataConfig, root: Path, name: str, labels: LabelSet, on_error: OnError
-) -> list[Sample]:
+def _voc_list(patterns: Patterns, name: str) -> Path:
+    """The list of a split in ImageSets/Segmentation, or in ImageSets without that folder."""
+    folder = stored_path(patterns.root / "ImageSets" / "Segmentation")
+    file = stored_path(folder / f"{name}.txt")
+    if file.is_file():
+        return file
+    hint = available_splits(path.stem for path in folder.glob("*.txt"))
+    remedy = "Set data.lists to the list files"
+    if not hint and patterns.images.folder.is_dir():
+        remedy += ", or data.val_fraction: 0.2 to split the images that have masks"
+    raise UserError(f"{file}: no such split list{hint}. {remedy}. {SEE_README}")
+
+
+def _cityscapes(root: Path, name: str, labels: LabelSet, on_error: OnError) -> list[Sample]:
     folder = root / "leftImg8bit" / name
     if not folder.is_dir():
-        hint = _available(p.name for p in folder.parent.glob("*/"))
+        hint = available_splits(p.name for p in folder.parent.glob("*/"))
         raise UserError(f"{folder}: no such folder{hint}. {SEE_README}")
     images = sorted(p for p in folder.glob(f"*/*{_CITYSCAPES_IMAGE}") if not p.name.startswith("."))
     if not images:
         raise UserError(f"{folder}: no CITY/*{_CITYSCAPES_IMAGE} files. {SEE_README}")
+    by_stem: dict[str, Path] = {}
+    for image in images:
+        if (first := by_stem.setdefault(nfc(image.stem), image)) is not image:
+            on_error(duplicate_stem_error(image, first))
     samples = []
-    for stem, image in _unique_stems(images, on_error).items():
+    for image in by_stem.values():
         frame = image.name.removesuffix(_CITYSCAPES_IMAGE)
         mask_folder = root / "gtFine" / name / image.parent.name
         candidates = [
-            (mask_folder / f"{frame}_gtFine_labelIds.png", labels),
-            (mask_folder / f"{frame}_gtFine_labelTrainIds.png", CITYSCAPES_TRAIN_IDS),
+            (stored_path(mask_folder / f"{frame}_gtFine_labelIds.png"), labels),
+            (stored_path(mask_folder / f"{frame}_gtFine_labelTrainIds.png"), CITYSCAPES_TRAIN_IDS),
         ]
-        mask, mask_labels = next((c for c in candidates if _exists(c[0])), (None, labels))
-        samples.append(Sample(stem, image, mask, mask_labels))
+        found = (c for c in candidates if c[0].is_file() or c[0].is_symlink())
+        mask, mask_labels = next(found, (None, labels))
+        samples.append(Sample(image.stem, image, mask, mask_labels))
     return samples
 
 
-def _folder(
-    data: DataConfig, root: Path, name: str, labels: LabelSet, on_error: OnError
-) -> list[Sample]:
-    image_folder, mask_folder = _image_and_mask_folders(data, root, name)
-    images = _files_by_stem(image_folder, IMAGE_SUFFIXES, on_error)
-    masks = _masks_by_stem(images, mask_folder, on_error)
-    return [Sample(stem, image, masks.get(stem), labels) for stem, image in images.items()]
+def _cityscapes_masks_without_image(split: Split) -> list[Path]:
+    """Label ids share a folder with color masks and polygons, which are left out."""
+    images = {nfc(p.stem) for p in _siblings([s.image for s in split.samples])}
+    unmatched = []
+    for path in _siblings([s.mask for s in split.samples]):
+        frame, _, kind = path.stem.rpartition("_gtFine_")
+        is_mask = path.suffix == ".png" and kind in ("labelIds", "labelTrainIds")
+        if is_mask and not path.name.startswith(".") and nfc(f"{frame}_leftImg8bit") not in images:
+            unmatched.append(path)
+    return unmatched
 
 
-def _image_and_mask_folders(data: DataConfig, root: Path, name: str) -> list[Path]:
-    folders = []
-    for key, pattern in (
-        ("data.images", data.images or "images/{split}"),
-        ("data.masks", data.masks or "masks/{split}"),
-    ):
-        if "{split}" not in pattern:
-            raise UserError(f"{key}: found {pattern!r}, expected a path that contains {{split}}")
-        folder = Path(os.path.normpath(root / pattern.replace("{split}", name)))
-        if not folder.is_relative_to(os.path.normpath(root)):  # links may lead elsewhere
-            raise UserError(f"{key}: {folder} is outside the dataset's folder {root}")
-        folders.append(folder)
-    return folders
+def _siblings(paths: Sequence[Path]) -> list[Path]:
+    return sorted(p for folder in {path.parent for path in paths} for p in folder.iterdir())

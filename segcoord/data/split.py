@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from segcoord.data.file_pattern import stored_path
 from segcoord.data.image_io import read_image, read_mask
 from segcoord.data.labels import LabelSet
 from segcoord.utils.errors import UserError
@@ -28,7 +29,7 @@ class PixelSource(Protocol):
 class Sample:
     """One image and its mask; `labels` maps the mask's values, `mask` is None without labels."""
 
-    stem: str
+    stem: str  # name of the sample: the image's path below its folder, without suffix
     image: Path
     mask: Path | None
     labels: LabelSet
@@ -40,7 +41,7 @@ def dataset_root(root: str) -> Path:
     Raises:
         UserError: no such folder.
     """
-    path = Path(root).expanduser()
+    path = stored_path(Path(root).expanduser())
     if path.is_dir():
         return path
     where = "" if path.is_absolute() else f" in {Path.cwd()}"
@@ -91,6 +92,7 @@ class Split:
     samples: SampleList
     labels: LabelSet
     pack: PixelSource | None = None  # source of the pixels; None reads the image and mask files
+    left_out: int = 0  # samples that are not in the split because of data.skip_bad
 
     def __len__(self) -> int:
         return len(self.samples)

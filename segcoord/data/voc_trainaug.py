@@ -24,8 +24,8 @@ from scipy.io import loadmat
 
 from segcoord.data.image_io import read_header, read_mask, read_mask_values, size_mismatch_error
 from segcoord.data.labels import VOC
-from segcoord.data.layouts import read_list
 from segcoord.data.mask_writer import write_mask
+from segcoord.data.split_lists import read_list
 from segcoord.utils.console import console, progress_bar
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write, require_space

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import find_split
-from segcoord.data.pack.reader import with_pack
+from segcoord.data.pack.reader import describe_left_out, with_pack
 from segcoord.data.split import Split
 from segcoord.deploy import onnx, opencv, openvino, pt2, torchscript
 from segcoord.deploy.graph import Graph, fixed_size_graph, image_to_mask_graph, network_graph
@@ -153,6 +153,9 @@ def _find_splits(
     check_labels(model, args.checkpoint, data)
     names = (data.train_split, args.split or data.val_split)
     train_split, val_split = (with_pack(find_split(data, name), data) for name in names)
+    for split in (train_split, val_split):
+        if split.left_out:
+            console.print(f"{split.name}: {len(split)} images{describe_left_out(split)}")
     if not val_split.labelled:
         raise UserError(
             f"--split {val_split.name}: has no masks, so the loss of int8 can't be measured; name "

@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from segcoord.config.schema import DataConfig
-from segcoord.data.layouts import split_folders
+from segcoord.data.layouts import in_dataset
 from segcoord.data.split import Split
 from segcoord.evaluation.submission import check_server
 from segcoord.inference.load import checkpoint_path
@@ -61,10 +61,8 @@ def check_split_outputs(args: Namespace, data: DataConfig, split: Split) -> None
         raise UserError(
             f"--json, --sheet, --report and --figures need masks; split {split.name!r} has none"
         )
-    dataset_folders = split_folders(data, split)
     for option, path in _paths(args).items():
-        folder = (path if option in FOLDERS else path.parent).resolve()
-        if folder in dataset_folders:
+        if in_dataset(data, split, path if option in FOLDERS else path.parent):
             raise UserError(
                 f"--{option} {path.resolve()}: is in a folder of the dataset and could overwrite "
                 "its files; choose another folder"

@@ -22,6 +22,7 @@ from segcoord.models.checkpoint import read_checkpoint
 from segcoord.models.segmentation import ImageModel
 from segcoord.training.ema import Ema
 from segcoord.training.run_dir import read_origin
+from segcoord.training.segmentation import SegmentationTask
 from segcoord.training.startup_summary import class_weights_by_name
 from segcoord.training.task import Task
 from segcoord.utils.console import console
@@ -187,6 +188,7 @@ def run_inputs(task: Task) -> dict[str, object]:
     """What a resumed run must find unchanged: class weights, training images, augmentation file.
 
     The images are their number and a digest of their names, in the order that sampling depends on.
+    With data.skip_bad also, for the record only, how many samples of each split it left out.
     """
     names = [task.train_set.path(index).name for index in range(len(task.train_set))]
     images = {"count": len(names), "names_sha256": _sha256("\n".join(names).encode())}
@@ -195,7 +197,16 @@ def run_inputs(task: Task) -> dict[str, object]:
         "class_weights": class_weights_by_name(task),
         "train_images": images,
         "augmentation_sha256": path and _sha256(Path(path).expanduser().read_bytes()),
+        **_left_out(task),
     }
+
+
+def _left_out(task: Task) -> dict[str, dict]:
+    """The number of samples that data.skip_bad left out, by split; empty without that setting."""
+    if not isinstance(task, SegmentationTask) or not task.config.data.skip_bad:
+        return {}
+    splits = (task.train_set.split, task.val_split)
+    return {"left_out": {split.name: split.left_out for split in splits}}
 
 
 def _sha256(content: bytes) -> str:

@@ -29,7 +29,9 @@ PACKAGES = (
 
 def origin() -> dict:
     """Commit, package versions, command line and date (UTC), as plain types for JSON."""
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    versions = {"python": platform.python_version()} | {
+        name: package_version(name) for name in PACKAGES
+    }
     return {
         "commit": _commit(),
         "versions": versions,
@@ -66,7 +68,7 @@ def _cpu() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:  # another build of OpenCV, or a source tree not installed

@@ -341,7 +341,8 @@ def test_empty_or_missing_image_folder_is_an_error(tmp_path: Path) -> None:
         find_split(folder(tmp_path), "train")
     (tmp_path / "images" / "train" / "a.gif").write_bytes(b"")
     (tmp_path / "images" / "train" / "README").write_bytes(b"")
-    with pytest.raises(UserError, match=r"found 1 \.gif, 1 no suffix|found 1 no suffix, 1 \.gif"):
+    (tmp_path / "images" / "train" / "empty").mkdir()
+    with pytest.raises(UserError, match=r"found 1 \.gif, 1 without suffix, 1 folder$"):
         find_split(folder(tmp_path), "train")
     with pytest.raises(UserError, match="images/val: no such folder"):
         find_split(folder(tmp_path), "val")
@@ -394,16 +395,16 @@ def test_duplicate_stem_in_a_folder_is_an_error(tmp_path: Path, where: str) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "a/b", "/etc/x", "..\\x", "a\\b", "..", ".", "C:\\x", "x\0"]
+    "name", ["../x", "/etc/x", "..\\x", "sub/../../x", "..", ".", "C:\\x", "x\0", "a ../x.png"]
 )
 def test_listed_names_never_leave_the_root(tmp_path: Path, name: str) -> None:
     base = voc_tree(tmp_path / "root")
-    for outside in (tmp_path / "x.jpg", tmp_path / "root" / "x.jpg"):
+    for outside in (tmp_path / "x.jpg", tmp_path / "x.png", tmp_path / "root" / "x.jpg"):
         put_image(outside)  # exists, but must not be found
     path = put_list(base, "val", f"a\n{name}\n")
-    with pytest.raises(UserError, match="not a plain file name") as caught:
+    with pytest.raises(UserError, match=r"could leave the dataset's folder|no image") as caught:
         find_split(voc(tmp_path / "root"), "val")
-    assert str(caught.value).startswith(f"{path}:2: {name!r}")
+    assert str(caught.value).startswith(f"{path}:2: ")
 
 
 # -- check_split
@@ -469,7 +470,7 @@ def test_check_split_lists_all_unusable_samples(tmp_path: Path) -> None:
     (images / "cut.png").write_bytes(raw[: len(raw) * 6 // 10])
     Image.new("I;16", SIZE).save(images / "deep.png")
     put_mask(masks / "ids.png", [[0, 1, 40, 40, 0, 0]] * 4)
-    put_image(masks / "rgb.png")
+    Image.new("RGB", SIZE).save(masks / "rgb.png")
     put_mask(masks / "size.png", np.zeros((4, 5)))
     put_mask(masks / "turned.png", np.zeros((6, 4)))
     with pytest.raises(UserError) as caught:

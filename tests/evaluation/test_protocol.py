@@ -27,6 +27,16 @@ def score(checkpoint: Path, folder: Path, *options: str) -> dict:
     return json.loads(path.read_text())
 
 
+def test_a_score_states_the_samples_left_out(tiny_run: Path, root: Path, tmp_path, capsys) -> None:
+    base = root / "VOCdevkit" / "VOC2012"
+    stem = (base / "ImageSets" / "Segmentation" / "val.txt").read_text().split()[0]
+    Image.new("L", (5, 5)).save(base / "SegmentationClass" / f"{stem}.png")
+    options = [f"--data.root={root}", "--data.skip_bad=true"]
+    protocol = score(tiny_run / "best.ckpt", tmp_path, *options)["protocol"]
+    assert (protocol["images"], protocol["left_out"]) == (5, 1)
+    assert "1 of 6 samples left out (data.skip_bad)" in capsys.readouterr().out
+
+
 def test_the_default_protocol_is_single_scale(
     tiny_run: Path, sample_voc: Path, tmp_path, capsys
 ) -> None:

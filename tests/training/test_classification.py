@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -162,6 +163,20 @@ def test_broken_folders_are_errors(folders: Path, tmp_path: Path, broken, messag
     broken(root)
     with pytest.raises(UserError, match=message):
         find_folders(ImageFolderConfig(str(root)))
+
+
+def test_class_folders_in_other_unicode_forms_are_the_same_classes(tmp_path: Path) -> None:
+    """The decomposed form sorts before z, the composed form after it."""
+    for split, form in (("train", "NFC"), ("val", "NFD")):
+        for name in ("é", "z"):
+            folder = tmp_path / split / unicodedata.normalize(form, name)
+            folder.mkdir(parents=True)
+            (folder / f"{split}.png").touch()
+    train_set, val_set = find_folders(ImageFolderConfig(str(tmp_path)))
+    assert train_set.classes == val_set.classes == ["z", "é"]
+    for path, index in val_set.samples:
+        name = unicodedata.normalize("NFC", Path(path).parent.name)
+        assert val_set.classes[index] == name
 
 
 def test_a_file_that_is_no_image_is_reported_before_training(

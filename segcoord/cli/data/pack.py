@@ -29,7 +29,7 @@ def pack(program: str, argv: list[str]) -> int:
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers: found {args.workers}, expected 1 or more")
     from segcoord.data.layouts import find_split
-    from segcoord.data.pack.reader import open_pack, pack_root, verify
+    from segcoord.data.pack.reader import describe_left_out, open_pack, pack_root, verify
     from segcoord.data.pack.writer import refuse_to_replace, write_pack
     from segcoord.utils.console import console, progress_counter
 
@@ -52,7 +52,8 @@ def pack(program: str, argv: list[str]) -> int:
             with progress_counter(f"pack {name}", len(split)) as update:
                 write_pack(split, folder, args.workers, update)
             size = sum(p.stat().st_size for p in folder.iterdir())
-            console.print(f"{folder}: {len(split)} images, {size / 1e6:.1f} MB")
+            left_out = describe_left_out(split)
+            console.print(f"{folder}: {len(split)} images, {size / 1e6:.1f} MB{left_out}")
     if packs != pack_root(data) and not args.verify:
         console.print(f"To use it: --data.pack {args.out}")
     return 0

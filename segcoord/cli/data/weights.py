@@ -16,13 +16,14 @@ def weights(program: str, argv: list[str]) -> int:
     from segcoord.data.checks.split import missing_labels
     from segcoord.data.class_weights import FORMULAS, class_weights
     from segcoord.data.layouts import find_split
+    from segcoord.data.pack.reader import describe_left_out
     from segcoord.utils.console import console
 
     data = parser.instantiate(args).data
     data.check()
     split = find_split(data, data.train_split)
     counts = check_split_with_progress(split)
-    for finding in missing_labels(split, counts, data.root):
+    for finding in missing_labels(split, counts, data):
         raise UserError(str(finding))
     columns = [class_weights(counts, formula) for formula in FORMULAS]
     numbers = (Column(head, justify="right") for head in ("pixels %", "images", *FORMULAS))
@@ -32,8 +33,8 @@ def weights(program: str, argv: list[str]) -> int:
         table.add_row(name, f"{pixels:.2f}", str(images), *(f"{w:.4f}" for w in row))
     console.print(table)
     console.print(
-        f"\nComputed from split {split.name}. Set train.class_weights to one of these names, "
-        "or to a list of numbers."
+        f"\nComputed from split {split.name}{describe_left_out(split)}. Set "
+        "train.class_weights to one of these names, or to a list of numbers."
     )
     absent = [n for n, images in zip(split.labels.names, counts.images) if not images]
     if absent:

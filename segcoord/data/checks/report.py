@@ -10,6 +10,7 @@ from segcoord.config.schema import DataConfig
 from segcoord.data.checks.findings import Finding, group_findings, only_errors
 from segcoord.data.checks.split import SplitCheck
 from segcoord.data.labels import CITYSCAPES, VOC
+from segcoord.data.pack.reader import describe_left_out
 from segcoord.data.split import Split
 from segcoord.utils.console import console
 from segcoord.utils.files import write_json
@@ -41,6 +42,7 @@ def print_split_tables(splits: Sequence[Split], checks: Sequence[SplitCheck]) ->
         void = f"void {100 * _void_fraction(check):.2f} %" if split.labelled else "no labels"
         console.print(
             f"{split.name}: {len(split)} images{_published(split)}, {_sizes(check)}, {void}"
+            f"{describe_left_out(split)}"
         )
 
 

@@ -1,6 +1,7 @@
 """Run the checks: all of them for `segcoord data check`, the fast ones before training."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from segcoord.config.schema import DataConfig
@@ -15,7 +16,9 @@ from segcoord.data.checks.split import (
     inspect_split,
     missing_labels,
 )
-from segcoord.data.layouts import IMAGE_SUFFIXES, find_split, masks_without_image, skipped_files
+from segcoord.data.checks.usable_lists import UsableLists
+from segcoord.data.file_pattern import IMAGE_SUFFIXES
+from segcoord.data.layouts import find_split, masks_without_image, skipped_files
 from segcoord.data.split import Split
 from segcoord.utils.console import console, progress_counter
 from segcoord.utils.errors import UserError
@@ -29,7 +32,7 @@ def check_for_training(splits: Sequence[Split], data: DataConfig) -> list[SplitC
         UserError: training would fail or be wrong; lists the first errors of one kind.
     """
     checks = [check_split_with_progress(split) for split in splits]
-    findings = _whole_split_findings(splits, checks, data.root)
+    findings = _whole_split_findings(splits, checks, data)
     if errors := group_findings(only_errors(findings)):
         raise UserError(first_lines(errors[0], MAX_LISTED))
     print_split_tables(splits, checks)
@@ -43,19 +46,28 @@ def check_split_with_progress(split: Split) -> SplitCheck:
         return check_split(split, on_progress)
 
 
-def check_data(data: DataConfig, name: str | None, json: str | None = None) -> int:
+def check_data(
+    data: DataConfig,
+    name: str | None,
+    json: str | None = None,
+    lists: UsableLists | None = None,
+) -> int:
     """Run all checks on one split, or on those for training and validation, and print the findings.
 
     Args:
-        data: the dataset.
+        data: the dataset; data.skip_bad is ignored, so that all mistakes are found.
         name: of the split; None for the training and the validation split.
         json: file to write the findings to.
+        lists: writes lists of the usable samples.
 
     Returns:
         The exit code: 1 if training would fail or be wrong, otherwise 0.
     """
     data.check()
-    names = [name] if name else dict.fromkeys((data.train_split, data.val_split))
+    data = replace(data, skip_bad=False)
+    names = [name] if name else list(dict.fromkeys((data.train_split, data.val_split)))
+    if lists:
+        lists.check(names)
     splits: list[Split] = []
     checks: list[SplitCheck] = []
     findings: list[Finding] = []
@@ -67,7 +79,7 @@ def check_data(data: DataConfig, name: str | None, json: str | None = None) -> i
         with progress_counter(f"check {split.name}", len(split)) as on_progress:
             checks.append(inspect_split(split, on_progress, decode_images=True))
     findings += [finding for check in checks for finding in check.findings]
-    findings += _whole_split_findings(splits, checks, data.root, need_labels=name is None)
+    findings += _whole_split_findings(splits, checks, data, need_labels=name is None)
     # Splits that share a folder share its findings.
     findings = list({(f.kind, f.path, f.found): f for f in reversed(findings)}.values())[::-1]
     if splits:
@@ -76,6 +88,8 @@ def check_data(data: DataConfig, name: str | None, json: str | None = None) -> i
     if json:
         write_report(Path(json), data, splits, checks, findings)
         console.print(f"\njson       {json}")
+    if lists:
+        lists.write(splits, checks)
     errors = len(only_errors(findings))
     warnings = _pluralize(len(findings) - errors, "warning")
     if errors:
@@ -87,19 +101,22 @@ def check_data(data: DataConfig, name: str | None, json: str | None = None) -> i
 
 
 def _whole_split_findings(
-    splits: Sequence[Split], checks: Sequence[SplitCheck], root: str, need_labels: bool = True
+    splits: Sequence[Split],
+    checks: Sequence[SplitCheck],
+    data: DataConfig,
+    need_labels: bool = True,
 ) -> list[Finding]:
     """Findings about whole splits, and about the training and the validation split together.
 
     Args:
         splits: both, or only one if they are the same or one can't be listed.
         checks: of each split; duplicate images are found if they have digests.
-        root: of the dataset, named in the messages.
+        data: the dataset.
         need_labels: False for a split that is only predicted.
     """
     findings = []
     for split, check in zip(splits, checks):
-        missing = missing_labels(split, check, root)
+        missing = missing_labels(split, check, data)
         findings += missing if need_labels else []
         findings += [] if missing else absent_classes(split, check)
         findings += duplicate_images(split, check)
@@ -122,8 +139,11 @@ def _list_split(data: DataConfig, name: str) -> tuple[Split | None, list[Finding
         remedy = "Look for a misspelled name or a missing image."
         findings.append(Finding("warning", kind, name, found, remedy, str(path)))
     for path in skipped_files(data, split) if split else []:
-        found = f"unsupported format ({path.suffix or 'no suffix'})."
+        found = f"unsupported format ({path.suffix or 'without suffix'})."
         remedy = f"Convert images to PNG; supported are {', '.join(IMAGE_SUFFIXES)}."
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            found = f"its name doesn't match data.images {data.images!r}."
+            remedy = "Rename it, or move it to another folder if it is not part of the dataset."
         findings.append(Finding("warning", "ignored files", name, found, remedy, str(path)))
     return split, findings
 

@@ -8,9 +8,12 @@ from functools import partial
 
 import numpy as np
 
+from segcoord.config.schema import DataConfig
 from segcoord.data.checks.findings import MAX_LISTED, Finding, only_errors
-from segcoord.data.checks.sample import SampleCheck, inspect_sample
+from segcoord.data.file_pattern import SEE_README
+from segcoord.data.inspection import SampleCheck, inspect_sample
 from segcoord.data.labels import VOID
+from segcoord.data.layouts import find_patterns
 from segcoord.data.split import Sample, Split
 from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
@@ -28,7 +31,12 @@ class SplitCheck:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # images by (width, height)
     digests: list[bytes | None] = field(default_factory=list)  # as in SampleCheck, if requested
     findings: list[Finding] = field(default_factory=list)
-    unusable: int = 0  # samples with errors
+    usable: list[bool] = field(default_factory=list)  # whether each sample has no errors
+
+    @property
+    def unusable(self) -> int:
+        """Number of samples with errors."""
+        return self.usable.count(False)
 
     def add(self, sample: Sample, check: SampleCheck, split: str) -> None:
         """Count a sample of the named split, and note its findings."""
@@ -40,7 +48,7 @@ class SplitCheck:
         if check.size is not None:
             self.sizes[check.size[::-1]] += 1
         self.findings += [Finding.from_error(error, split) for error in check.errors]
-        self.unusable += bool(check.errors)
+        self.usable.append(not check.errors)
         if check.orientation != 1:
             self.findings.append(_exif_orientation(sample, check.orientation, split))
         if check.counts[VOID] and not counts.any():
@@ -131,13 +139,15 @@ def _only_zero_and_void(sample: Sample, split: Split) -> Finding:
     return Finding("warning", kind, split.name, found, remedy, str(sample.mask))
 
 
-def missing_labels(split: Split, check: SplitCheck, root: str) -> list[Finding]:
+def missing_labels(split: Split, check: SplitCheck, data: DataConfig) -> list[Finding]:
     """An error if no pixel of a split is labeled."""
     if check.pixels.any() or check.unusable:  # an unreadable mask may have labels
         return []
     masks = "only void in its masks" if split.labelled else "no masks"
-    found = f"split {split.name!r} of {root} has {masks}; training and evaluation need labels."
-    remedy = "See data/README.md for the folder of the masks."
+    found = f"split {split.name!r} of {data.root} has {masks}; training and evaluation need labels."
+    remedy = SEE_README
+    if not split.labelled and (patterns := find_patterns(data, split.name)):
+        remedy = patterns.remedy() or remedy
     return [Finding("error", "splits without labels", split.name, found, remedy)]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from segcoord.config.schema import DataConfig
+from segcoord.data.file_pattern import stored_path
 from segcoord.data.split import Sample, Split
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
@@ -130,7 +131,7 @@ def _identity(path: Path) -> tuple[int, int, int]:
 def pack_root(data: DataConfig) -> Path:
     """Folder of the packs of a dataset's splits: data.pack, or .segcoord in the dataset."""
     if data.pack in ("auto", "off"):
-        return Path(data.root).expanduser() / ".segcoord"
+        return stored_path(Path(data.root).expanduser()) / ".segcoord"
     return Path(data.pack).expanduser()
 
 
@@ -166,13 +167,20 @@ def with_pack(split: Split, data: DataConfig) -> Split:
 
 
 def pixel_source(split: Split, data: DataConfig) -> str:
-    """Describes where a split's pixels are read from."""
+    """Describes where a split's pixels are read from, and what data.skip_bad left out."""
+    left_out = describe_left_out(split)
     if split.pack is not None:
-        return f"pack {split.pack.folder}"
+        return f"pack {split.pack.folder}{left_out}"
     incomplete = partial_folder(pack_root(data) / split.name)
     if data.pack != "off" and incomplete.exists():
-        return f"files; {incomplete} is incomplete, segcoord data pack writes it again"
-    return "files"
+        left_out += f"; {incomplete} is incomplete, segcoord data pack writes it again"
+    return f"files{left_out}"
+
+
+def describe_left_out(split: Split) -> str:
+    """How many samples data.skip_bad left out, after a comma; empty without any."""
+    total = len(split) + split.left_out
+    return f", {split.left_out} of {total} samples left out (data.skip_bad)" * bool(split.left_out)
 
 
 def open_pack(folder: Path, split: Split) -> Pack:

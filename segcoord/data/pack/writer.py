@@ -26,6 +26,7 @@ from segcoord.data.pack.reader import (
     partial_folder,
     source_of,
 )
+from segcoord.data.pairing import is_own_mask, own_mask_error
 from segcoord.data.process_map import process_map
 from segcoord.data.split import Sample, Split
 from segcoord.utils.cpu import available_cores
@@ -197,6 +198,8 @@ def _decode(job: _Job) -> dict:
         )
     record["image"].append(_put(image, job.folder / IMAGES, 3 * job.start))
     if sample.mask is not None:
+        if is_own_mask(sample.image, sample.mask):
+            raise own_mask_error(sample.image)
         mask = read_mask(sample.mask, sample.labels, size)
         record["mask"].append(_put(mask, job.folder / MASKS, job.start))
         counts = np.bincount(mask.ravel(), minlength=256)

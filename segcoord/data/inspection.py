@@ -8,6 +8,7 @@ import numpy as np
 
 from segcoord.data import image_io
 from segcoord.data.pack.reader import Pack, damaged_pack
+from segcoord.data.pairing import is_own_mask, own_mask_error
 from segcoord.data.split import Sample, Split
 from segcoord.utils.errors import UserError
 
@@ -32,7 +33,9 @@ def inspect_sample(split: Split, index: int, decode_image: bool = False) -> Samp
     if split.pack is not None:
         return _inspect_packed(sample, split.pack, index)
     check = inspect_image(sample.image, decode_image)
-    if sample.mask is not None:
+    if sample.mask is not None and is_own_mask(sample.image, sample.mask):
+        check.errors.append(own_mask_error(sample.image))
+    elif sample.mask is not None:
         try:
             check.counts = image_io.count_mask(sample.mask, sample.labels, check.size)
         except UserError as error:

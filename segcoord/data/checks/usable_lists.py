@@ -1,0 +1,102 @@
+"""List the usable samples of a dataset, with masks resized to their images on request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from segcoord.data.checks.split import SplitCheck
+from segcoord.data.file_pattern import stored_path
+from segcoord.data.image_io import count_mask, read_header, same_ratio
+from segcoord.data.split import Sample, Split
+from segcoord.utils.console import console
+from segcoord.utils.errors import UserError
+from segcoord.utils.files import atomic_write, require_writable_path
+
+
+@dataclass(frozen=True)
+class UsableLists:
+    """Writes `folder`/SPLIT.txt with a line for each usable sample, for data.lists.
+
+    Args:
+        folder: of the lists.
+        root: data.root; the paths in the lists are relative to it.
+        resized: folder in `root` for resized masks; None to leave their samples out.
+    """
+
+    folder: Path
+    root: Path
+    resized: Path | None = None
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise UserError for outputs that exist or can't be written."""
+        require_writable_path(self.folder, folder=True)
+        files = [self.folder / f"{name}.txt" for name in names]
+        if existing := next((file for file in files if file.exists()), None):
+            raise UserError(f"--write-lists: {existing} exists already; choose another folder")
+        if self.resized is None:
+            return
+        require_writable_path(self.resized, folder=True)
+        if not self.resized.resolve().is_relative_to(self.root.resolve()):
+            raise UserError(
+                f"--resize-masks {self.resized}: is not in data.root {self.root}, so the lists "
+                "can't refer to it; choose a folder in data.root"
+            )
+
+    def write(self, splits: Sequence[Split], checks: Sequence[SplitCheck]) -> None:
+        """Write the lists and the resized masks, and print how to use them."""
+        for split, check in zip(splits, checks):
+            lines, resized = [], 0
+            for sample, usable in zip(split.samples, check.usable):
+                mask = sample.mask
+                if not usable:
+                    mask = self._resize(sample, split.name)
+                    resized += mask is not None
+                if usable or mask is not None:
+                    lines.append("\t".join(self._relative(p) for p in (sample.image, mask) if p))
+            file = self.folder / f"{split.name}.txt"
+            with atomic_write(file) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            made = f", {resized} with a resized mask" if resized else ""
+            console.print(f"\n{file}: {len(lines)} of {len(split)} samples{made}")
+        folder = self.folder.resolve()
+        if folder.is_relative_to(self.root.resolve()):
+            folder = folder.relative_to(self.root.resolve())
+        console.print(f'To use the lists: --data.lists "{folder}/{{split}}.txt"')
+
+    def _relative(self, path: Path) -> str:
+        base = self.root if path.is_relative_to(self.root) else self.root.resolve()
+        return path.relative_to(base).as_posix()
+
+    def _resize(self, sample: Sample, split: str) -> Path | None:
+        """A mask of its image's size by nearest neighbor; None if it can't be made usable."""
+        if self.resized is None or sample.mask is None:
+            return None
+        target = self.resized.resolve() / split / f"{sample.stem}.png"
+        try:
+            height, width = read_header(sample.image).size
+            with Image.open(sample.mask) as mask:
+                if mask.size == (width, height) or not same_ratio(mask.size[::-1], (height, width)):
+                    return None
+                content = mask.resize((width, height), Image.Resampling.NEAREST)
+            with atomic_write(target) as temporary:
+                content.save(temporary, format="PNG")
+        except (UserError, OSError, ValueError):  # the check has reported it
+            return None
+        try:
+            count_mask(target, sample.labels, (height, width))
+        except UserError:
+            target.unlink()
+            return None
+        return target
+
+
+def usable_lists(folder: str | None, resized: str | None, root: str) -> UsableLists | None:
+    """The lists that the options ask for; UserError for `--resize-masks` alone."""
+    if folder is None:
+        if resized is not None:
+            raise UserError("--resize-masks: needs --write-lists DIR, whose lists name the masks")
+        return None
+    path = stored_path(Path(root).expanduser())
+    return UsableLists(Path(folder), path, None if resized is None else Path(resized))
