@@ -13,8 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from segcoord.data.image_io import read_image, read_mask
+from segcoord.data.image_io import read_image
 from segcoord.data.labels import LabelSet
+from segcoord.data.mask_reader import read_mask
 
 
 class PixelSource(Protocol):

@@ -153,6 +153,6 @@ def _fit(task: Task, folder: Path, fabric: Fabric, state: dict | None, again: st
         console.print(f"{folder}: the run is complete, nothing left to do.")
         return 0
     if isinstance(task, SegmentationTask):
-        print_scores(task.scores, task.model.labels.names, len(task.val_split))
+        print_scores(task.scores, task.val_split.labels, len(task.val_split))
     console.print(f"\nThe best weights are in {folder / 'best.ckpt'}")
     return 0
