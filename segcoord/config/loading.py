@@ -215,6 +215,8 @@ class _Loader(yaml.SafeLoader):
                 problem = "found a list or mapping as a key, expected a string"
             elif key.value in seen:
                 problem = f"duplicate key {key.value!r}"
+            elif key.value == "color" and isinstance(value, yaml.ScalarNode) and not value.value:
+                problem = 'found color without a value; write "#rrggbb" in quotes, # is a comment'
             if problem:
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)

@@ -400,6 +400,11 @@ def test_classes_from_a_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "names.txt: not a readable UTF-8 text file" in error_of("--config", path)
 
 
+def test_color_that_yaml_takes_for_a_comment(tmp_path: Path) -> None:
+    path = write(tmp_path, "data:\n  classes:\n    - name: a\n      color: #ff0000\n")
+    assert 'found color without a value; write "#rrggbb" in quotes' in error_of("--config", path)
+
+
 def test_one_number_is_a_square_crop(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     assert config_of("--config", path, "--data.crop_size", "193").data.crop_size == (193, 193)

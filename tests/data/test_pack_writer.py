@@ -75,8 +75,7 @@ if __name__ == "__main__":  # the workers don't import all of this
     from pathlib import Path
     from segcoord.cli.main import run
     from segcoord.config.schema import ClassConfig, DataConfig
-    from segcoord.config.schema import ClassConfig
-from segcoord.data.layouts import find_split
+    from segcoord.data.layouts import find_split
     from segcoord.data.pack.writer import write_pack
 
     root, pause = Path(sys.argv[1]), float(sys.argv[2])
