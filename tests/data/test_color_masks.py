@@ -176,7 +176,7 @@ def test_16_bit_colors_and_ids_are_converted(tmp_path: Path) -> None:
 def test_wrong_values_are_rejected() -> None:
     with pytest.raises(UserError, match="no class has the id 5; expected one of 0, 1"):
         MaskConverter(two_classes(0, 1), values=[(9, 5)])
-    with pytest.raises(UserError, match="--value 9: found both 1 and 0"):
+    with pytest.raises(UserError, match="--value 9: found both 0 and 1"):
         MaskConverter(two_classes(0, 1), values=[(9, 0), (9, 1)])
     for given in ({"void": [(1, 1, 1)]}, {"values": [(7, None)]}):
         with pytest.raises(UserError, match="gives 255 to a class, so no value is void"):
