@@ -5,7 +5,6 @@
 
 import argparse
 import datetime
-import difflib
 import json
 import os
 from collections.abc import Hashable
@@ -15,6 +14,9 @@ from typing import ClassVar, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
+from segcoord.config.classes import KEY as CLASSES
+from segcoord.config.classes import parse_classes, read_class_names
+from segcoord.config.messages import Setting, did_you_mean, option_error, parser_error
 from segcoord.config.schema import CONFIGS, GROUPS
 from segcoord.utils.errors import UserError
 
@@ -67,7 +69,7 @@ def preview(argv: list[str], *parsers: ArgumentParser) -> argparse.Namespace:
     try:
         values = vars(preview.parse_known_args(argv)[0])
     except ArgumentError as error:
-        raise UserError(f"{error}\nSee: {parsers[0].prog} --help") from error
+        raise option_error(error, parsers[0]) from error
     return argparse.Namespace(**values, config=(values["configs"] or [None])[-1])
 
 
@@ -93,10 +95,10 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
     Raises:
         UserError: unknown key or option, value of the wrong type, missing setting or file.
     """
-    files = preview(argv, parser).configs
+    given = preview(argv, parser)
     options = [option.removeprefix("--") for option in parser._option_string_actions]
     settings = []  # (source, key, value)
-    for source, tree in (*layers, *((file, read_yaml(Path(file))) for file in files)):
+    for source, tree in (*layers, *((file, read_yaml(Path(file))) for file in given.configs)):
         _check_groups(source, tree, getattr(parser, "task", None))
         # A command that reads only the data settings accepts the whole file of a training run.
         known = {key: value or {} for key, value in tree.items() if key in options}
@@ -106,23 +108,49 @@ def parse(parser: ArgumentParser, argv: list[str], *layers: tuple[str, dict]) ->
         for key, value in flat.items():
             if key not in options:
                 raise UserError(f"{source}: unknown key {key!r}{did_you_mean(key, options)}")
-            settings.append((source, key, value))
+            if key == CLASSES:
+                _check_classes(source, value)
+            settings.append((source, key, _to_text(value)))
+    for word in argv:  # a key inside the value of a setting, which the parser would guess about
+        option = word.removeprefix("--").partition("=")[0]
+        setting = option.rpartition(".")[0]
+        if word.startswith("--") and "." in setting and setting in options:
+            hint = did_you_mean(option, options, "--")
+            raise UserError(f"unknown option --{option}{hint}\nSee: {parser.prog} --help")
     overridden = {_ALTERNATIVES.get(word.partition("=")[0].removeprefix("--")) for word in argv}
     settings = [setting for setting in settings if setting[1] not in overridden]
     try:
-        return parser.parse_args([f"--{k}={_to_text(v)}" for _, k, v in settings] + argv)
+        args = parser.parse_args([f"--{key}={text}" for _, key, text in settings] + argv)
     except ArgumentError as error:
-        message = str(error)
-        for source, key, _ in settings:
-            if f'"{key}"' in message and f"--{key}" not in " ".join(argv):
-                message = f"{source}: {message}"
-        for option in message.partition("unrecognized arguments: ")[2].split():
-            if option.startswith("-"):
-                message = (
-                    f"unknown option {option}{did_you_mean(option.lstrip('-'), options, '--')}"
-                )
-                break
-        raise UserError(f"{message}\nSee: {parser.prog} --help") from error
+        typed = [(None, key, value) for key, value in vars(given).items() if value is not None]
+        raise parser_error(error, parser, settings + typed) from error
+    _resolve_classes(args, settings, vars(given))
+    return args
+
+
+def _resolve_classes(args: Namespace, settings: list[Setting], typed: dict[str, object]) -> None:
+    """Convert data.classes to a list of `ClassConfig`, reading the file that it may name.
+
+    So a run's config.yaml and checkpoints hold the classes themselves.
+    """
+    if CLASSES not in args:
+        return
+    try:
+        classes = parse_classes(args[CLASSES])
+        if isinstance(classes, str):
+            classes = read_class_names(classes, args["data.root"])
+    except UserError as error:
+        sources = [source for source, key, _ in settings if key == CLASSES]
+        where = f"{sources[-1]}: " if sources and typed.get(CLASSES) is None else ""
+        raise UserError(f"{where}{error}") from None
+    args[CLASSES] = classes
+
+
+def _check_classes(source: str, value: object) -> None:
+    try:
+        parse_classes(value)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def _check_groups(source: str, tree: dict, task: str | None) -> None:
@@ -180,6 +208,7 @@ class _Loader(yaml.SafeLoader):
     """Rejects duplicate keys; reads only true and false as booleans, like YAML 1.2.
 
     So `off` and `no` stay strings, which may be the value of a setting or the name of a class.
+    The names in `classes` are always strings: 007 and 1.50 keep their digits.
     """
 
     yaml_implicit_resolvers: ClassVar[dict] = {
@@ -189,15 +218,20 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[Hashable] = set()
-        for key, _ in node.value:
+        for key, value in node.value:
             problem = ""
             if not isinstance(key, yaml.ScalarNode):
                 problem = "found a list or mapping as a key, expected a string"
             elif key.value in seen:
                 problem = f"duplicate key {key.value!r}"
+            elif key.value == "color" and isinstance(value, yaml.ScalarNode) and not value.value:
+                problem = 'found color without a value; write "#rrggbb" in quotes, # is a comment'
             if problem:
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
+            if key.value == "classes" and isinstance(value, yaml.SequenceNode):
+                for name in _name_nodes(value):
+                    name.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
 
@@ -208,6 +242,14 @@ def _drop_alternatives(merged: dict, layer: dict) -> None:
         given, inherited = layer.get(group), merged.get(group)
         if isinstance(given, dict) and isinstance(inherited, dict) and given.get(name) is not None:
             inherited.pop(replaced, None)
+
+def _name_nodes(classes: yaml.SequenceNode) -> list[yaml.ScalarNode]:
+    """The names in a list of names and of mappings with the key `name`."""
+    nodes = [item for item in classes.value if not isinstance(item, yaml.MappingNode)]
+    for item in classes.value:
+        if isinstance(item, yaml.MappingNode):
+            nodes += [value for key, value in item.value if key.value == "name"]
+    return [node for node in nodes if isinstance(node, yaml.ScalarNode)]
 
 
 def _merge(into: dict, layer: dict) -> None:
@@ -230,9 +272,3 @@ def _flatten(tree: dict, options: list[str], prefix: str = "") -> dict[str, obje
         else:
             flat[name] = value
     return flat
-
-
-def did_you_mean(key: str, options: list[str], dashes: str = "") -> str:
-    """'; did you mean ...?' with the most similar option; empty if none is similar."""
-    near = difflib.get_close_matches(key.partition("=")[0], options, n=1, cutoff=0.5)
-    return f"; did you mean {dashes}{near[0]}?" if near else ""

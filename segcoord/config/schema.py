@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from segcoord.config.base import TaskConfig, require
+from segcoord.config.classes import ClassConfig as ClassConfig
+from segcoord.config.classes import parse_classes
 from segcoord.config.classification import ClassificationConfig
 from segcoord.config.classification import ClassifierConfig as ClassifierConfig
 from segcoord.config.classification import ImageFolderConfig as ImageFolderConfig
@@ -47,18 +49,6 @@ class ModelConfig:
 
 
 @dataclass
-class ClassConfig:
-    """A class of a custom dataset."""
-
-    name: str
-    """Name in tables and legends."""
-    color: list[int]
-    """RGB, 0 to 255, for palettes and overlays."""
-    id: int | None = None
-    """Value in the mask files; null for the position in the list of classes."""
-
-
-@dataclass
 class DataConfig:
     """Dataset and augmentation."""
 
@@ -66,10 +56,12 @@ class DataConfig:
     """Folder structure: voc, cityscapes, or folder (images and masks that pair by name)."""
     root: str
     """Folder of the dataset; with voc the folder that holds JPEGImages, or one above it."""
-    classes: list[ClassConfig] | None = None
-    """Classes of a custom dataset with layout folder or voc; default: the layout's classes."""
+    classes: list | str | None = None
+    """Classes of a custom dataset with layout folder or voc: a list of names, a list of {name,
+    color, id}, or the path of a text file with one name per line. One class without an id is
+    binary segmentation. Default: the layout's classes."""
     void_ids: list[int] = field(default_factory=list)
-    """Additional mask values to ignore (255 always is)."""
+    """Additional mask values to ignore (255 is, unless a class has it)."""
     images: str | None = None
     """Images in root: a folder, for example "{split}/photos", or file names that contain {name},
     for example "{split}/{name}_image.jpg"; default: "images/{split}", or "images" with val_fraction
@@ -91,8 +83,8 @@ class DataConfig:
     """Split to train on; trainaug reads its masks from SegmentationClassAug."""
     val_split: str = "val"
     """Split to validate on."""
-    crop_size: tuple[int, int] = (513, 513)
-    """Height and width of a training crop in pixels."""
+    crop_size: tuple[int, int] | int = (513, 513)
+    """Height and width of a training crop in pixels, or one number for a square."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Range of the random scale of a training image."""
     flip: bool = True
@@ -107,6 +99,11 @@ class DataConfig:
     """auto to read the packs that `segcoord data pack` wrote, if any; off to read the image files;
     or the folder with the packs."""
 
+    def __post_init__(self) -> None:
+        self.classes = parse_classes(self.classes)
+        if isinstance(self.crop_size, int):
+            self.crop_size = (self.crop_size, self.crop_size)
+
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""
         low, high = self.scale
@@ -117,7 +114,7 @@ class DataConfig:
         require(bool(self.pack), "data.pack", repr(self.pack), "auto, off or a folder")
         self._check_split()
         ok = self.layout != "folder" or self.classes is not None
-        expected = "a list of classes with name and color, which layout folder needs"
+        expected = "a list of classes, for example [road, car], which layout folder needs"
         require(ok, "data.classes", None, expected)
         ok = self.layout != "cityscapes" or (self.classes is None and not self.void_ids)
         expected = (

@@ -1,25 +1,28 @@
-"""Convert masks drawn in class colors to masks of class ids."""
+"""Convert masks of class colors, or of any values, to masks of class ids."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from segcoord.data.checks.findings import MAX_LISTED
+from segcoord.data.color_table import Color, ColorTable
 from segcoord.data.file_pattern import MASK_SUFFIXES
-from segcoord.data.image_io import read_colors, read_mask_values
-from segcoord.data.labels import UNKNOWN, VOID, LabelSet
+from segcoord.data.labels import MAX_ID, UNKNOWN, VOID, LabelSet
+from segcoord.data.mask_diagnosis import unknown_values_error
+from segcoord.data.mask_reader import (
+    StoredMask,
+    read_mask_values,
+    read_stored_mask,
+    value_counts,
+)
 from segcoord.data.mask_writer import write_mask
 from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import first_lines
-
-_MANY = 16  # more unknown colors than this come from interpolation or lossy compression
-Color = tuple[int, int, int]
 
 
 def parse_color(text: str) -> Color:
@@ -32,77 +35,95 @@ def parse_color(text: str) -> Color:
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
-class ColorTable:
-    """Maps colors to class indices.
+def parse_value(text: str) -> tuple[int, int | None]:
+    """Parse "VALUE=ID" or "VALUE=void", as (VALUE, ID or None); UserError for anything else."""
+    value, _, target = (part.strip() for part in text.partition("="))
+    is_void = target == "void"
+    numbers = [value] if is_void else [value, target]
+    if not all(n.isdecimal() and int(n) <= MAX_ID for n in numbers):
+        raise UserError(
+            f"--value {text}: expected VALUE=ID with numbers from 0 to {MAX_ID}, for example "
+            "255=1, or VALUE=void"
+        )
+    return int(value), None if is_void else int(target)
+
+
+class MaskConverter:
+    """Converts masks to class indices.
+
+    Colors, also those of a palette, are class colors. Values of gray masks are class ids.
 
     Args:
-        labels: the classes with their colors.
+        labels: the classes.
         void: colors of void pixels.
+        values: (value, class id) pairs: values that stand for another id, or None for void. With
+            any, the indices of palette masks are values too.
 
     Raises:
-        UserError: a color with two meanings.
+        UserError: a color or value with two meanings, or an id that belongs to no class.
     """
 
-    def __init__(self, labels: LabelSet, void: Sequence[Color]) -> None:
+    def __init__(
+        self,
+        labels: LabelSet,
+        void: Sequence[Color] = (),
+        values: Sequence[tuple[int, int | None]] = (),
+    ) -> None:
         self.labels, self.void = labels, tuple(void)
-        owners: dict[Color, str] = {}
-        for color, owner in [(c.color, f"class {c.name!r}") for c in labels.classes] + [
-            (color, "--void") for color in {*self.void}
-        ]:
-            if color in owners:
+        if (void or None in dict(values).values()) and not labels.has_void:
+            raise UserError(
+                "found void pixels to convert, but data.classes gives 255 to a class, so no value "
+                "is void; name one in data.void_ids"
+            )
+        self.values: dict[int, int] = {}
+        targets = labels.table(MAX_ID + 1)
+        for value, given in values:
+            target = int(labels.to_value[VOID]) if given is None else given
+            if self.values.setdefault(value, target) != target:
+                raise UserError(f"--value {value}: found both {self.values[value]} and {target}")
+            if targets[target] == UNKNOWN:
+                ids = ", ".join(str(c.id) for c in labels.classes)
                 raise UserError(
-                    f"the color {_rgb(color)} belongs to both {owners[color]} and {owner}; colors "
-                    "must be unique. Correct data.classes or --void."
+                    f"--value {value}={target}: no class has the id {target}; expected one of "
+                    f"{ids} (data.classes), or void"
                 )
-            owners[color] = owner
-        # Indexed by a color's 24 bits: 16 MB, and one lookup per pixel.
-        self._indices = np.full(1 << 24, UNKNOWN, np.uint8)
-        self._indices[_pack_rgb(np.array([c.color for c in labels.classes]))] = range(len(labels))
-        for color in self.void:
-            self._indices[_pack_rgb(np.array(color))] = VOID
+        self._map = np.arange(MAX_ID + 1, dtype=np.uint16)
+        self._map[list(self.values)] = list(self.values.values())
 
-    def indices(self, path: Path, colors: np.ndarray) -> np.ndarray:
-        """Map (H, W, 3) uint8 RGB to (H, W) uint8 class indices, 255 for void.
+    @cached_property
+    def _colors(self) -> ColorTable:
+        return ColorTable(self.labels, self.void)
+
+    def indices(self, path: Path) -> np.ndarray:
+        """Read a mask as (H, W) uint8 class indices, 255 for void.
 
         Raises:
-            UserError: a color belongs to no class; names it, its pixel count and the class of the
-                nearest color.
+            UserError: unreadable, or with a color or value of no class.
         """
-        packed = _pack_rgb(colors)
-        indices = self._indices[packed]
-        unknown = packed[indices == UNKNOWN]
-        if unknown.size:
-            raise self._unknown_color_error(path, *np.unique(unknown, return_counts=True))
+        mask = read_stored_mask(path)
+        if mask.is_color:
+            return self._colors.indices(path, mask.pixels)
+        if mask.palette is not None and not self.values:
+            return self._colors.indices(path, _palette_colors(path, mask))
+        values = self._map[mask.pixels]
+        indices = self.labels.indices(values)
+        if (indices == UNKNOWN).any():
+            raise unknown_values_error(path, value_counts(values), self.labels)
         return indices
 
-    def _unknown_color_error(self, path: Path, packed: np.ndarray, counts: np.ndarray) -> UserError:
-        """Name the most frequent of the unknown colors (N,), given with their pixel counts (N,)."""
-        most = int(counts.argmax())
-        rgb = int(packed[most])
-        color = (rgb >> 16, rgb >> 8 & 255, rgb & 255)
-        nearest = min(
-            self.labels.classes, key=lambda c: np.linalg.norm(np.subtract(c.color, color))
+
+def _palette_colors(path: Path, mask: StoredMask) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a palette mask."""
+    largest = int(mask.pixels.max())
+    if largest >= len(mask.palette):
+        raise UserError(
+            f"index {largest} has no color in its palette of {len(mask.palette)}.", path=path
         )
-        others = ""
-        if len(packed) > 1:
-            rest = int(counts.sum() - counts[most])
-            others = f", nor do {rest} pixels of {len(packed) - 1} other colors"
-        remedy = f"Add it to data.classes, or pass --void {_rgb(color)} to ignore it."
-        if len(packed) > _MANY:
-            remedy = (
-                "So many colors come from resizing with interpolation or from lossy compression: "
-                "use the original masks."
-            )
-        return UserError(
-            f"the color {_rgb(color)} ({counts[most]} pixels) belongs to no class{others}; "
-            f"the nearest is {nearest.name!r}, {_rgb(nearest.color)}.",
-            path=path,
-            remedy=remedy,
-        )
+    return mask.palette[mask.pixels]
 
 
 def convert_masks(
-    files: Sequence[Path], out: Path, table: ColorTable, advance: Callable[[], None]
+    files: Sequence[Path], out: Path, converter: MaskConverter, advance: Callable[[], None]
 ) -> tuple[int, int]:
     """Convert each mask to an 8-bit palette PNG of class ids with the same stem, in threads.
 
@@ -110,9 +131,9 @@ def convert_masks(
     and outputs made with other classes are not mixed.
 
     Args:
-        files: color masks, from `find_masks`.
+        files: masks, from `find_masks`.
         out: output folder.
-        table: maps colors to classes.
+        converter: reads the masks as class indices.
         advance: called once per mask, for a progress bar.
 
     Returns:
@@ -123,7 +144,7 @@ def convert_masks(
     """
     written, existing, errors = 0, 0, []
     with ThreadPoolExecutor(available_cores()) as pool:
-        for result in pool.map(partial(_convert, out=out, table=table), files):
+        for result in pool.map(partial(_convert, out=out, converter=converter), files):
             advance()
             if isinstance(result, UserError):
                 errors.append(result)
@@ -131,9 +152,10 @@ def convert_masks(
                 written += result
                 existing += not result
     if errors:
+        others = f", the others are in {out}" if written or existing else ""
         raise UserError(
-            f"{len(errors)} of {len(files)} masks can't be converted, the others are in {out}\n"
-            + first_lines(errors, MAX_LISTED)
+            f"{len(errors)} of {len(files)} masks can't be converted{others}\n"
+            + first_lines(dict.fromkeys(map(str, errors)), MAX_LISTED)
         )
     return written, existing
 
@@ -168,26 +190,17 @@ def find_masks(folder: Path, out: Path) -> list[Path]:
     return masks
 
 
-def _convert(path: Path, out: Path, table: ColorTable) -> bool | UserError:
+def _convert(path: Path, out: Path, converter: MaskConverter) -> bool | UserError:
     """Return whether the mask was written or already existed with the same ids, or an error."""
     target = out / f"{path.stem}.png"
+    labels = converter.labels
     try:
-        indices = table.indices(path, read_colors(path))
+        indices = converter.indices(path)
         if not target.exists():
-            write_mask(target, indices, table.labels, palette=True)
+            write_mask(target, indices, labels, palette=True)
             return True
-        if np.array_equal(read_mask_values(target), cv2.LUT(indices, table.labels.to_value)):
+        if np.array_equal(read_mask_values(target), labels.to_value[indices]):
             return False
     except UserError as error:
         return error
     return UserError(f"{target}: already exists with other ids; remove it, or choose another --out")
-
-
-def _pack_rgb(colors: np.ndarray) -> np.ndarray:
-    """Pack (..., 3) uint8 colors into (...,) int32, 24 bits each."""
-    r, g, b = np.moveaxis(colors.astype(np.int32), -1, 0)
-    return r << 16 | g << 8 | b
-
-
-def _rgb(color: Sequence[int]) -> str:
-    return ",".join(map(str, color))

@@ -1,8 +1,8 @@
-"""Read images and masks as arrays, and reject files that would silently train something wrong.
+"""Read images as arrays, and reject files that would silently train something wrong.
 
 OpenCV decodes images, for speed, after checks for files that some of its versions decode wrongly:
-truncated, CMYK or 16-bit ones. Pillow decodes masks, because OpenCV turns palette indices into
-colors. EXIF rotation is never applied: masks are drawn on the stored pixels.
+truncated, CMYK or 16-bit ones. EXIF rotation is never applied: masks are drawn on the stored
+pixels. `data.mask_reader` reads masks.
 """
 
 import io
@@ -24,19 +24,11 @@ from segcoord.data.corruption import (
     missing_error,
     not_an_image_error,
 )
-from segcoord.data.labels import UNKNOWN, LabelSet
-from segcoord.data.mask_diagnosis import (
-    CONVERT,
-    palette_error,
-    palette_matches,
-    unknown_values_error,
-)
 from segcoord.utils.errors import UserError
 
 _IMAGE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 _OPENCV_MODES = {"L", "RGB"}  # decoded by OpenCV exactly as by Pillow
-_LOSSY = {"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"}
-_PNG_DEPTH, _PNG_COLOR = 24, 25  # offsets of the bit depth and the color type in IHDR
+PNG_DEPTH = 24  # offset of the bit depth in IHDR
 _START, _END = 32, 64  # bytes that identify the format, and that hold the end marker
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -60,7 +52,7 @@ def read_image(path: Path, strict: bool = False) -> np.ndarray:
     Raises:
         UserError: unreadable, truncated, or more than 8 bits per channel.
     """
-    raw, header = _open(path)
+    raw, header = open_image(path)
     check_image_depth(path, header, raw)
     if strict and header.format in ("JPEG", "MPO"):
         check_jpeg(path, raw, header.mode)
@@ -68,7 +60,7 @@ def read_image(path: Path, strict: bool = False) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(raw, np.uint8), _DECODE)
         if image is not None:
             return image
-    return np.array(_decode(path, raw, header).convert("RGB"))
+    return np.array(decode(path, raw, header).convert("RGB"))
 
 
 def read_header(path: Path) -> Header:
@@ -94,34 +86,6 @@ def read_header(path: Path) -> Header:
         raise not_an_image_error(path, start, error) from error
 
 
-def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a mask as (H, W) uint8 class indices, 255 for void.
-
-    Args:
-        path: an 8-bit palette or gray file.
-        labels: map mask values to class indices.
-        size: expected (H, W), that of the image; None accepts any.
-
-    Raises:
-        UserError: unreadable, not a map of class ids, of another size, or with unknown values.
-    """
-    values, palette = _read_values_and_palette(path, size)
-    indices = cv2.LUT(values, labels.to_index)
-    if (indices == UNKNOWN).any() or (palette is not None and not palette_matches(palette, labels)):
-        _check_values(path, histogram(values), palette, labels)
-    return indices
-
-
-def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Count a mask's pixels by class index, as (256,) int64. Args and errors as in `read_mask`."""
-    values, palette = _read_values_and_palette(path, size)
-    value_counts = histogram(values)
-    _check_values(path, value_counts, palette, labels)
-    counts = np.zeros(256, np.int64)
-    np.add.at(counts, labels.to_index, value_counts)
-    return counts
-
-
 def histogram(values: np.ndarray) -> np.ndarray:
     """Count each value of a uint8 array, as (256,) int64."""
     # OpenCV counts in float32, which is exact up to 2**24.
@@ -130,79 +94,11 @@ def histogram(values: np.ndarray) -> np.ndarray:
     return sum(counts).ravel()
 
 
-def _check_values(
-    path: Path, histogram: np.ndarray, palette: np.ndarray | None, labels: LabelSet
-) -> None:
-    """Raise UserError for unknown values, or palette colors that contradict the class ids."""
-    if palette is not None and (error := palette_error(path, histogram, palette, labels)):
-        raise error
-    if histogram[labels.to_index == UNKNOWN].any():
-        raise unknown_values_error(path, histogram, labels)
-
-
-def read_mask_values(path: Path) -> np.ndarray:
-    """Read a mask's stored values as (H, W) uint8; palette indices, not colors."""
-    return _read_values_and_palette(path)[0]
-
-
-def _read_values_and_palette(
-    path: Path, size: tuple[int, int] | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """A mask's values (H, W) uint8, and its palette (N, 3) uint8 RGB or None for a gray mask."""
-    raw, header = _open(path)
-    _reject_lossy(path, header, "ids")
-    check_mask_mode(path, header.mode)
-    if header.format == "PNG" and raw[_PNG_COLOR] == 0 and raw[_PNG_DEPTH] in (2, 4):
-        raise UserError(
-            f"a {raw[_PNG_DEPTH]}-bit gray mask, whose ids would be scaled to gray levels; "
-            "expected 8 bits.",
-            path=path,
-            remedy="Save it as an 8-bit gray or a palette PNG.",
-            kind="masks that are not 8-bit",
-        )
-    values = np.array(_decode(path, raw, header)).astype(np.uint8, copy=False)
-    if size is not None and values.shape != tuple(size):
-        raise size_mismatch_error(path, values.shape, size)
-    if header.mode != "P":
-        return values, None
-    return values, np.array(header.getpalette("RGB"), np.uint8).reshape(-1, 3)
-
-
-def read_colors(path: Path) -> np.ndarray:
-    """Read a color mask as (H, W, 3) uint8 RGB with the exact colors.
-
-    Raises:
-        UserError: unreadable, not a color image, lossily compressed, or transparent.
-    """
-    raw, header = _open(path)
-    check_image_depth(path, header, raw)
-    _reject_lossy(path, header, "colors")
-    kind = "masks without exact colors"
-    if header.mode not in {"P", "RGB", "RGBA"}:
-        raise UserError(
-            f"a mask of mode {header.mode}, expected colors (RGB, RGBA or a palette).",
-            path=path,
-            remedy="If its values are class ids, it needs no conversion: run segcoord data check. "
-            "If it was converted to gray, use the original color mask.",
-            kind=kind,
-        )
-    colors = np.array(_decode(path, raw, header).convert("RGBA"))
-    transparent = int((colors[..., 3] != 255).sum())
-    if transparent:
-        raise UserError(
-            f"{transparent} pixels are transparent; expected opaque colors.",
-            path=path,
-            remedy="Fill them with the color of their class, or of void.",
-            kind=kind,
-        )
-    return colors[..., :3]
-
-
 def check_image_depth(path: Path, header: Image.Image, start: bytes) -> None:
     """Raise UserError for more than 8 bits per channel; `start` is the file's first 32 bytes."""
     depth = 8
     if header.format == "PNG":
-        depth = start[_PNG_DEPTH]  # Pillow's mode of a 16-bit color PNG is RGB too
+        depth = start[PNG_DEPTH]  # Pillow's mode of a 16-bit color PNG is RGB too
     elif header.format == "TIFF":
         depth = max(header.tag_v2.get(258, (8,)))  # BitsPerSample
     if depth > 8 or header.mode not in _IMAGE_MODES:
@@ -212,41 +108,6 @@ def check_image_depth(path: Path, header: Image.Image, start: bytes) -> None:
             remedy="Convert it to 8 bits, choosing how its range maps to 0..255.",
             kind="images with more than 8 bits per channel",
         )
-
-
-def check_mask_mode(path: Path, mode: str) -> None:
-    """Raise UserError unless a mask of this Pillow mode can hold class ids."""
-    if mode in {"P", "L", "1"}:
-        return
-    found, kind, remedy = "not 8-bit", "masks that are not 8-bit", "Save it with 8 bits per pixel."
-    if mode in {"LA", "La", "PA"}:
-        found, kind = "with transparency", "masks with transparency"
-        remedy = "If its values are class ids, save it without the alpha channel."
-    elif mode.startswith(("RGB", "CMYK")):
-        found, kind = "a color image", "color masks"
-        remedy = f"Replace the colors with class ids: {CONVERT}"
-    raise UserError(
-        f"a mask of mode {mode} ({found}), expected one 8-bit class id per pixel "
-        "(a palette or gray PNG).",
-        path=path,
-        remedy=remedy,
-        kind=kind,
-    )
-
-
-def _reject_lossy(path: Path, header: Image.Image, what: str) -> None:
-    """Raise UserError for a mask in a format whose compression changes its values."""
-    name = header.format
-    if name == "TIFF" and header.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
-        name = "JPEG-compressed TIFF"
-    elif name not in _LOSSY:
-        return
-    raise UserError(
-        f"a {name} file, whose lossy compression changes {what}; expected a PNG.",
-        path=path,
-        remedy="Use the original masks.",
-        kind="masks with lossy compression",
-    )
 
 
 def same_ratio(mask: tuple[int, ...], image: tuple[int, int]) -> bool:
@@ -280,7 +141,8 @@ def size_mismatch_error(path: Path, mask: tuple[int, ...], image: tuple[int, int
     )
 
 
-def _open(path: Path) -> tuple[bytes, Image.Image]:
+def open_image(path: Path) -> tuple[bytes, Image.Image]:
+    """Read a file and parse its image header; UserError if it is missing or not an image."""
     raw = b""
     try:
         raw = path.read_bytes()
@@ -297,7 +159,8 @@ def _opened(file: io.BufferedIOBase) -> Image.Image:
         return Image.open(file)
 
 
-def _decode(path: Path, raw: bytes, header: Image.Image) -> Image.Image:
+def decode(path: Path, raw: bytes, header: Image.Image) -> Image.Image:
+    """Decode the pixels of an opened image; UserError if the file is damaged."""
     if header.format == "PNG":
         check_png(path, raw)
     try:

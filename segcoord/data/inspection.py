@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from segcoord.data import image_io
+from segcoord.data.mask_reader import count_mask
 from segcoord.data.pack.reader import Pack, damaged_pack
 from segcoord.data.pairing import is_own_mask, own_mask_error
 from segcoord.data.split import Sample, Split
@@ -20,6 +21,7 @@ class SampleCheck:
     size: tuple[int, int] | None = None  # (H, W); None if unreadable
     orientation: int = 1  # EXIF orientation
     counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # by class index
+    values: list[int] = field(default_factory=list)  # in the mask file; empty for colors and packs
     digest: bytes | None = None  # of the decoded image; None if unreadable or not requested
     errors: list[UserError] = field(default_factory=list)  # that make the sample unusable
 
@@ -37,7 +39,7 @@ def inspect_sample(split: Split, index: int, decode_image: bool = False) -> Samp
         check.errors.append(own_mask_error(sample.image))
     elif sample.mask is not None:
         try:
-            check.counts = image_io.count_mask(sample.mask, sample.labels, check.size)
+            check.counts, check.values = count_mask(sample.mask, sample.labels, check.size)
         except UserError as error:
             check.errors.append(error)
     return check

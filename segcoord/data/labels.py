@@ -7,24 +7,37 @@ void         class index 255, ignored by the loss and the metrics
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 
+import cv2
 import numpy as np
 
 from segcoord.utils.errors import UserError
 
 VOID = 255
 UNKNOWN = 254  # in LabelSet.to_index: a mask value that is neither a class nor void
+MAX_ID = 65535
+VOID_COLOR = (224, 224, 192)  # of object borders in VOC's masks
 
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One class: its name, display color (RGB, 0..255) and value in mask files."""
+    """One class: its name, display color (RGB, 0..255) and values in mask files.
+
+    `id` is written to masks; `other_ids` are read as the same class.
+    """
 
     name: str
     color: tuple[int, int, int]
     id: int
+    other_ids: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.id, *self.other_ids
 
 
 class LabelSet:
@@ -32,46 +45,72 @@ class LabelSet:
 
     Args:
         classes: 1 to 254 classes with distinct names and mask values.
-        void_ids: mask values to ignore, in addition to 255.
+        void_ids: mask values to ignore. 255 is always one of them, unless a class has it.
+        binary: two classes, background and foreground: each mask value that is neither the
+            background's nor in `void_ids` is the foreground.
+        colors_given: whether the colors are those of masks stored as RGB, not only for display.
+        ids_given: whether the ids were chosen, rather than the positions of the classes; then they
+            decide about palette masks whose colors contradict their indices.
 
     Attributes:
-        to_index: (256,) uint8, class index of each mask value, or VOID or UNKNOWN.
-        to_value: (256,) uint8, mask value of each class index, VOID elsewhere.
+        to_index: class index of each mask value, or VOID or UNKNOWN: (256,) uint8, or (65536,) if
+            a larger mask value has a meaning.
+        to_value: (256,), mask value of each class index, elsewhere a value that is void; uint8, or
+            uint16 if a class has a larger mask value.
 
     Raises:
         UserError: no class or too many, a duplicate name or mask value, a mask value or color
             outside its range.
     """
 
-    def __init__(self, classes: Sequence[LabelClass], void_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        classes: Sequence[LabelClass],
+        void_ids: Sequence[int] = (),
+        *,
+        binary: bool = False,
+        colors_given: bool = True,
+        ids_given: bool = True,
+    ) -> None:
         self.classes = tuple(classes)
-        self.void_ids = tuple(sorted({*void_ids} - {VOID}))
+        self.binary, self.colors_given, self.ids_given = binary, colors_given, ids_given
+        ids = {value for c in self.classes for value in c.ids}
+        self.void_ids = tuple(sorted({*void_ids} - (set() if VOID in ids else {VOID})))
         self._check()
-        ids = [c.id for c in self.classes]
-        self.to_index = np.full(256, UNKNOWN, np.uint8)
-        self.to_index[[VOID, *self.void_ids]] = VOID
-        self.to_index[ids] = np.arange(len(ids))
-        self.to_value = np.full(256, VOID, np.uint8)
-        self.to_value[: len(ids)] = ids
+        largest = MAX_ID if binary else max(*ids, *self.void_ids, VOID)
+        self.to_index = np.full(256 if largest <= VOID else MAX_ID + 1, UNKNOWN, np.uint8)
+        if binary:
+            self.to_index[:] = 1
+        voids = [*self.void_ids] + [VOID] * (VOID not in ids)
+        self.to_index[voids] = VOID
+        for index, c in enumerate(self.classes):
+            self.to_index[list(c.ids)] = index
+        written = [c.id for c in self.classes]
+        dtype = np.uint8 if max(written) <= VOID else np.uint16
+        small = [v for v in voids if v <= np.iinfo(dtype).max]
+        self.to_value = np.full(256, VOID if VOID in voids or not small else small[0], dtype)
+        self.to_value[: len(written)] = written
 
     def _check(self) -> None:
         if not 1 <= len(self.classes) <= UNKNOWN:
             raise UserError(f"classes: found {len(self.classes)}, expected 1 to {UNKNOWN}")
+        ids = [value for c in self.classes for value in c.ids]
         for what, values in (
             ("name", [c.name for c in self.classes]),
-            ("mask value (id)", [c.id for c in self.classes] + list(self.void_ids)),
+            ("mask value (id)", ids + list(self.void_ids)),
         ):
             duplicates = sorted({str(v) for v in values if values.count(v) > 1})
             if duplicates:
                 raise UserError(
                     f"classes: duplicate {what}: {', '.join(duplicates)}; each must be unique"
                 )
-        outside = [v for v in self.void_ids if not 0 <= v < VOID]
+        outside = [v for v in self.void_ids if not 0 <= v <= MAX_ID]
         if outside:
-            raise UserError(f"void_ids: found {outside}, expected mask values from 0 to 255")
+            raise UserError(f"void_ids: found {outside}, expected mask values from 0 to {MAX_ID}")
         for c in self.classes:
-            if not 0 <= c.id < VOID:
-                raise UserError(f"class {c.name!r}: id {c.id}, expected 0 to 254 (255 is void)")
+            for value in c.ids:
+                if not 0 <= value <= MAX_ID:
+                    raise UserError(f"class {c.name!r}: id {value}, expected 0 to {MAX_ID}")
             if len(c.color) != 3 or not all(0 <= v <= 255 for v in c.color):
                 raise UserError(
                     f"class {c.name!r}: color {c.color}, expected three values from 0 to 255"
@@ -90,20 +129,89 @@ class LabelSet:
     @property
     def colors(self) -> np.ndarray:
         """(256, 3) uint8 RGB by class index; void and unused indices have VOC's void color."""
-        table = np.full((256, 3), (224, 224, 192), np.uint8)
+        table = np.full((256, 3), VOID_COLOR, np.uint8)
         table[: len(self)] = [c.color for c in self.classes]
         return table
 
+    @property
+    def has_void(self) -> bool:
+        """Whether a mask value is void."""
+        return bool((self.to_index == VOID).any())
+
+    @cached_property
+    def checksums(self) -> tuple[int, int]:
+        """CRC-32 of the tables from mask values, and from mask colors, to class indices."""
+        return zlib.crc32(self.to_index), zlib.crc32(self.colors, int(self.colors_given) + 1)
+
+    def indices(self, values: np.ndarray) -> np.ndarray:
+        """Map mask values, uint8 or uint16 of any shape, to uint8 class indices."""
+        if values.dtype == np.uint8:
+            return cv2.LUT(values, self.table(256))
+        return self.table(MAX_ID + 1)[values]
+
+    def table(self, length: int) -> np.ndarray:
+        """`to_index` cut or extended to a length: (length,) uint8."""
+        table = np.full(length, UNKNOWN, np.uint8)
+        table[: len(self.to_index)] = self.to_index[:length]
+        return table
+
     def to_dict(self) -> dict:
-        """Return plain lists, strings and integers, for checkpoints and YAML."""
-        classes = [asdict(c) | {"color": list(c.color)} for c in self.classes]
-        return {"classes": classes, "void_ids": list(self.void_ids)}
+        """Return plain lists, strings and integers, for checkpoints and YAML.
+
+        The `id` of a class with several mask values is their list, the one to write first.
+        """
+        classes = [
+            {
+                "name": c.name,
+                "color": list(c.color),
+                "id": list(c.ids) if c.other_ids else c.id,
+            }
+            for c in self.classes
+        ]
+        return {"classes": classes, "void_ids": list(self.void_ids)} | (
+            {"binary": True} if self.binary else {}
+        )
 
     @classmethod
     def from_dict(cls, config: dict) -> LabelSet:
-        """Inverse of `to_dict`."""
-        classes = [LabelClass(c["name"], tuple(c["color"]), c["id"]) for c in config["classes"]]
-        return cls(classes, config["void_ids"])
+        """Inverse of `to_dict`, which leaves out `colors_given` and `ids_given`."""
+        classes = [
+            LabelClass(c["name"], tuple(c["color"]), *split_ids(c["id"])) for c in config["classes"]
+        ]
+        return cls(classes, config["void_ids"], binary=config.get("binary", False))
+
+
+def split_ids(ids: int | Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    """The `id` and `other_ids` of a class from one mask value or a list of them."""
+    return (ids, ()) if isinstance(ids, int) else (ids[0], tuple(ids[1:]))
+
+
+BINARY_VALUE = 255
+"""Mask value of the foreground in the masks that a binary model writes."""
+
+
+def binary_labels(
+    name: str, color: tuple[int, int, int], void_ids: Sequence[int] = (), **given: bool
+) -> LabelSet:
+    """Classes of binary segmentation: background is mask value 0, all others are the foreground.
+
+    Args:
+        name: of the foreground.
+        color: of the foreground.
+        void_ids: mask values to ignore; 255 is foreground unless it is one of them.
+        given: `colors_given` and `ids_given` of `LabelSet`.
+
+    Raises:
+        UserError: as for `LabelSet`; 0 among the void ids.
+    """
+    if 0 in void_ids:
+        raise UserError(
+            "data.void_ids: found 0, which is background in binary segmentation (one class without "
+            "an id); remove it, or list all classes with their ids"
+        )
+    value = next(v for v in (BINARY_VALUE, 1, 2) if v not in void_ids)
+    background = LabelClass("background", (0, 0, 0), 0)
+    return LabelSet([background, LabelClass(name, color, value)], void_ids, binary=True, **given)
 
 
 def voc_colors(n: int) -> list[tuple[int, int, int]]:

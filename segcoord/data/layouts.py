@@ -8,7 +8,8 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from segcoord.config.schema import ClassConfig, DataConfig
+from segcoord.config.schema import DataConfig
+from segcoord.data.custom_labels import custom_labels
 from segcoord.data.file_pattern import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -18,7 +19,7 @@ from segcoord.data.file_pattern import (
     parse_pattern,
     stored_path,
 )
-from segcoord.data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC, LabelClass, LabelSet
+from segcoord.data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC, LabelSet
 from segcoord.data.pairing import (
     OnError,
     Pair,
@@ -42,13 +43,7 @@ def label_set(data: DataConfig) -> LabelSet:
         return CITYSCAPES
     if data.classes is None:
         return LabelSet(VOC.classes, data.void_ids)
-    return LabelSet([_label_class(i, c) for i, c in enumerate(data.classes)], data.void_ids)
-
-
-def _label_class(index: int, c: ClassConfig) -> LabelClass:
-    if len(c.color) != 3:
-        raise UserError(f"data.classes: class {c.name!r} has color {c.color}, expected [R, G, B]")
-    return LabelClass(c.name, tuple(c.color), index if c.id is None else c.id)
+    return custom_labels(data.classes, data.void_ids)
 
 
 def find_split(data: DataConfig, name: str, on_error: OnError = raise_error) -> Split:

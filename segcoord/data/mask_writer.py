@@ -16,12 +16,14 @@ def mask_image(indices: np.ndarray, labels: LabelSet, palette: bool) -> Image.Im
         indices: (H, W) uint8 class indices, 255 for void.
         labels: map class indices to mask values.
         palette: True for a palette image, whose pixels are mask values displayed in the class
-            colors (VOC); False for a gray image (Cityscapes label ids).
+            colors (VOC); False for a gray image (Cityscapes label ids). Masks of binary
+            segmentation, 0 and 255, and of ids above 255, in 16 bits, are always gray.
     """
-    image = Image.fromarray(labels.to_value[indices])
-    if palette:
+    values = labels.to_value[indices]
+    image = Image.fromarray(values)
+    if palette and not labels.binary and values.dtype == np.uint8:
         colors = np.array(voc_colors(256), np.uint8)  # for values that belong to no class
-        colors[labels.to_value] = labels.colors  # void and unused indices all map to 255
+        colors[labels.to_value[::-1]] = labels.colors[::-1]  # the last entry of a value wins
         image.putpalette(colors.ravel().tolist())
     return image
 

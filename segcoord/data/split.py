@@ -14,8 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from segcoord.data.file_pattern import stored_path
-from segcoord.data.image_io import read_image, read_mask
+from segcoord.data.image_io import read_image
 from segcoord.data.labels import LabelSet
+from segcoord.data.mask_reader import read_mask
 from segcoord.utils.errors import UserError
 
 

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from segcoord.data.image_io import read_header, read_mask, read_mask_values, size_mismatch_error
+from segcoord.data.image_io import read_header, size_mismatch_error
 from segcoord.data.labels import VOC
+from segcoord.data.mask_reader import read_mask, read_mask_values
 from segcoord.data.mask_writer import write_mask
 from segcoord.data.split_lists import read_list
 from segcoord.utils.console import console, progress_bar

@@ -101,6 +101,23 @@ class Scores:
         return divide(self.confusion.diagonal(), union)
 
     @property
+    def dice(self) -> np.ndarray:
+        """(K,) float64: Dice coefficient, 2 * intersection / (truth + prediction), also called F1;
+        NaN for a class in neither truth nor prediction."""
+        total = self.truth + self.confusion.sum(0)
+        return divide(2 * self.confusion.diagonal(), total)
+
+    @property
+    def foreground_iou(self) -> float:
+        """IoU of class 1, the foreground of binary segmentation."""
+        return float(self.iou[1])
+
+    @property
+    def foreground_dice(self) -> float:
+        """Dice coefficient of class 1, the foreground of binary segmentation."""
+        return float(self.dice[1])
+
+    @property
     def accuracy(self) -> np.ndarray:
         """(K,) float64: recall of each class; NaN for a class not in truth."""
         return divide(self.confusion.diagonal(), self.truth)

@@ -67,18 +67,26 @@ def write_scores(
 ) -> None:
     """Writes {"miou", "classes": [{"name", "iou", ...}], "images", "protocol", ...} as JSON.
 
-    Scores are fractions of 1, and null where undefined, such as the IoU of an absent class. `extra`
-    are more scores of the dataset's layout.
+    Scores are fractions of 1, and null where undefined, such as the IoU of an absent class. Binary
+    segmentation adds "foreground_iou" and "foreground_dice". `extra` are more scores of the
+    dataset's layout.
 
     Raises:
         UserError: the file can't be written.
     """
-    columns = zip(labels.names, scores.iou, scores.accuracy, scores.truth)
+    columns = zip(labels.names, scores.iou, scores.dice, scores.accuracy, scores.truth)
     classes = [
-        {"name": name, "iou": or_none(iou), "accuracy": or_none(accuracy), "pixels": int(pixels)}
-        for name, iou, accuracy, pixels in columns
+        {
+            "name": name,
+            "iou": or_none(iou),
+            "dice": or_none(dice),
+            "accuracy": or_none(accuracy),
+            "pixels": int(pixels),
+        }
+        for name, iou, dice, accuracy, pixels in columns
     ]
-    overall = ("miou", "frequency_weighted_iou", "pixel_accuracy", "mean_accuracy")
+    overall = ["miou", "frequency_weighted_iou", "pixel_accuracy", "mean_accuracy"]
+    overall += ["foreground_iou", "foreground_dice"] if labels.binary else []
     result = {
         **{name: or_none(getattr(scores, name)) for name in overall},
         "classes_counted": scores.classes_counted,

@@ -76,12 +76,12 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     if not is_main_process():
         return 0
     if scores is not None:
-        print_scores(scores, model.labels.names, len(split), str(views))
+        print_scores(scores, split.labels, len(split), str(views))
         extra = _print_layout_scores(data, scores, weights)
         description = protocol(model, split, data, views, (Path(args.checkpoint), checkpoint))
         description |= sizes
         if args.json:
-            write_scores(Path(args.json), scores, model.labels, description, extra)
+            write_scores(Path(args.json), scores, split.labels, description, extra)
         if report is not None:
             report.write(scores, description)
     if sheet is not None:

@@ -4,16 +4,19 @@ from pathlib import Path
 
 from rich.table import Column, Table
 
+from segcoord.data.labels import LabelSet
 from segcoord.evaluation.bootstrap import MIN_IMAGES, Comparison
 from segcoord.evaluation.metrics import Scores
 from segcoord.utils.console import console, format_percent
 
 
-def print_scores(scores: Scores, names: list[str], images: int, views: str = "") -> None:
+def print_scores(scores: Scores, labels: LabelSet, images: int, views: str = "") -> None:
     """Prints IoU, accuracy and pixels per class and the overall scores, in percent.
 
-    `views` names the test-time augmentation; it is empty for the default.
+    For binary segmentation, also IoU and Dice coefficient of the foreground. `views` names the
+    test-time augmentation; it is empty for the default.
     """
+    names = labels.names
     table = _table("class", "IoU %", "accuracy %", "pixels %")
     fractions = scores.truth / max(1, scores.truth.sum())
     for name, *values in zip(names, scores.iou, scores.accuracy, fractions):
@@ -28,6 +31,11 @@ def print_scores(scores: Scores, names: list[str], images: int, views: str = "")
         f"pixel accuracy {format_percent(scores.pixel_accuracy)} %, "
         f"mean accuracy {format_percent(scores.mean_accuracy)} %"
     )
+    if labels.binary:
+        console.print(
+            f"foreground ({names[1]}): IoU {format_percent(scores.foreground_iou)} %, "
+            f"Dice {format_percent(scores.foreground_dice)} %"
+        )
 
 
 def print_cityscapes(scores: dict) -> None:

@@ -2,7 +2,7 @@
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from segcoord.data.labels import LabelSet
+from segcoord.data.labels import LabelClass, LabelSet
 
 _USAGE = """\
 ```python
@@ -89,11 +89,19 @@ def card_metadata(
 def class_table(labels: LabelSet) -> str:
     """A Markdown table of the classes: index, name, color and value in masks."""
     rows = [
-        f"| {index} | {_cell(c.name)} | #{bytes(c.color).hex()} | {c.id} |"
+        f"| {index} | {_cell(c.name)} | #{bytes(c.color).hex()} | {_values(c, labels)} |"
         for index, c in enumerate(labels.classes)
     ]
     head = ["| index | class | color | value in masks |", "| --- | --- | --- | --- |"]
     return "\n".join([*head, *rows])
+
+
+def _values(c: LabelClass, labels: LabelSet) -> str:
+    """The mask values of a class; the first is the one that predictions are written with."""
+    values = ", ".join(map(str, c.ids))
+    if labels.binary and c is labels.classes[1]:
+        return f"{values}; any other than 0 is read"
+    return values
 
 
 def _numbers(values: list[float]) -> str:

@@ -162,7 +162,7 @@ def _fit(task: Task, folder: Path, fabric: Fabric, state: dict | None, again: st
         return 0
     if isinstance(task, SegmentationTask):
         console.print(f"\nScores of the last validation, at step {final.validated}:")
-        print_scores(task.scores, task.model.labels.names, len(task.val_split))
+        print_scores(task.scores, task.val_split.labels, len(task.val_split))
     console.print(f"\n{_describe_best(final, task.columns[0], folder)}")
     return 0
 

@@ -133,8 +133,6 @@ class SegmentationLoss(nn.Module):
 class SegmentationTask:
     """The `Task` that trains a segmentation model; `splits` are for training and validation."""
 
-    columns = ("miou", "pixel_accuracy", "mean_accuracy")
-
     def __init__(
         self,
         config: SegmentationConfig,
@@ -145,6 +143,9 @@ class SegmentationTask:
         self.config, self.model = config, model
         self.module = SegmentationLoss(model, config.train, class_weights)
         train_split, self.val_split = splits
+        self.columns = ("miou", "pixel_accuracy", "mean_accuracy")
+        if self.val_split.labels.binary:
+            self.columns += ("foreground_iou", "foreground_dice")
         transform = TrainTransform(config.data, tuple(model.mean.flatten().tolist()))
         self.train_set = TrainDataset(train_split, transform, config.train.seed)
         self.val_images = len(self.val_split)

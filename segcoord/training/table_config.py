@@ -3,11 +3,12 @@
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from segcoord.config.loading import did_you_mean, read_yaml, task_of
+from segcoord.config.loading import read_yaml, task_of
+from segcoord.config.messages import describe, did_you_mean
 from segcoord.config.schema import CONFIGS
 from segcoord.utils.errors import UserError
 
@@ -16,6 +17,15 @@ VARIED = {  # settings that the rows set, and the key that lists their values
     ("model", "reduction"): "encoders: [{encoder, reduction}]",
     ("model", "output_stride"): "output_strides",
     ("train", "seed"): "seeds",
+}
+
+
+_EXPECTED = {
+    "encoders": (
+        "a list of names, or of {encoder: name, reduction: an integer, published: a number or one "
+        "per output stride}"
+    ),
+    "settings": "groups of settings, for example {train: {lr: 0.01}}",
 }
 
 
@@ -126,6 +136,11 @@ def _parse(path: Path) -> TableFile:
         if unknown := re.search("Option '(.*?)' is not accepted", message):
             known = [each.name for each in (*fields(TableFile), *fields(EncoderEntry))]
             message = f"unknown key {unknown[1]!r}{did_you_mean(unknown[1], known)}"
+        elif missing := re.search("arguments are required: (.*)", message):
+            message = f"missing, but required: {missing[1]}"
+        elif key := re.search('key "([a-z_]+)', message):
+            expected = _EXPECTED.get(key[1]) or describe(get_type_hints(TableFile)[key[1]])
+            message = f"{key[1]}: found {tree[key[1]]}, expected {expected}"
         raise UserError(f"{path}: {message}") from error
 
 

@@ -59,7 +59,9 @@ def progress_counter(description: str, total: int | None) -> Iterator[Callable[[
 
 def score_title(score: str) -> str:
     """Name of a column of metrics.csv for display: "miou" -> "mIoU"."""
-    return {"miou": "mIoU", "top1": "top-1", "top5": "top-5"}.get(score, score.replace("_", " "))
+    titles = {"miou": "mIoU", "top1": "top-1", "top5": "top-5"}
+    titles |= {"foreground_iou": "foreground IoU", "foreground_dice": "foreground Dice"}
+    return titles.get(score, score.replace("_", " "))
 
 
 def print_pairs(title: str, pairs: list[tuple[str, str]]) -> None:

@@ -36,17 +36,17 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
     "mask turned": (lambda t: t.write_ids(t.ids().T), "rotated by its EXIF tag"),
     "only void": (lambda t: t.every_mask(lambda ids: ids * 0 + 255), "has only void in its masks"),
     "RGB mask": (
-        lambda t: Image.open(t.mask).convert("RGB").save(t.mask),
-        "Replace the colors with class ids",
+        lambda t: Image.fromarray(np.dstack([t.ids() + 1] * 3)).save(t.mask),
+        "belongs to no class",
     ),
     "raw Cityscapes ids": (
         lambda t: t.write_ids(t.ids() * 0 + 26),
         "mask values 26 (12288 pixels)",
     ),
-    "binary 0/255": (lambda t: t.write_ids((t.ids() > 3) * 200), "0/255 binary"),
+    "binary 0/255": (lambda t: t.write_ids((t.ids() > 3) * 200), "0/200 binary"),
     "from 1": (
         lambda t: t.every_mask(lambda ids: np.where(ids < 8, ids + 1, ids)),
-        "start at 1",
+        "ids start at 1",
     ),
     "gray photograph": (
         lambda t: Image.open(t.image).convert("L").save(t.mask),
@@ -59,7 +59,7 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
         lambda t: (
             Image.new("RGB", (1, 1)).save(t.image),
             t.write_ids(np.ones((1, 1))),
-            t.train.write_text(t.stems[3]),
+            t.train.write_text("\n".join(t.stems[3:7])),
         ),
         "1x1 pixels can't be scaled by",
     ),
@@ -71,8 +71,8 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str]] = {
         "more than 8 bits per channel",
     ),
     "16-bit mask": (
-        lambda t: cv2.imwrite(str(t.mask), t.ids().astype(np.uint16)),
-        "not 8-bit",
+        lambda t: cv2.imwrite(str(t.mask), t.ids().astype(np.uint16) + 1000),
+        "mask values 1000, ",
     ),
     "duplicate stem in the list": (
         lambda t: t.train.write_text("\n".join([*t.stems, t.stems[2]])),
@@ -118,7 +118,7 @@ SETTINGS = {
     "--model.output_stride=32": "found 32, expected 16 or 8",
     "--data.train_spilt=x": "did you mean --data.train_split?",
     "--train.seed=99999999999999999999": "below 2**63",
-    "--train.lr=fast": 'Parser key "train.lr"',
+    "--train.lr=fast": "train.lr: found fast, expected a number",
     "--init-from=none.ckpt": "none.ckpt: no such file, expected a weight file",
     "--resume=none": "not a run: found no config.yaml in it",
     "--train.accelerator=mps": "can't be used here",

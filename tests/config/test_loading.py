@@ -13,10 +13,11 @@ import pytest
 from docstring_parser import parse_from_object
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from segcoord.cli.common import new_parser
 from segcoord.config.loading import add_settings, parse, read_yaml
+from segcoord.config.messages import parser_error
 from segcoord.config.schema import CONFIGS as TASKS
 from segcoord.config.schema import (
     GROUPS,
@@ -252,7 +253,6 @@ def test_binary_file(tmp_path: Path) -> None:
         ("train: {maxsteps: 9}", "train.maxsteps", "train.max_steps"),
         ("trian: {lr: 9}", "trian", "train"),
         ("lr: 9", "lr", None),
-        ("data: {classes: {a: 1}}", "data.classes.a", "data.classes"),
         ("xyzzy: 9", "xyzzy", None),
     ],
 )
@@ -276,18 +276,16 @@ def test_unknown_key_names_file_and_nearest(
         ("train", "seed", "true"),
         ("train", "optimizer", "adam"),
         ("model", "atrous_rates", "[a, b, c]"),
-        ("data", "crop_size", "513"),
+        ("data", "crop_size", "513.5"),
         ("data", "crop_size", "[513]"),
         ("data", "crop_size", "[1, 2, 3]"),
         ("data", "crop_size", "[10.5, 10]"),
         ("data", "flip", "perhaps"),
         ("data", "void_ids", "255"),
         ("data", "classes", "5"),
-        ("data", "classes", "[a, b]"),
-        ("data", "classes", "[{name: a}]"),
-        ("data", "classes", "[{name: a, color: red}]"),
-        ("data", "classes", "[{name: a, color: [1, 2, 3], value: 1}]"),
-        ("data", "classes", "[{name: true, color: [1, 2, 3]}]"),
+        ("train", "class_weights", "balanced"),
+        ("train", "loggers", "[tensorboard]"),
+        ("train", "patience", "never"),
     ],
 )
 def test_wrong_type_names_file_and_key(tmp_path: Path, group: str, key: str, value: str) -> None:
@@ -295,9 +293,120 @@ def test_wrong_type_names_file_and_key(tmp_path: Path, group: str, key: str, val
     settings[group] += f", {key}: {value}" if settings[group] else f"{key}: {value}"
     path = write(tmp_path, "\n".join(f"{g}: {{{s}}}" for g, s in settings.items()))
     message = error_of("--config", path)
-    assert message.startswith(f"{path}: ")
-    assert f'"{group}.{key}"' in message
-    assert "train.py --help" in message
+    expected = f"{path}: {group}.{key}: found {value}, expected "
+    assert message.replace('"', "").startswith(expected)
+    assert_plain(message)
+
+
+def assert_plain(message: str) -> None:
+    """The message has no words of the parser."""
+    assert not re.search("Parser|Union|typing|<class|Namespace|class_path|subtype|Errors", message)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_message_of_the_parser_reaches_the_user(task: str) -> None:
+    """For any setting; those that are text accept everything."""
+    parser, rejected = make_parser(task), 0
+    types = get_type_hints(TASKS[task])
+    for group, field in ((g, f) for g in GROUPS for f in fields(types[g])):
+        for value in ("?", "[?]", "{a: ?}", ""):
+            try:
+                parser.parse_args([f"--{group}.{field.name}={value}"])
+            except ArgumentError as error:
+                typed = [(None, f"{group}.{field.name}", value)]
+                message = str(parser_error(error, parser, typed))
+                if "missing, but required" not in message:
+                    assert message.startswith(f"{group}.{field.name}: found {value}, expected ")
+                    rejected += 1
+                assert_plain(message)
+    assert rejected > 60
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[{name: a, color: red}]",
+            "class 'a': color: found 'red', expected [R, G, B] with values",
+        ),
+        ('[{name: a, color: "#12345g"}]', "color: found '#12345g', expected [R, G, B]"),
+        ("[{name: a, color: [1, 2]}]", "class 'a': color: found [1, 2], expected [R, G, B]"),
+        ("[{name: a, color: [1, 2, 256]}]", "color: found [1, 2, 256], expected [R, G, B]"),
+        ("[{name: a, id: x}]", "class 'a': id: found 'x', expected an integer from 0 to 65535"),
+        ("[{name: a, id: 65536}]", "class 'a': id: found 65536, expected an integer"),
+        ("[{name: a, id: []}]", "class 'a': id: found [], expected an integer"),
+        ("[{name: a, id: [1, true]}]", "class 'a': id: found [1, True], expected an integer"),
+        (
+            "[{name: a, value: 1}]",
+            "unknown key 'value' in {name: a, value: 1}, expected name, color",
+        ),
+        ("[{color: [1, 2, 3]}]", "found {color: [1, 2, 3]} without a name, expected a list of"),
+        ("[[a]]", "name: found ['a'], expected text"),
+        ('[a, ""]', "found an empty name"),
+        ("[a, ]", None),
+        ("[a, b: 1]", "unknown key 'b'"),
+        ("{a: 1}", "found {'a': 1}, expected a list of names"),
+        ("[]", "found an empty list, expected a list of names, [road, car]"),
+        ("none.txt", "found 'none.txt', but no file none.txt or here/none.txt"),
+    ],
+)
+def test_wrong_classes_name_file_class_and_what_is_expected(
+    tmp_path: Path, text: str, message: str | None
+) -> None:
+    path = write(tmp_path, MINIMAL.replace("root: here", f"root: here, classes: {text}"))
+    if message is None:
+        assert config_of("--config", path).data.classes == [ClassConfig("a")]
+        return
+    found = error_of("--config", path)
+    assert found.startswith(f"{path}: data.classes: ")
+    assert message in found
+    assert_plain(found)
+    found = error_of("--config", write(tmp_path, MINIMAL), f"--data.classes={text}")
+    assert found.startswith("data.classes: ")
+
+
+def test_classes_as_names_and_colors(tmp_path: Path) -> None:
+    """Names keep their characters, whatever YAML makes of them elsewhere."""
+    text = "[road, 7, 007, 1.50, no, 2026-11-22, {name: 08, color: '#ff8000', id: [1, 300]}]"
+    path = write(tmp_path, MINIMAL.replace("root: here", f"root: here, classes: {text}"))
+    classes = config_of("--config", path).data.classes
+    assert [c.name for c in classes] == ["road", "7", "007", "1.50", "no", "2026-11-22", "08"]
+    assert classes[-1] == ClassConfig("08", [255, 128, 0], [1, 300])
+    again = config_of("--config", write(tmp_path, config_of("--config", path).to_yaml()))
+    assert again.data.classes == classes
+    own = write(tmp_path, MINIMAL)
+    assert config_of("--config", own, "--data.classes=[a, 7]").data.classes == [
+        ClassConfig("a"),
+        ClassConfig("7"),
+    ]
+
+
+def test_classes_from_a_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the working directory or in the root; the configuration then holds the names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    path = write(tmp_path, MINIMAL.replace("root: here", "root: here, classes: names.txt"))
+    (tmp_path / "here" / "names.txt").write_text("\ufeffroad\r\n\r\n car \n007\n", "utf-8")
+    expected = [ClassConfig("road"), ClassConfig("car"), ClassConfig("007")]
+    assert config_of("--config", path).data.classes == expected
+    (tmp_path / "names.txt").write_text("tree\n")
+    assert "both names.txt and here/names.txt exist and differ" in error_of("--config", path)
+    (tmp_path / "here" / "names.txt").unlink()
+    assert config_of("--config", path).data.classes == [ClassConfig("tree")]
+    (tmp_path / "names.txt").write_text(" \n")
+    assert "names.txt: empty, expected one class name per line" in error_of("--config", path)
+    (tmp_path / "names.txt").write_bytes(b"\xff\xfe")
+    assert "names.txt: not a readable UTF-8 text file" in error_of("--config", path)
+
+
+def test_color_that_yaml_takes_for_a_comment(tmp_path: Path) -> None:
+    path = write(tmp_path, "data:\n  classes:\n    - name: a\n      color: #ff0000\n")
+    assert 'found color without a value; write "#rrggbb" in quotes' in error_of("--config", path)
+
+
+def test_one_number_is_a_square_crop(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    assert config_of("--config", path, "--data.crop_size", "193").data.crop_size == (193, 193)
 
 
 def test_yaml_1_1_booleans_are_strings(tmp_path: Path) -> None:
@@ -313,8 +422,7 @@ def test_yaml_1_1_booleans_are_strings(tmp_path: Path) -> None:
 
 def test_wrong_layout_names_the_right_ones(tmp_path: Path) -> None:
     message = error_of("--config", write(tmp_path, MINIMAL.replace("voc", "vco")))
-    assert '"data.layout"' in message
-    assert all(name in message for name in ("vco", "voc", "cityscapes", "folder"))
+    assert "data.layout: found vco, expected voc, cityscapes or folder" in message
 
 
 @pytest.mark.parametrize(
@@ -403,16 +511,18 @@ def test_wrong_value_on_the_command_line_does_not_blame_the_file(tmp_path: Path)
     path = write(tmp_path, MINIMAL)
     for argv in (["--train.max_steps=many"], ["--train.max_steps", "many"]):
         message = error_of("--config", path, *argv)
-        assert '"train.max_steps"' in message
-        assert "many" in message
-        assert "own.yaml" not in message
+        assert message.startswith("train.max_steps: found many, expected an integer")
 
 
 def test_positional_arguments_and_missing_values(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
-    assert "unrecognized arguments: stray" in error_of("--config", path, "stray")
-    assert "--train.lr: expected one argument" in error_of("--config", path, "--train.lr")
-    assert "--config: expected one argument" in error_of("--config")
+    assert "found 'stray', expected only options" in error_of("--config", path, "stray")
+    message = error_of("--config", path, "--train.lr")
+    assert message.startswith("--train.lr: found no value, expected a number")
+    assert error_of("--config").startswith("--config: found no value")
+    message = error_of("--config", path, "--data=5")
+    assert message.startswith("data: found 5, expected its settings one by one")
+    assert error_of("--config", path, "--data.root.x=1").startswith("unknown option --data.root.x")
 
 
 # -- Config.check
@@ -489,9 +599,9 @@ TEXT = st.text(
 )
 CLASS = st.builds(
     ClassConfig,
-    name=TEXT,
-    color=st.lists(st.integers(0, 255), min_size=3, max_size=3),
-    id=st.none() | st.integers(0, 254),
+    name=TEXT.filter(str.strip),
+    color=st.none() | st.lists(st.integers(0, 255), min_size=3, max_size=3),
+    id=st.none() | st.integers(0, 65535) | st.lists(st.integers(0, 65535), min_size=1, max_size=2),
 )
 ANY_CONFIG = st.builds(
     SegmentationConfig,

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -61,14 +62,6 @@ def copy_of_val(tree: Tree, encode: bool) -> None:
     else:
         shutil.copy(val_image(tree), target)
     add_to_train(tree, target)
-
-
-def reverse_palette(tree: Tree) -> None:
-    """Renumber the colors, as image editors do."""
-    ids = tree.ids() % K
-    mask = Image.fromarray((K - 1 - ids).astype(np.uint8))
-    mask.putpalette(COLORS[:K][::-1].tobytes())
-    mask.save(tree.mask)
 
 
 def damage_inside(tree: Tree) -> None:
@@ -220,12 +213,16 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str, str, str | None, str, str]
         *("error", "masks with lossy compression", "{mask}", "a JPEG file", "original masks"),
     ),
     "a mask with transparency": (
-        lambda t: Image.open(t.mask).convert("LA").save(t.mask),
-        *("error", "masks with transparency", "{mask}", "mode LA", "without the alpha channel"),
+        lambda t: Image.merge("LA", [Image.new("L", (128, 96))] * 2).save(t.mask),
+        *("error", "masks with transparency", "{mask}", "are transparent", "Fill them"),
     ),
     "masks of zeros": (
         lambda t: t.every_mask(lambda ids: ids * 0),
         *("error", "only the first class occurs", None, "contain only 'road'.", "every pixel is 0"),
+    ),
+    "masks of one class and void": (
+        lambda t: t.every_mask(lambda ids: np.where(ids == 1, 1, 255)),
+        *("error", "only one class occurs", None, "and void", "in data.void_ids?"),
     ),
     "one binary mask of 0 and 255": (
         lambda t: t.write_ids((t.ids() > 3) * 255),
@@ -252,9 +249,9 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str, str, str | None, str, str]
             "to 8 bits",
         ),
     ),
-    "a 16-bit mask": (
-        lambda t: cv2.imwrite(str(t.mask), t.ids().astype(np.uint16)),
-        *("error", "masks that are not 8-bit", "{mask}", "mode I;16", "with 8 bits"),
+    "a 16-bit mask of other values": (
+        lambda t: cv2.imwrite(str(t.mask), t.ids().astype(np.uint16) + 1000),
+        *("error", "mask values outside the classes", "{mask}", "mask values 1000, ", "(id)"),
     ),
     "a mask of another size": (
         lambda t: t.write_ids(t.ids()[:-1]),
@@ -276,7 +273,7 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str, str, str | None, str, str]
     ),
     "a binary mask of 0 and 200": (
         lambda t: t.write_ids((t.ids() > 3) * 200),
-        *("error", "mask values outside the classes", "{mask}", "mask values 200", "0/255 binary"),
+        *("error", "mask values outside the classes", "{mask}", "mask values 200", "0/200 binary"),
     ),
     "ids that start at 1": (
         lambda t: t.write_ids(np.where(t.ids() < K, t.ids() + 1, K)),
@@ -285,7 +282,7 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str, str, str | None, str, str]
             "mask values outside the classes",
             "{mask}",
             "mask values 8",
-            "ids seem to start at 1",
+            "ids start at 1",
         ),
     ),
     "ids that start at 1, and 0 for unlabeled": (
@@ -299,8 +296,14 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str, str, str | None, str, str]
         ),
     ),
     "a color mask": (
-        lambda t: Image.fromarray(COLORS[t.ids()]).save(t.mask),
-        *("error", "color masks", "{mask}", "mode RGB", "segcoord data ids"),
+        lambda t: Image.fromarray(COLORS[t.ids()] // 2).save(t.mask),
+        *(
+            "error",
+            "mask colors outside the classes",
+            "{mask}",
+            "the nearest is",
+            "data ids --void",
+        ),
     ),
     "a color mask converted to gray": (
         convert_to_gray,
@@ -311,11 +314,6 @@ BREAK: dict[str, tuple[Callable[[Tree], object], str, str, str | None, str, str]
             "belong to no class",
             "gray levels of",
         ),
-    ),
-    "colors in another palette order": (
-        reverse_palette,
-        *("error", "palette indices that are not class ids", "{mask}"),
-        *("index 0 has the color of traffic sign, whose id is 7", "segcoord data ids"),
     ),
     "a gray photograph": (
         lambda t: Image.open(t.image).convert("L").save(t.mask),
@@ -430,11 +428,11 @@ def test_all_mistakes_are_reported_together(tree: Tree, capsys) -> None:
         str(masks[7]),
     ]
     printed = capsys.readouterr().out
-    assert "error, train: color masks (5)" in printed
+    assert "error, train: mask colors outside the classes (5)" in printed
     assert str(masks[4]) in printed
     assert str(masks[5]) not in printed
     assert "... and 2 more" in printed
-    assert printed.count("Replace the colors with class ids") == 1
+    assert printed.count("use the original masks") == 1
     assert "9 errors" in printed
     (train,) = [s for s in report["splits"] if s["name"] == "train"]
     assert train["images"] == 14  # without the two that could not be listed
@@ -603,3 +601,22 @@ def test_cityscapes_mask_without_an_image_is_found(sample_cityscapes: Path, tmp_
     unmatched = [f for f in json.loads(report.read_text())["findings"] if "without an" in f["kind"]]
     frame = image.name.removesuffix("_leftImg8bit.png")
     assert [Path(f["file"]).name for f in unmatched] == [f"{frame}_gtFine_labelIds.png"]
+
+
+def test_binary_masks_of_several_values_are_a_warning(tmp_path: Path, capsys) -> None:
+    """255 may be void, which would be trained as foreground."""
+    data = replace(folder_data(tmp_path), classes=["crack"])
+    for path in tmp_path.glob("masks/*/*"):
+        Image.fromarray(np.array([[0, 0, 0, 1, 1, 255]] * 4, np.uint8)).save(path)
+    assert check_data(data, None) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "hold the values 1, 255, which all count as 'crack'" in printed
+    assert "set data.void_ids, for example [255]" in printed
+    assert check_data(replace(data, void_ids=[255]), None) == 0
+    assert "which all count" not in capsys.readouterr().out
+
+
+def test_equal_colors_are_a_warning(tmp_path: Path, capsys) -> None:
+    two = [ClassConfig("a", [1, 2, 3]), ClassConfig("b", "#010203")]
+    assert check_data(replace(folder_data(tmp_path), classes=two), None) == 0
+    assert "'b' has the color of 'a', [1, 2, 3]" in capsys.readouterr().out

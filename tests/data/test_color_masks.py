@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from helpers import ROOT
@@ -12,10 +13,17 @@ from PIL import Image
 
 from segcoord.cli.main import main
 from segcoord.config.schema import ClassConfig, DataConfig
-from segcoord.data.color_masks import ColorTable, convert_masks, find_masks, parse_color
-from segcoord.data.image_io import read_mask_values
+from segcoord.data.color_masks import (
+    MaskConverter,
+    convert_masks,
+    find_masks,
+    parse_color,
+    parse_value,
+)
+from segcoord.data.color_table import ColorTable
 from segcoord.data.labels import CITYSCAPES, VOC, LabelSet
 from segcoord.data.layouts import label_set
+from segcoord.data.mask_reader import read_mask_values
 from segcoord.data.mask_writer import write_mask
 from segcoord.utils.errors import UserError
 
@@ -29,8 +37,9 @@ def random_indices(labels: LabelSet, size: tuple[int, int] = (40, 50)) -> np.nda
     return np.where(values == len(labels), 255, values).astype(np.uint8)
 
 
-def convert(masks: Path, out: Path, labels: LabelSet, *void: tuple[int, int, int]):
-    return convert_masks(find_masks(masks, out), out, ColorTable(labels, void), lambda: None)
+def convert(masks: Path, out: Path, labels: LabelSet, *void: tuple[int, int, int], values=()):
+    converter = MaskConverter(labels, void, values)
+    return convert_masks(find_masks(masks, out), out, converter, lambda: None)
 
 
 def folder(tmp_path: Path, **images: Image.Image) -> Path:
@@ -86,8 +95,8 @@ def test_unknown_color_error_names_the_nearest_class(tmp_path: Path) -> None:
     assert first == f"1 of 2 masks can't be converted, the others are in {tmp_path / 'ids'}"
     assert second == (
         f"{masks / 'bad.png'}: the color 127,2,0 (7 pixels) belongs to no class, nor do 1 pixels "
-        "of 1 other colors; the nearest is 'aeroplane', 128,0,0. Add it to data.classes, or pass "
-        "--void 127,2,0 to ignore it."
+        "of 1 other colors; the nearest is 'aeroplane', 128,0,0. Add it to data.classes, or make "
+        "it void with segcoord data ids --void 127,2,0."
     )
     assert [p.name for p in (tmp_path / "ids").iterdir()] == ["good.png"]
 
@@ -108,24 +117,80 @@ def half_transparent() -> Image.Image:
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
-        (Image.new("L", (4, 4)), "mode L, expected colors .* class ids, it needs no conversion"),
-        (Image.new("1", (4, 4)), "mode 1, expected colors"),
-        (Image.new("I;16", (4, 4)), "more than 8 bits"),
-        (Image.new("LA", (4, 4)), "mode LA, expected colors"),
+        (Image.new("L", (4, 4), 30), r"mask values 30 \(16 pixels\) belong to no class"),
+        (Image.new("LA", (4, 4)), "16 pixels are transparent"),
         (half_transparent(), "1 pixels are transparent"),
     ],
 )
 def test_masks_without_exact_colors_are_rejected(tmp_path: Path, picture, message: str) -> None:
     masks = folder(tmp_path, a=picture)
-    with pytest.raises(UserError, match=rf"a\.png: .*{message}"):
+    with pytest.raises(UserError, match=rf"a\.png: .*{message}") as caught:
         convert(masks, tmp_path / "ids", VOC)
+    # There is no folder of the others.
+    assert str(caught.value).splitlines()[0] == "1 of 1 masks can't be converted"
     assert not (tmp_path / "ids").exists()
+
+
+def two_classes(*ids: int, void: tuple[int, ...] = ()) -> LabelSet:
+    classes = [ClassConfig(name, id=value) for name, value in zip("ab", ids)]
+    return label_set(DataConfig("folder", "", classes=classes, void_ids=[*void]))
+
+
+@pytest.mark.parametrize(
+    ("mask", "values", "expected"),
+    [
+        (np.array([[0, 255]], np.uint8), [(255, 1)], [[0, 1]]),
+        (np.array([[0, 1, 128]], np.uint8), [(128, None)], [[0, 1, 255]]),
+        (np.array([[False, True]]), [], [[0, 1]]),
+        (np.array([[7, 40000, 1]], np.uint16), [(7, 0), (40000, 1)], [[0, 1, 1]]),
+    ],
+    ids=["0/255", "void", "1 bit", "16 bits"],
+)
+def test_values_are_converted_to_ids(tmp_path: Path, mask, values, expected: list) -> None:
+    masks = folder(tmp_path, a=Image.fromarray(mask))
+    convert(masks, tmp_path / "ids", two_classes(0, 1), values=values)
+    written = Image.open(tmp_path / "ids" / "a.png")
+    assert written.mode == "P" and np.array(written).tolist() == expected
+    assert convert(masks, tmp_path / "ids", two_classes(0, 1), values=values) == (0, 1)
+
+
+def test_palette_indices_are_values_if_values_are_given(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 9]], np.uint8))
+    image.putpalette(VOC.colors.tobytes())
+    masks = folder(tmp_path, a=image)
+    convert(masks, tmp_path / "ids", two_classes(0, 1), values=[(9, 1)])
+    assert read_mask_values(tmp_path / "ids" / "a.png").tolist() == [[0, 1]]
+
+
+def test_16_bit_colors_and_ids_are_converted(tmp_path: Path) -> None:
+    classes = [ClassConfig("a", [1, 2, 3], 300), ClassConfig("b", "#fffffe", [7, 8])]
+    labels = label_set(DataConfig("folder", "", classes=classes))
+    masks = folder(tmp_path)
+    pixels = np.array([[[3, 2, 1, 255], [254, 255, 255, 255]]], np.uint16) * 257  # BGRA
+    cv2.imwrite(str(masks / "a.png"), pixels)
+    convert(masks, tmp_path / "ids", labels)
+    written = np.array(Image.open(tmp_path / "ids" / "a.png"))
+    assert written.dtype == np.uint16 and written.tolist() == [[300, 7]]
+
+
+def test_wrong_values_are_rejected() -> None:
+    with pytest.raises(UserError, match="no class has the id 5; expected one of 0, 1"):
+        MaskConverter(two_classes(0, 1), values=[(9, 5)])
+    with pytest.raises(UserError, match="--value 9: found both 0 and 1"):
+        MaskConverter(two_classes(0, 1), values=[(9, 0), (9, 1)])
+    for given in ({"void": [(1, 1, 1)]}, {"values": [(7, None)]}):
+        with pytest.raises(UserError, match="gives 255 to a class, so no value is void"):
+            MaskConverter(two_classes(0, 255), **given)
+    assert parse_value("255 = 1") == (255, 1) and parse_value("7=void") == (7, None)
+    for text in ("", "1", "1=", "=1", "a=1", "1=2=3", "-1=0", "65536=0"):
+        with pytest.raises(UserError, match=r"expected VALUE=ID .*, or VALUE=void"):
+            parse_value(text)
 
 
 def test_jpeg_with_the_suffix_of_a_png_is_rejected(tmp_path: Path) -> None:
     masks = folder(tmp_path)
     Image.new("RGB", (4, 4)).save(masks / "a.png", format="JPEG")
-    with pytest.raises(UserError, match="a JPEG file, whose lossy compression changes colors"):
+    with pytest.raises(UserError, match="a JPEG file, whose lossy compression changes ids and"):
         convert(masks, tmp_path / "ids", VOC)
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import struct
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -14,22 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_files import PNG_END, chunk, cuts, encode, palette_mask, png_by_hand, write
 from PIL import Image
 
 from segcoord.data.corruption import is_complete
-from segcoord.data.image_io import read_colors, read_header, read_image, read_mask, read_mask_values
-from segcoord.data.labels import (
-    CITYSCAPES,
-    CITYSCAPES_TRAIN_IDS,
-    VOC,
-    LabelClass,
-    LabelSet,
-    numbered_labels,
-)
+from segcoord.data.image_io import read_header, read_image
+from segcoord.data.mask_reader import read_mask_values, read_stored_mask
 from segcoord.utils.errors import UserError
 
 RED, BLUE = (200, 40, 30), (20, 60, 210)
-PNG_END = 12 + 4 + 4  # the IEND chunk, and the two checksums before it
 ROTATE = 6  # EXIF orientation: rotate by 90 degrees
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
 KINDS = {
@@ -56,49 +47,8 @@ def two_colors() -> Image.Image:
     return image
 
 
-def encode(image: Image.Image | np.ndarray, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    image.save(buffer, **options)
-    return buffer.getvalue()
-
-
-def write(folder: Path, name: str, raw: bytes) -> Path:
-    path = folder / name
-    path.write_bytes(raw)
-    return path
-
-
-def palette_mask(values: np.ndarray) -> Image.Image:
-    """Like VOC's own masks: indices into the VOC color map."""
-    image = Image.fromarray(values.astype(np.uint8))
-    image.putpalette(VOC.colors.tobytes())
-    return image
-
-
-def write_mask(folder: Path, values: object, name: str = "mask.png") -> Path:
-    return write(folder, name, encode(np.array(values, dtype=np.uint8), format="PNG"))
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """One chunk of a PNG file."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png_by_hand(
-    width: int, height: int, depth: int, color_type: int, raw: bytes, between: bytes = b""
-) -> bytes:
-    """A PNG that Pillow can't write, with a chunk between two parts of the pixels."""
-    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
-    data = zlib.compress(raw)
-    parts = chunk(b"IDAT", data[:5]), between, chunk(b"IDAT", data[5:]), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(parts)
-
-
-def cuts(raw: bytes) -> Iterator[bytes]:
-    """Truncate a file at every byte near its end, and at some before."""
-    for length in sorted({*range(0, len(raw), 23), *range(len(raw) - 40, len(raw))}):
-        yield raw[:length]
+def read_mask_pixels(path: Path) -> np.ndarray:
+    return read_stored_mask(path).pixels
 
 
 def distance(image: np.ndarray, expected: np.ndarray) -> int:
@@ -300,7 +250,7 @@ def test_flipped_bit_in_a_png_never_changes_its_pixels(tmp_path: Path, mode: str
     """Pillow does not verify the checksums of the pixels."""
     values = np.random.default_rng(0).integers(0, 21, (24, 30)).astype(np.uint8)
     source = palette_mask(values) if mode == "P" else Image.fromarray(picture()).convert(mode)
-    readers = [read_image] + [read_mask_values] * (mode in "LP") + [read_colors] * (mode != "L")
+    readers = [read_image, read_mask_pixels]
     raw = encode(source, format="PNG")
     rng = np.random.default_rng(1)
     for read in readers:
@@ -339,38 +289,6 @@ def test_jpeg_with_rare_subsampling_is_not_reported_as_damaged(tmp_path: Path) -
     raw[frame + 11], raw[frame + 14] = 0x22, 0x21
     path = write(tmp_path, "photo.jpg", bytes(raw))
     assert (read_image(path, strict=True) == read_image(path)).all()
-
-
-@pytest.mark.parametrize(
-    ("options", "file_type"),
-    [
-        ({"format": "JPEG"}, "a JPEG file"),
-        ({"format": "WEBP"}, "a WEBP file"),
-        ({"format": "JPEG2000"}, "a JPEG2000 file"),
-        ({"format": "TIFF", "compression": "jpeg"}, "a JPEG-compressed TIFF file"),
-    ],
-)
-def test_lossily_compressed_mask_is_rejected_regardless_of_its_suffix(
-    tmp_path: Path, options: dict, file_type: str
-) -> None:
-    path = write(tmp_path, "mask.png", encode(Image.new("L", (16, 16)), **options))
-    with pytest.raises(
-        UserError, match=rf"mask\.png: {file_type}, whose lossy compression changes ids"
-    ):
-        read_mask(path, numbered_labels(256 - 2))
-    with pytest.raises(
-        UserError, match=rf"mask\.png: {file_type}, whose lossy compression changes colors"
-    ):
-        read_colors(path)
-
-
-def test_palette_mask_whose_indices_are_not_class_ids_is_rejected(tmp_path: Path) -> None:
-    """Image editors number the colors arbitrarily; these indices are ids of other classes."""
-    values = np.array([[0, 1], [1, 0]], np.uint8)
-    picture = Image.fromarray(values)
-    picture.putpalette(VOC.colors[[15, 7]].tobytes())
-    with pytest.raises(UserError, match="index 0 has the color of person, whose id is 15"):
-        read_mask(write(tmp_path, "mask.png", encode(picture, format="PNG")), VOC)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
@@ -430,165 +348,3 @@ def test_decompression_bomb_is_rejected_before_decoding(tmp_path: Path) -> None:
     path = write(tmp_path, "bomb.png", png_by_hand(60000, 60000, 8, 2, b""))
     with pytest.raises(UserError, match=r"bomb\.png: can't be read as an image"):
         read_image(path)
-
-
-# -- masks
-
-
-def test_palette_mask_is_read_as_palette_indices(tmp_path: Path) -> None:
-    values = np.array([[*range(21), 255]] * 2)
-    path = write(tmp_path, "mask.png", encode(palette_mask(values), format="PNG"))
-    assert Image.open(path).mode == "P"
-    mask = read_mask(path, VOC)
-    np.testing.assert_array_equal(mask, values)
-    assert mask.dtype == np.uint8
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_palette_masks_of_fewer_bits(tmp_path: Path, bits: int) -> None:
-    """Some programs store few classes with fewer bits."""
-    values = np.arange(15).reshape(3, 5) % 2**bits
-    raw = encode(palette_mask(values), format="PNG", bits=bits)
-    assert raw[24] == bits
-    np.testing.assert_array_equal(read_mask(write(tmp_path, "mask.png", raw), VOC), values)
-
-
-def test_gray_and_1_bit_masks(tmp_path: Path) -> None:
-    values = np.array([[0, 1, 2], [255, 1, 0]])
-    np.testing.assert_array_equal(
-        read_mask(write_mask(tmp_path, values), numbered_labels(3)), values
-    )
-    bits = np.eye(3, dtype=bool)
-    path = write(tmp_path, "bits.png", encode(Image.fromarray(bits), format="PNG"))
-    np.testing.assert_array_equal(read_mask(path, numbered_labels(2)), bits.astype(int))
-
-
-@pytest.mark.parametrize("options", [{"format": "BMP"}, {"format": "TIFF"}])
-def test_masks_in_other_formats(tmp_path: Path, options: dict) -> None:
-    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    for image in (Image.fromarray(values), palette_mask(values)):
-        path = write(tmp_path, "mask", encode(image, **options))
-        np.testing.assert_array_equal(read_mask(path, VOC), values)
-
-
-@pytest.mark.parametrize("depth", [2, 4])
-def test_gray_mask_of_2_or_4_bits_is_rejected(tmp_path: Path, depth: int) -> None:
-    row = bytes([0b00011000 if depth == 2 else 0x01])  # ids 0, 1, ... from the left
-    path = write(tmp_path, "mask.png", png_by_hand(2, 1, depth, 0, b"\0" + row))
-    with pytest.raises(UserError, match=f"a {depth}-bit gray mask"):
-        read_mask(path, VOC if depth == 4 else numbered_labels(86))
-
-
-def test_mask_values_are_mapped_to_class_indices(tmp_path: Path) -> None:
-    path = write_mask(tmp_path, [[7, 8, 33, 0], [26, 11, 3, 255]])
-    assert read_mask(path, CITYSCAPES).tolist() == [[0, 1, 18, 255], [13, 2, 255, 255]]
-    custom = LabelSet([LabelClass("a", (0, 0, 0), 200), LabelClass("b", (0, 0, 0), 3)], [9])
-    path = write_mask(tmp_path, [[200, 3, 9, 255]])
-    assert read_mask(path, custom).tolist() == [[0, 1, 255, 255]]
-    assert read_mask_values(path).tolist() == [[200, 3, 9, 255]]
-
-
-@pytest.mark.parametrize("mode", ["LA", "PA"])
-def test_mask_with_transparency_is_rejected(tmp_path: Path, mode: str) -> None:
-    options = {"format": "TIFF" if mode == "PA" else "PNG"}
-    path = write(tmp_path, "mask", encode(Image.new(mode, (4, 4)), **options))
-    with pytest.raises(
-        UserError, match=f"mask of mode {mode} .* without the alpha channel"
-    ) as caught:
-        read_mask(path, VOC)
-    assert "data ids" not in str(caught.value)  # which needs colors
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
-def test_color_mask_is_rejected(tmp_path: Path, mode: str) -> None:
-    options = {"format": "TIFF"} if mode == "CMYK" else {"format": "PNG"}
-    path = write(tmp_path, "mask", encode(Image.new(mode, (4, 4)), **options))
-    with pytest.raises(UserError, match=f"mask of mode {mode} .*color image.*class ids"):
-        read_mask(path, VOC)
-
-
-def test_16_bit_mask_is_rejected(tmp_path: Path) -> None:
-    path = tmp_path / "mask.png"
-    cv2.imwrite(str(path), np.ones((4, 4), np.uint16))
-    with pytest.raises(UserError, match=r"mask\.png: a mask of mode I;16 \(not 8-bit\)"):
-        read_mask(path, VOC)
-
-
-def test_truncated_mask_is_rejected_or_complete(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).integers(0, 21, (12, 9))
-    raw = encode(palette_mask(values), format="PNG")
-    for cut in cuts(raw):
-        try:
-            mask = read_mask(write(tmp_path, "mask.png", cut), VOC)
-        except UserError as error:
-            assert "mask.png: " in str(error)
-            continue
-        np.testing.assert_array_equal(mask, values)
-        assert len(cut) >= len(raw) - PNG_END - 2
-
-
-def test_mask_of_another_size_than_its_image_is_rejected(tmp_path: Path) -> None:
-    path = write_mask(tmp_path, np.zeros((3, 5)))
-    np.testing.assert_array_equal(read_mask(path, VOC, (3, 5)), np.zeros((3, 5)))
-    with pytest.raises(UserError, match=r"mask\.png: .*5x3 .*its image 6x3; they must agree\.$"):
-        read_mask(path, VOC, (3, 6))
-
-
-def test_transposed_mask_suggests_an_exif_rotation(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"5x3 .*its image 3x5; .*swapped.*EXIF"):
-        read_mask(write_mask(tmp_path, np.zeros((3, 5))), VOC, (5, 3))
-
-
-@pytest.mark.parametrize(
-    ("labels", "values", "unknown", "hint"),
-    [
-        # Label ids instead of train ids, and with 19 custom classes.
-        (CITYSCAPES_TRAIN_IDS, [0, 7, 7, 26, 33], r"26, 33 \(2 pixels\)", "Cityscapes label ids"),
-        (numbered_labels(19), [3, 7, 11, 21, 23], r"21, 23 \(2 pixels\)", "use layout cityscapes"),
-        (
-            numbered_labels(2),
-            [0, 0, 254, 254],
-            r"254 \(2 pixels\)",
-            "0/255 binary mask: write 0 and 1",
-        ),
-        (numbered_labels(5), [0, 128], r"128 \(1 pixels\)", "0/255 binary mask"),
-        (numbered_labels(3), [1, 2, 3, 3], r"3 \(2 pixels\)", "start at 1: .* ids 1 to 3"),
-        (numbered_labels(3), [3, 1, 255], r"3 \(1 pixels\)", "start at 1"),
-        (
-            numbered_labels(8),
-            list(range(60)),
-            r"8, 9, .*, 15 and 44 more \(52 pixels\)",
-            "gray photograph",
-        ),
-        (
-            VOC,
-            [0, 5, 21],
-            r"21 \(1 pixels\)",
-            "Correct the mask",
-        ),  # 0 occurs, so ids don't start at 1
-        (numbered_labels(3), [1, 3, 4], r"3, 4 \(2 pixels\)", "Correct the mask"),
-        (CITYSCAPES, [7, 50], r"50 \(1 pixels\)", "Correct the mask"),
-    ],
-)
-def test_unknown_mask_values_are_rejected_with_a_diagnosis(
-    tmp_path: Path, labels: LabelSet, values: list[int], unknown: str, hint: str
-) -> None:
-    path = write_mask(tmp_path, [values])
-    with pytest.raises(UserError, match=rf"mask\.png: mask values {unknown} .*{hint}"):
-        read_mask(path, labels)
-
-
-def test_unknown_mask_values_error_names_the_expected_ids(tmp_path: Path) -> None:
-    path = write_mask(tmp_path, [[50]])
-    with pytest.raises(UserError, match="expected 0 to 20 and 255 for void"):
-        read_mask(path, VOC)
-    with pytest.raises(UserError, match=r"expected \[7, 8, 11, .*33\] and 255 for void"):
-        read_mask(path, CITYSCAPES)
-
-
-def test_mask_of_zeros_is_not_diagnosed_as_binary(tmp_path: Path) -> None:
-    """Classes with ids 1 to 3 and background 0 missing in void_ids."""
-    labels = LabelSet([LabelClass(f"c{i}", (0, 0, 0), i) for i in (1, 2, 3)])
-    with pytest.raises(UserError, match="mask values 0 ") as caught:
-        read_mask(write_mask(tmp_path, [[0, 0]]), labels)
-    assert "binary" not in str(caught.value)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segcoord.config.schema import ClassConfig
+from segcoord.data.custom_labels import custom_labels, palette
 from segcoord.data.labels import (
     CITYSCAPES,
     CITYSCAPES_TRAIN_IDS,
@@ -17,6 +20,7 @@ from segcoord.data.labels import (
     VOID,
     LabelClass,
     LabelSet,
+    binary_labels,
     numbered_labels,
     voc_colors,
 )
@@ -226,9 +230,9 @@ def test_too_few_or_too_many_classes_are_rejected(n: int) -> None:
         ),
         ([("a", 3), ("b", 4)], (4,), r"duplicate mask value \(id\): 4;"),
         ([("a", 1), ("b", 2), ("a", 3)], (), "duplicate name: a;"),
-        ([("a", 255)], (), "'a': id 255, expected 0 to 254"),
-        ([("a", -1)], (), "'a': id -1, expected 0 to 254"),
-        ([("a", 256)], (), "'a': id 256, expected 0 to 254"),
+        ([("a", 255)], (255,), r"duplicate mask value \(id\): 255;"),
+        ([("a", -1)], (), "'a': id -1, expected 0 to 65535"),
+        ([("a", 65536)], (), "'a': id 65536, expected 0 to 65535"),
     ],
 )
 def test_invalid_names_and_ids_are_rejected(
@@ -244,7 +248,84 @@ def test_invalid_colors_are_rejected(color: tuple[int, ...]) -> None:
         LabelSet([LabelClass("a", color, 0)])
 
 
-@pytest.mark.parametrize("void_id", [256, 300, -1, -300])
+@pytest.mark.parametrize("void_id", [65536, -1, -300])
 def test_void_ids_out_of_range_are_rejected(void_id: int) -> None:
     with pytest.raises(UserError, match=rf"void_ids: found \[{void_id}\], expected"):
         labels_of(0, 1, void=(void_id,))
+
+
+# -- 255 as a class, several and large ids, binary segmentation
+
+
+def test_255_is_void_unless_a_class_has_it() -> None:
+    assert labels_of(0, 1).to_index[255] == VOID
+    labels = labels_of(0, 255, void=(7,))
+    assert labels.to_index[[0, 255, 7]].tolist() == [0, 1, VOID]
+    assert labels.to_value[[0, 1, VOID]].tolist() == [0, 255, 7]  # what is void is read as void
+    assert labels.has_void and not labels_of(0, 255).has_void
+
+
+def test_large_and_several_ids() -> None:
+    labels = LabelSet([LabelClass("a", (0, 0, 0), 0, (2, 300)), LabelClass("b", (1, 1, 1), 65535)])
+    assert labels.to_index.shape == (65536,) and labels.to_value.dtype == np.uint16
+    values = np.array([0, 2, 300, 65535, 255, 1], np.uint16)
+    assert labels.indices(values).tolist() == [0, 0, 0, 1, VOID, UNKNOWN]
+    assert labels.indices(np.array([0, 2, 255], np.uint8)).tolist() == [0, 0, VOID]
+    assert labels.to_dict()["classes"][0]["id"] == [0, 2, 300]
+    restored = LabelSet.from_dict(json.loads(json.dumps(labels.to_dict())))
+    assert restored == labels and restored.classes == labels.classes
+
+
+def test_binary_labels_survive_a_round_trip() -> None:
+    labels = binary_labels("crack", (230, 159, 0), [3])
+    restored = LabelSet.from_dict(json.loads(json.dumps(labels.to_dict())))
+    assert restored.binary and restored == labels
+    np.testing.assert_array_equal(restored.to_index, labels.to_index)
+    assert labels.to_value[:2].tolist() == [0, 255]
+    assert "binary" not in labels_of(0, 1).to_dict()  # as older versions wrote it
+
+
+# -- colors for classes without one
+
+
+def seen_with(colors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(N, 3) CIELAB of (N, 3) uint8 RGB, seen with a kind of color blindness."""
+    linear = np.where(colors <= 10, colors / 255 / 12.92, ((colors / 255 + 0.055) / 1.055) ** 2.4)
+    linear = (linear @ matrix.T).clip(0, 1).astype(np.float32)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return cv2.cvtColor(srgb[None].astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+
+
+def test_chosen_colors_differ_also_for_the_color_blind() -> None:
+    """Machado et al. 2009, severity 1: normal, protan, deutan and tritan vision."""
+    matrices = [
+        [1, 0, 0, 0, 1, 0, 0, 0, 1],
+        [
+            *(0.152286, 1.052583, -0.204868, 0.114503, 0.786281, 0.099216),
+            -0.003882,
+            -0.048116,
+            1.051998,
+        ],
+        [
+            *(0.367322, 0.860646, -0.227968, 0.280085, 0.672501, 0.047413),
+            -0.011820,
+            0.042940,
+            0.968881,
+        ],
+        [
+            *(1.255528, -0.076749, -0.178779, -0.078411, 0.930809, 0.147602),
+            0.004733,
+            0.691367,
+            0.303900,
+        ],
+    ]
+    chosen = np.array(list(palette()))
+    assert len({tuple(c) for c in chosen.tolist()}) == len(chosen) == 254
+    for count, distance in ((16, 15), (32, 11), (64, 8)):
+        for matrix in matrices:
+            lab = seen_with(chosen[:count], np.reshape(matrix, (3, 3)))
+            distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 999 * np.eye(count)
+            assert distances.min() > distance
+    labels = custom_labels([ClassConfig("a"), ClassConfig("b", chosen[0].tolist())], [])
+    assert [c.color for c in labels.classes] == [tuple(chosen[1]), tuple(chosen[0])]
+    assert not labels.colors_given

@@ -284,19 +284,20 @@ def test_void_ids_with_the_voc_classes() -> None:
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ([], "classes: found 0, expected 1"),
-        ([ClassConfig("a", [1, 2])], r"class 'a' has color \[1, 2\], expected \[R, G, B\]"),
-        ([ClassConfig("a", [1, 2, 300])], r"class 'a': color \(1, 2, 300\)"),
-        ([ClassConfig("a", [1, 2, 3], 255)], "class 'a': id 255"),
-        ([ClassConfig("a", [1, 2, 3]), ClassConfig("a", [1, 2, 3])], "duplicate name: a;"),
-        # The second class defaults to id 1, its position, which is taken.
+        ([], "data.classes: found an empty list"),
         (
-            [ClassConfig("a", [1, 2, 3], 1), ClassConfig("b", [1, 2, 3])],
-            r"duplicate mask value \(id\): 1;",
+            [{"name": "a", "color": [1, 2]}],
+            r"class 'a': color: found \[1, 2\], expected \[R, G, B\]",
         ),
+        ([{"name": "a", "color": [1, 2, 300]}], r"class 'a': color: found \[1, 2, 300\]"),
+        ([{"name": "a", "id": 65536}], "class 'a': id: found 65536"),
+        ([{"name": "a", "id": 1}], "without a background class"),
+        (["a", "a"], "duplicate name: a;"),
+        # The second class defaults to id 1, its position, which is taken.
+        ([{"name": "a", "id": 1}, "b"], r"duplicate mask value \(id\): 1;"),
     ],
 )
-def test_invalid_custom_classes_are_rejected(classes: list[ClassConfig], message: str) -> None:
+def test_invalid_custom_classes_are_rejected(classes: list, message: str) -> None:
     with pytest.raises(UserError, match=message):
         label_set(folder(Path("anywhere"), classes=classes))
 
@@ -483,7 +484,7 @@ def test_check_split_lists_all_unusable_samples(tmp_path: Path) -> None:
             (images / "cut.png", "truncated"),
             (images / "deep.png", "more than 8 bits"),
             (masks / "ids.png", "mask values 40 (8 pixels) belong to no class"),
-            (masks / "rgb.png", "color image"),
+            (masks / "rgb.png", "belongs to no class"),
             (masks / "size.png", "the mask is 5x4 (width x height), its image 6x4"),
             (masks / "turned.png", "EXIF"),
         ),

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import (
+    CLASSES,
     ROOT,
     images_of,
     pack_config,
@@ -28,6 +29,7 @@ from PIL import Image
 
 from segcoord.cli.data.pack import pack
 from segcoord.cli.main import main, run
+from segcoord.config.schema import ClassConfig
 from segcoord.data.layouts import find_split
 from segcoord.data.pack import writer
 from segcoord.data.pack.reader import INDEX, partial_folder, pixel_source, verify, with_pack
@@ -158,12 +160,30 @@ def test_errors_of_the_check_are_not_packed(split: Split, folder: Path) -> None:
         write_pack(split, folder, 2)
     assert not any(folder.parent.iterdir())
     image.write_bytes(raw)
-    picture = Image.open(mask)
-    own = Image.fromarray(7 - np.minimum(np.array(picture), 7))
+    renumber_palette(mask)
+    classes = [ClassConfig(c.name, c.color, n) for n, c in enumerate(CLASSES)]
+    with_ids = find_split(pack_config(mask.parents[3], classes=classes), "train")
+    with pytest.raises(UserError, match=rf"{mask}: its palette has the class colors"):
+        write_pack(with_ids, folder, 1)
+
+
+def renumber_palette(mask: Path) -> np.ndarray:
+    """Number the class colors from the last, as image editors may; returns the class indices."""
+    indices = np.minimum(np.array(Image.open(mask)), 7)
+    own = Image.fromarray(7 - indices)
     own.putpalette([n for value in range(7, -1, -1) for n in [value] * 3])
     own.save(mask)
-    with pytest.raises(UserError, match=rf"{mask}: its palette has the class colors"):
-        write_pack(split, folder, 1)
+    return indices
+
+
+def test_a_pack_of_masks_read_by_color_depends_on_the_colors(root: Path) -> None:
+    split = find_split(pack_config(root), "train")
+    indices = renumber_palette(split.samples[5].mask)
+    write_pack(split, root / ".segcoord" / "train", 1)
+    found = with_pack(split, pack_config(root))
+    np.testing.assert_array_equal(found.read(5)[1], indices)
+    swapped = [ClassConfig(c.name, CLASSES[n ^ 1].color) for n, c in enumerate(CLASSES)]
+    assert "were read with other classes" in refusal(root, classes=swapped)
 
 
 # -- full disks, permissions, foreign files

@@ -16,9 +16,9 @@ from scipy.sparse import csc_matrix
 from segcoord.cli.main import main
 from segcoord.config.schema import DataConfig
 from segcoord.data import voc_trainaug as trainaug
-from segcoord.data.image_io import read_mask_values
 from segcoord.data.labels import VOC
 from segcoord.data.layouts import find_split
+from segcoord.data.mask_reader import read_mask_values
 from segcoord.data.mask_writer import write_mask
 from segcoord.data.voc_trainaug import PUBLISHED, make_trainaug, read_sbd
 from segcoord.utils.errors import UserError

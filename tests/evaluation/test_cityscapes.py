@@ -20,9 +20,9 @@ from PIL import Image
 from segcoord.cli.evaluate import evaluate
 from segcoord.cli.main import run
 from segcoord.config.schema import DataConfig
-from segcoord.data.image_io import read_mask
 from segcoord.data.labels import CITYSCAPES, VOID
 from segcoord.data.layouts import find_split
+from segcoord.data.mask_reader import read_mask
 from segcoord.data.mask_writer import write_mask
 from segcoord.evaluation.cityscapes import (
     AVERAGE_SIZES,

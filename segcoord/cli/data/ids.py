@@ -7,11 +7,11 @@ from segcoord.config.loading import add_settings, parse
 
 
 def ids(program: str, argv: list[str]) -> int:
-    """Convert color masks to masks of class ids"""
+    """Convert masks of colors or of other values to masks of class ids"""
     parser = new_parser(program, ids)
     add_settings(parser, "data")
     parser.add_argument(
-        "--masks", type=str, required=True, metavar="DIR", help="Folder of color masks"
+        "--masks", type=str, required=True, metavar="DIR", help="Folder of the masks to convert"
     )
     parser.add_argument(
         "--out", type=str, required=True, metavar="DIR", help="Folder to write the PNGs to"
@@ -24,17 +24,33 @@ def ids(program: str, argv: list[str]) -> int:
         metavar="R,G,B",
         help="Color to convert to void (255); may be repeated",
     )
+    parser.add_argument(
+        "--value",
+        type=str,
+        action="append",
+        default=[],
+        metavar="VALUE=ID",
+        help="Mask value that stands for a class id, for example 255=1, or for void, 7=void; may "
+        "be repeated",
+    )
     args = parse(parser, argv)
-    from segcoord.data.color_masks import ColorTable, convert_masks, find_masks, parse_color
+    from segcoord.data.color_masks import (
+        MaskConverter,
+        convert_masks,
+        find_masks,
+        parse_color,
+        parse_value,
+    )
     from segcoord.data.layouts import label_set
     from segcoord.utils.console import console, progress_bar
 
     data, out = parser.instantiate(args).data, Path(args.out)
     data.check()
-    table = ColorTable(label_set(data), [parse_color(text) for text in args.void])
+    void, values = map(parse_color, args.void), map(parse_value, args.value)
+    converter = MaskConverter(label_set(data), [*void], [*values])
     files = find_masks(Path(args.masks), out)
     with progress_bar() as bar:
         task = bar.add_task("convert", total=len(files))
-        written, unchanged = convert_masks(files, out, table, lambda: bar.advance(task))
+        written, unchanged = convert_masks(files, out, converter, lambda: bar.advance(task))
     console.print(f"{written} masks of class ids written to {out}, {unchanged} existed already")
     return 0

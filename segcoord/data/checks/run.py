@@ -13,8 +13,10 @@ from segcoord.data.checks.split import (
     absent_classes,
     check_split,
     duplicate_images,
+    equal_colors,
     inspect_split,
     missing_labels,
+    only_class,
 )
 from segcoord.data.checks.usable_lists import UsableLists
 from segcoord.data.file_pattern import IMAGE_SUFFIXES
@@ -114,10 +116,11 @@ def _whole_split_findings(
         data: the dataset.
         need_labels: False for a split that is only predicted.
     """
-    findings = []
+    findings = equal_colors(splits[0].labels) if splits else []
     for split, check in zip(splits, checks):
         missing = missing_labels(split, check, data)
         findings += missing if need_labels else []
+        findings += only_class(split, check) if need_labels and split is splits[0] else []
         findings += [] if missing else absent_classes(split, check)
         findings += duplicate_images(split, check)
     if len(splits) == 2:

@@ -12,12 +12,13 @@ from segcoord.config.schema import DataConfig
 from segcoord.data.checks.findings import MAX_LISTED, Finding, only_errors
 from segcoord.data.file_pattern import SEE_README
 from segcoord.data.inspection import SampleCheck, inspect_sample
-from segcoord.data.labels import VOID
+from segcoord.data.labels import VOID, LabelSet
 from segcoord.data.layouts import find_patterns
+from segcoord.data.mask_diagnosis import binary_remedy
 from segcoord.data.split import Sample, Split
 from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
-from segcoord.utils.text import first_lines
+from segcoord.utils.text import first_lines, join_first
 
 
 @dataclass
@@ -28,6 +29,7 @@ class SplitCheck:
     images: np.ndarray  # (K,) int64, images in which the class occurs
     pixels_where_present: np.ndarray  # (K,) int64, labeled pixels of any class in these images
     void: int = 0  # pixels
+    values: set[int] = field(default_factory=set)  # in the mask files; empty with a pack
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # images by (width, height)
     digests: list[bytes | None] = field(default_factory=list)  # as in SampleCheck, if requested
     findings: list[Finding] = field(default_factory=list)
@@ -45,6 +47,7 @@ class SplitCheck:
         self.images += counts > 0
         self.pixels_where_present += np.where(counts > 0, counts.sum(), 0)
         self.void += int(check.counts[VOID])
+        self.values.update(check.values)
         if check.size is not None:
             self.sizes[check.size[::-1]] += 1
         self.findings += [Finding.from_error(error, split) for error in check.errors]
@@ -102,6 +105,10 @@ def inspect_split(
         check.findings.append(_only_first_class(split, check.void))
     elif np.count_nonzero(check.images) > 1:
         check.findings += [_only_zero_and_void(sample, split) for sample in binary]
+    if split.labels.binary:
+        foreground = [v for v in sorted(check.values) if split.labels.to_index[v] == 1]
+        if len(foreground) > 1:
+            check.findings.append(_several_foreground_values(split, foreground))
     return check
 
 
@@ -127,7 +134,7 @@ def _only_first_class(split: Split, void: int) -> Finding:
     remedy = f"Find out where the other ids were lost: every pixel is {first.id}."
     if void:
         found += " and void"
-        remedy = "If they are 0/255 binary masks, write 0 and 1, because 255 means void."
+        remedy = f"If they are 0/255 binary masks: {binary_remedy(VOID)}"
     return Finding("error", "only the first class occurs", split.name, f"{found}.", remedy)
 
 
@@ -135,8 +142,35 @@ def _only_zero_and_void(sample: Sample, split: Split) -> Finding:
     kind = "masks with only 0 and void"
     name = split.labels.names[split.labels.to_index[0]]
     found = f"contains only {name!r} and void, unlike other masks of split {split.name!r}."
-    remedy = "If it is a 0/255 binary mask, write the class id instead of 255, which means void."
+    remedy = f"If it is a 0/255 binary mask: {binary_remedy(VOID)}"
     return Finding("warning", kind, split.name, found, remedy, str(sample.mask))
+
+
+def _several_foreground_values(split: Split, values: list[int]) -> Finding:
+    kind = "several foreground values"
+    found = (
+        f"the masks of split {split.name!r} hold the values {join_first(values, 8)}, which all "
+        f"count as {split.labels.names[1]!r}."
+    )
+    remedy = (
+        "If some of them are void, set data.void_ids, for example [255]; if they are several "
+        "classes, list each in data.classes with its id."
+    )
+    return Finding("warning", kind, split.name, found, remedy)
+
+
+def equal_colors(labels: LabelSet) -> list[Finding]:
+    """A warning for each class with the color of an earlier one."""
+    kind, remedy = "classes with the same color", "Give each class a color of its own."
+    first: dict[tuple[int, int, int], str] = {}
+    findings = []
+    for c in labels.classes:
+        if first.setdefault(c.color, c.name) != c.name:
+            found = (
+                f"data.classes: {c.name!r} has the color of {first[c.color]!r}, {list(c.color)}."
+            )
+            findings.append(Finding("warning", kind, "all splits", found, remedy))
+    return findings
 
 
 def missing_labels(split: Split, check: SplitCheck, data: DataConfig) -> list[Finding]:
@@ -149,6 +183,19 @@ def missing_labels(split: Split, check: SplitCheck, data: DataConfig) -> list[Fi
     if not split.labelled and (patterns := find_patterns(data, split.name)):
         remedy = patterns.remedy() or remedy
     return [Finding("error", "splits without labels", split.name, found, remedy)]
+
+
+def only_class(split: Split, check: SplitCheck) -> list[Finding]:
+    """An error if a training split has labels of one class only, which is not the first one."""
+    present = np.flatnonzero(check.images)
+    if len(split.labels) < 2 or len(present) != 1 or present[0] == 0 or check.unusable:
+        return []
+    name = split.labels.names[present[0]]
+    void = " and void" if check.void else ""
+    found = f"the masks of split {split.name!r} contain only {name!r}{void}."
+    remedy = "A model that always predicts it scores 100 %. Find out where the others were lost: "
+    remedy += "is the value of one, such as 0 for background, in data.void_ids?"
+    return [Finding("error", "only one class occurs", split.name, found, remedy)]
 
 
 def absent_classes(split: Split, check: SplitCheck) -> list[Finding]:

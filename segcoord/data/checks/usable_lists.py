@@ -8,7 +8,8 @@ from PIL import Image
 
 from segcoord.data.checks.split import SplitCheck
 from segcoord.data.file_pattern import stored_path
-from segcoord.data.image_io import count_mask, read_header, same_ratio
+from segcoord.data.image_io import read_header, same_ratio
+from segcoord.data.mask_reader import count_mask
 from segcoord.data.split import Sample, Split
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError

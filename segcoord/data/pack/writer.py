@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segcoord.data.image_io import Header, read_header, read_image, read_mask
+from segcoord.data.image_io import Header, read_header, read_image
+from segcoord.data.mask_reader import decode_mask
 from segcoord.data.pack.reader import (
     FORMAT,
     IMAGES,
@@ -200,7 +201,8 @@ def _decode(job: _Job) -> dict:
     if sample.mask is not None:
         if is_own_mask(sample.image, sample.mask):
             raise own_mask_error(sample.image)
-        mask = read_mask(sample.mask, sample.labels, size)
+        mask, by_color = decode_mask(sample.mask, sample.labels, size)
+        record["table"] = sample.labels.checksums[by_color]
         record["mask"].append(_put(mask, job.folder / MASKS, job.start))
         counts = np.bincount(mask.ravel(), minlength=256)
         record["pixels"] = {str(i): int(counts[i]) for i in np.flatnonzero(counts)}
