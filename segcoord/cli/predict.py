@@ -26,7 +26,7 @@ def predict(program: str, argv: list[str]) -> int:
     parser.add_argument(
         "--max-pixels",
         type=int,
-        help="Tile images with more pixels than this, overlapping by 1/8 (default: 4194304)",
+        help="Predict images with more pixels than this in tiles (default: 4194304)",
     )
     parser.add_argument("--device", type=str, default="auto", help=DEVICE)
     args = parse(parser, argv)

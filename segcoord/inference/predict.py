@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from segcoord.inference.fast_argmax import predict_classes
 from segcoord.inference.photo import read_photo
 from segcoord.inference.scales_and_tiles import Views
-from segcoord.inference.tta import ViewLogits, average_classes, average_probabilities, predict_views
+from segcoord.inference.tta import View, average_classes, average_probabilities, views_of
 from segcoord.models.segmentation import SegmentationModel
 
 SINGLE_VIEW = Views()
@@ -37,7 +38,11 @@ def predict(
     """
     image = _pixels(image)
     with _eval_mode(model):
-        return _classes(model, image, predict_views(model, image, views), views)
+        list_of_views = views_of(model, image, views)
+        classes = _classes_of_one_tile(list_of_views)
+        if classes is None:
+            classes = average_classes(list_of_views)
+        return classes.cpu().numpy()
 
 
 @torch.inference_mode()
@@ -52,9 +57,11 @@ def predict_probabilities(
     """
     image = _pixels(image)
     with _eval_mode(model):
-        view_logits = predict_views(model, image, views)
-        probabilities = average_probabilities(view_logits, image.shape[:2])
-        return _classes(model, image, view_logits, views), probabilities.numpy()
+        list_of_views = views_of(model, image, views)
+        exact = _classes_of_one_tile(list_of_views)
+        classes, probabilities = average_probabilities(list_of_views)
+        classes = classes if exact is None else exact
+        return classes.cpu().numpy(), probabilities.numpy()
 
 
 def _pixels(image: np.ndarray | str | Path) -> np.ndarray:
@@ -79,12 +86,11 @@ def _eval_mode(model: SegmentationModel) -> Iterator[None]:
             model.train()
 
 
-def _classes(
-    model: SegmentationModel, image: np.ndarray, view_logits: list[ViewLogits], views: Views
-) -> np.ndarray:
-    """(H, W) uint8 class indices."""
-    size = image.shape[:2]
-    if views.scales != (1.0,) or len(view_logits) > 1 or len(view_logits[0]) > 1:
-        return average_classes(view_logits, size).cpu().numpy()
-    logits = view_logits[0][0].logits.unsqueeze(0)  # (1, K, h, w)
-    return predict_classes(logits, model.padded_size(*size), size)[0].cpu().numpy()
+def _classes_of_one_tile(views: list[View]) -> Tensor | None:
+    """(H, W) uint8 for a single view of the image as it is, in a single tile; else None."""
+    view = views[0]
+    logits = view.whole() if len(views) == 1 and view.scale == 1.0 else None
+    if logits is None:
+        return None
+    padded = view.model.padded_size(*view.size)
+    return predict_classes(logits.unsqueeze(0), padded, view.size)[0]

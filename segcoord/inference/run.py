@@ -66,7 +66,7 @@ def _job(args: Namespace) -> PredictionJob:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file, expected a folder")
     tile = args.tile and parse_tile(args.tile)
-    views = Views(tuple(args.scales), args.flip, tile, args.overlap or 0)
+    views = Views(tuple(args.scales), args.flip, tile, args.overlap)
     return PredictionJob(out, not args.no_overlays, args.probs, views, max_pixels)
 
 
