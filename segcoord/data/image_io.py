@@ -6,6 +6,7 @@ colors. EXIF rotation is never applied: masks are drawn on the stored pixels.
 """
 
 import io
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -32,6 +33,9 @@ from segcoord.data.mask_diagnosis import (
     unknown_values_error,
 )
 from segcoord.utils.errors import UserError
+
+# Pillow logs an error before it raises it, which Python prints if nothing handles it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _IMAGE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 _OPENCV_MODES = {"L", "RGB"}  # decoded by OpenCV exactly as by Pillow

@@ -136,7 +136,7 @@ def _open(path: Path, raw: bytes) -> Image.Image:
                 remedy="Convert it to JPEG, for example with heif-convert of libheif.",
             ) from error
         if isinstance(error, OSError):
-            raise not_an_image_error(path, raw[:32], error, _REMEDY) from error
+            raise not_an_image_error(path, raw, error, _REMEDY) from error
         raise damaged_error(path, error, _REMEDY) from error
 
 

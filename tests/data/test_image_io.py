@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers import tiff_of_channels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,6 +27,7 @@ from segcoord.data.labels import (
     LabelSet,
     numbered_labels,
 )
+from segcoord.inference.photo import read_photo
 from segcoord.utils.errors import UserError
 
 RED, BLUE = (200, 40, 30), (20, 60, 210)
@@ -198,6 +200,33 @@ def test_16_bit_png_and_tiff_are_rejected(tmp_path: Path, name: str, channels: i
     cv2.imwrite(str(path), picture()[..., :channels].astype(np.uint16) * 257)
     with pytest.raises(UserError, match=rf"{name}: .*more than 8 bits per channel"):
         read_image(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [2, 3, 4, 5, 7])
+def test_tiffs_of_other_channels_are_named(tmp_path: Path, channels: int, dtype: type) -> None:
+    raw = tiff_of_channels(np.ones((8, 9, channels), dtype))
+    path, bits = write(tmp_path, "bands.tif", raw), 8 * np.dtype(dtype).itemsize
+    message = (
+        rf"bands\.tif: a TIFF with {channels} channels of {bits} bits .* 1 channel \(gray\) or 3"
+    )
+    for read in (read_image, read_header, read_mask_values, read_photo):
+        with pytest.raises(UserError, match=message):
+            read(path)
+    path.write_bytes(raw[:-9])  # of the pixels: the header still tells
+    with pytest.raises(UserError, match="a TIFF with"):
+        read_image(path)
+    path.write_bytes(raw[:40])
+    with pytest.raises(UserError, match=r"can't be read as an image|truncated or damaged"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("channels", "extra"), [(3, ()), (5, (0, 0))])
+def test_tiffs_marked_as_rgb_are_read(tmp_path: Path, channels: int, extra: tuple) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (8, 9, channels), np.uint8)
+    path = write(tmp_path, "rgb.tif", tiff_of_channels(values, 2, extra))
+    for pixels in (read_image(path), read_photo(path).pixels):
+        np.testing.assert_array_equal(pixels, values[..., :3])
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
