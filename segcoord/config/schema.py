@@ -74,6 +74,9 @@ class DataConfig:
     """Layout folder only: image folder in root, for example "{split}/photos"."""
     masks: str | None = None
     """Layout folder only: mask folder in root, for example "{split}/labels"."""
+    exif: Literal["turn", "ignore", "error"] = "ignore"
+    """What to do with photos turned by EXIF orientation: turn them as viewers show them, ignore it
+    and use the stored pixels, or error."""
     train_split: str = "train"
     """Split to train on; trainaug reads its masks from SegmentationClassAug."""
     val_split: str = "val"

@@ -78,7 +78,7 @@ def find_split(data: DataConfig, name: str, on_error: OnError = raise_error) -> 
             )
             on_error(error)
         samples = [s for s in samples if s.mask is not None]
-    return Split(name, SampleList(samples), labels)
+    return Split(name, SampleList(samples), labels, exif=data.exif)
 
 
 def split_folders(data: DataConfig, split: Split) -> set[Path]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from segcoord.data.image_io import read_image, read_mask
 from segcoord.data.labels import LabelSet
+from segcoord.data.orientation import Exif
 
 
 class PixelSource(Protocol):
@@ -74,6 +75,7 @@ class Split:
     samples: SampleList
     labels: LabelSet
     pack: PixelSource | None = None  # source of the pixels; None reads the image and mask files
+    exif: Exif = "ignore"  # what reading an image does with its EXIF orientation
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -94,7 +96,7 @@ class Split:
         if self.pack is not None:
             return self.pack[index]
         sample = self.samples[index]
-        image = read_image(sample.image)
+        image = read_image(sample.image, exif=self.exif)
         if sample.mask is None:
             return image, None
         return image, read_mask(sample.mask, sample.labels, image.shape[:2])

@@ -1,8 +1,8 @@
 """Read photos of any kind as upright 8-bit RGB.
 
 Datasets are read by `segcoord.data.image_io`, which keeps pixels where their masks have them. Here
-EXIF orientation is applied, transparency becomes white, and 16 bits become 8. For an ordinary
-upright file both give the same pixels.
+EXIF orientation is always applied, and 16 bits become 8. For an upright file of 8 bits both give
+the same pixels; both composite transparency on white.
 
 Plain JPEG and PNG are decoded by OpenCV, which is fast and is what training uses. All other files
 are decoded by Pillow, which handles palettes, alpha, CMYK and a TIFF's orientation. Embedded color
@@ -24,7 +24,8 @@ from segcoord.data.corruption import (
     is_complete,
     not_an_image_error,
 )
-from segcoord.data.image_io import exif_orientation
+from segcoord.data.image_io import on_white
+from segcoord.data.orientation import exif_orientation, upright
 from segcoord.utils.errors import UserError
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "HEIF")
@@ -37,15 +38,6 @@ _REMEDY = "Download or save it again."
 _DARK = 4096  # values of a 12-bit camera that are not scaled to 16 bits stay below this
 _PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0 means that 0 is white
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-_TURNS = {  # EXIF orientation: whether to transpose, then the steps along rows and columns
-    2: (False, 1, -1),
-    3: (False, -1, -1),
-    4: (False, -1, 1),
-    5: (True, 1, 1),
-    6: (True, 1, -1),
-    7: (True, -1, -1),
-    8: (True, -1, 1),
-}
 
 
 class Photo(NamedTuple):
@@ -83,7 +75,7 @@ def decode_photo(raw: bytes, path: Path) -> Photo:
                 check_jpeg(path, raw, header.mode)
             except UserError as error:  # damage that libjpeg tolerates
                 notes.append(f"{error.found} It was predicted as image viewers show it")
-        pixels = _upright(_decode(path, raw, header, notes), exif_orientation(header))
+        pixels = upright(_decode(path, raw, header, notes), exif_orientation(header))
     except UserError as error:
         raise UserError(error.found, path=path, remedy=_REMEDY) from error
     except MemoryError as error:
@@ -151,21 +143,10 @@ def _decode(path: Path, raw: bytes, header: Image.Image, notes: list[str]) -> np
     header.load()
     if header.mode.startswith(("I", "F")):
         return _gray_16_bit(path, header, notes)
-    image = header
-    if image.has_transparency_data:
-        image = _on_white(image.convert("RGBA"), notes)
+    image, transparent = on_white(header)
+    if transparent:
+        notes.append("its transparent pixels were replaced by white")
     return np.array(image.convert("RGB"))  # of 16-bit colors, Pillow keeps the upper 8 bits
-
-
-def _on_white(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Paste an RGBA image on white."""
-    alpha = image.getchannel("A")
-    if alpha.getextrema()[0] == 255:
-        return image
-    notes.append("its transparent pixels were replaced by white")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=alpha)
-    return white
 
 
 def _gray_16_bit(path: Path, image: Image.Image, notes: list[str]) -> np.ndarray:
@@ -181,12 +162,3 @@ def _gray_16_bit(path: Path, image: Image.Image, notes: list[str]) -> np.ndarray
         notes.append(f"its brightest value is {brightest} of 65535, so it is almost black")
     gray = cv2.convertScaleAbs(values, alpha=1 / 257)  # 65535 becomes 255
     return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply EXIF orientation; invalid values are ignored."""
-    if orientation not in _TURNS:
-        return pixels
-    transpose, row_step, column_step = _TURNS[orientation]
-    pixels = pixels.swapaxes(0, 1) if transpose else pixels
-    return np.ascontiguousarray(pixels[::row_step, ::column_step])

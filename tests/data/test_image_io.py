@@ -15,10 +15,18 @@ import pytest
 from helpers import tiff_of_channels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from segcoord.data.corruption import is_complete
-from segcoord.data.image_io import read_colors, read_header, read_image, read_mask, read_mask_values
+from segcoord.data.image_io import (
+    decode_image,
+    has_transparency,
+    read_colors,
+    read_header,
+    read_image,
+    read_mask,
+    read_mask_values,
+)
 from segcoord.data.labels import (
     CITYSCAPES,
     CITYSCAPES_TRAIN_IDS,
@@ -163,12 +171,68 @@ def test_1_bit_images_become_0_and_255(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image, np.stack([bits * 255] * 3, axis=-1))
 
 
-@pytest.mark.parametrize("alpha", [0, 128, 255])
-def test_alpha_is_dropped_without_blending(tmp_path: Path, alpha: int) -> None:
-    image = two_colors()
-    image.putalpha(alpha)
-    path = write(tmp_path, "image.png", encode(image, format="PNG"))
-    np.testing.assert_array_equal(read_image(path), np.array(two_colors()))
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("RGBA", "PNG"),
+        ("LA", "PNG"),
+        ("P", "PNG"),
+        ("RGB", "PNG"),
+        ("RGBA", "TIFF"),
+        ("RGBA", "WEBP"),
+    ],
+)
+def test_transparent_images_are_composited_on_white(tmp_path: Path, mode: str, kind: str) -> None:
+    """By training, evaluation, the check and prediction alike; opaque ones keep their colors."""
+    colors, alpha = picture(16, 20), np.tile(np.uint8([0, 100, 255, 255]), (16, 5))
+    image = Image.fromarray(colors)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    if mode in ("P", "RGB"):  # a color stands for transparency
+        image = two_colors()
+        image = image.quantize(2) if mode == "P" else image
+        options["transparency"] = 0 if mode == "P" else RED
+        expected = np.array(image.convert("RGB"))
+        expected[(expected == expected[0, 0]).all(-1)] = 255
+    else:
+        image = image.convert(mode)
+        opacity = alpha[..., None] / 255
+        expected = np.array(image.convert("RGB")) * opacity + 255 * (1 - opacity)
+        image.putalpha(Image.fromarray(alpha))
+    path = write(tmp_path, "image", encode(image, format=kind, **options))
+    pixels, transparent = decode_image(path)
+    assert transparent
+    assert has_transparency(path)
+    assert np.abs(pixels - expected).max() <= 1
+    np.testing.assert_array_equal(pixels, read_photo(path).pixels)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(255)
+        path = write(tmp_path, "opaque", encode(image, format=kind, **options))
+        pixels, transparent = decode_image(path)
+        assert not transparent
+        np.testing.assert_array_equal(pixels, np.array(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_exif_orientation_is_applied_on_request(
+    tmp_path: Path, kind: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = write(tmp_path, "image", encode(picture(16, 24), format=kind, exif=exif))
+    with Image.open(path) as image:
+        expected = np.array(ImageOps.exif_transpose(image))
+    turned = read_image(path, exif="turn")
+    np.testing.assert_array_equal(turned, expected)
+    np.testing.assert_array_equal(turned, read_photo(path).pixels)
+    assert read_header(path, "turn").size == turned.shape[:2]
+    assert read_header(path).size == read_image(path).shape[:2] == (16, 24)
+    for read in (read_image, read_header):
+        if orientation == 1:
+            read(path, exif="error")
+            continue
+        with pytest.raises(UserError, match=rf"orientation {orientation}, expected upright.*turn"):
+            read(path, exif="error")
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
