@@ -10,6 +10,8 @@ profiles are ignored, as in training.
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +39,7 @@ _OPENCV_MODES = {"L", "RGB"}  # modes that OpenCV decodes as Pillow does
 _REMEDY = "Download or save it again."
 _DARK = 4096  # values of a 12-bit camera that are not scaled to 16 bits stay below this
 _PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0 means that 0 is white
+_OPENCV_PIXELS = 2**30  # OpenCV refuses larger images
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -55,7 +58,8 @@ def read_photo(path: Path) -> Photo:
 
     Raises:
         UserError: not an image of `FORMATS`, truncated, damaged, with values of unknown range, or
-            with more than 2 * `PIL.Image.MAX_IMAGE_PIXELS` pixels, 179 million by default.
+            with more than 2 * `PIL.Image.MAX_IMAGE_PIXELS` pixels, 179 million by default
+            (`allow_pixels` sets another limit).
     """
     return decode_photo(_content(path), path)
 
@@ -104,6 +108,18 @@ def _content(path: Path) -> bytes:
         raise UserError(f"can't be read: {error.strerror or error}.", path=path) from error
 
 
+@contextmanager
+def allow_pixels(limit: int | None) -> Iterator[None]:
+    """Read photos of up to so many pixels, in all threads; None for Pillow's limit."""
+    before = Image.MAX_IMAGE_PIXELS
+    if limit is not None:
+        Image.MAX_IMAGE_PIXELS = -(-limit // 2)  # Pillow refuses more than twice as many
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def known_formats() -> list[str]:
     """The `FORMATS` that the installed Pillow can read."""
     Image.init()
@@ -118,7 +134,8 @@ def _open(path: Path, raw: bytes) -> Image.Image:
         raise UserError(
             f"too large ({error}), expected at most {limit / 1e6:.0f} million pixels.",
             path=path,
-            remedy="Cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in Python.",
+            remedy="If you trust the file, allow more: segcoord predict --allow-pixels N, or in "
+            "Python a higher PIL.Image.MAX_IMAGE_PIXELS.",
         ) from error
     except Exception as error:
         if raw[4:8] == b"ftyp" and raw[8:12] in _HEIC:
@@ -136,6 +153,7 @@ def _decode(path: Path, raw: bytes, header: Image.Image, notes: list[str]) -> np
     """(H, W, 3) uint8 RGB as stored, except a TIFF, which Pillow rotates; appends to `notes`."""
     kind = header.format
     by_opencv = kind in ("JPEG", "MPO", "PNG") and header.mode in _OPENCV_MODES
+    by_opencv = by_opencv and header.width * header.height <= _OPENCV_PIXELS
     if by_opencv and not header.has_transparency_data and is_complete(raw, kind):
         pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), _COLOR)
         if pixels is not None:

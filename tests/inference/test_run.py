@@ -194,6 +194,17 @@ def test_tiles_of_a_large_photo() -> None:
     ]
 
 
+def test_allow_pixels_sets_the_limit_of_photos(
+    photos: Path, tiny_run: Path, tmp_path: Path, capsys
+):
+    out = f"--out={tmp_path / 'out'}"
+    assert command(tiny_run, photos / "a.JPG", out, "--allow-pixels=1000") == 1
+    assert "too large" in capsys.readouterr().out
+    assert command(tiny_run, photos / "a.JPG", out, "--allow-pixels=1000000") == 0
+    assert command(tiny_run, photos / "a.JPG", out, "--allow-pixels=0") == 1
+    assert "--allow-pixels: found 0, expected at least 1" in capsys.readouterr().err
+
+
 def test_tile_option_is_used_unchanged(photos: Path, tiny_run: Path, tmp_path, model):
     out = tmp_path / "out"
     assert command(tiny_run, photos / "a.JPG", f"--out={out}", "--tile=64x64", "--overlap=8") == 0
