@@ -10,7 +10,7 @@ profiles are ignored, as in training.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -43,11 +43,14 @@ _OPENCV_PIXELS = 2**30  # OpenCV refuses larger images
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
+WHITE_NOTE = "its transparent pixels were replaced by white"
+
+
 class Photo(NamedTuple):
     """A photo's pixels, with notes about conversions that users may not expect."""
 
-    pixels: np.ndarray  # (H, W, 3) uint8 RGB, upright
-    notes: tuple[str, ...]  # usually empty
+    pixels: np.ndarray  # (H, W, 3) uint8 RGB, upright; or `strips.PhotoStrips`
+    notes: Sequence[str]  # usually empty
 
 
 def read_photo(path: Path) -> Photo:
@@ -163,7 +166,7 @@ def _decode(path: Path, raw: bytes, header: Image.Image, notes: list[str]) -> np
         return _gray_16_bit(path, header, notes)
     image, transparent = on_white(header)
     if transparent:
-        notes.append("its transparent pixels were replaced by white")
+        notes.append(WHITE_NOTE)
     return np.array(image.convert("RGB"))  # of 16-bit colors, Pillow keeps the upper 8 bits
 
 

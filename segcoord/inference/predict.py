@@ -11,6 +11,7 @@ from torch import Tensor
 from segcoord.inference.fast_argmax import predict_classes
 from segcoord.inference.photo import read_photo
 from segcoord.inference.scales_and_tiles import Views
+from segcoord.inference.strips import PhotoStrips
 from segcoord.inference.tta import View, average_classes, average_probabilities, views_of
 from segcoord.models.segmentation import SegmentationModel
 
@@ -64,10 +65,10 @@ def predict_probabilities(
         return classes.cpu().numpy(), probabilities.numpy()
 
 
-def _pixels(image: np.ndarray | str | Path) -> np.ndarray:
+def _pixels(image: np.ndarray | PhotoStrips | str | Path) -> np.ndarray | PhotoStrips:
     if isinstance(image, (str, Path)):
         image = read_photo(Path(image)).pixels
-    if not isinstance(image, np.ndarray):
+    if not isinstance(image, (np.ndarray, PhotoStrips)):
         raise ValueError(f"expected (H, W, 3) uint8 RGB or a path, found {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")

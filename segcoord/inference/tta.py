@@ -176,7 +176,8 @@ class View:
         size = image.shape[:2]
         scaled = scaled_size(size, scale)
         if scaled != size:
-            image = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR)
+            whole = np.asarray(image)
+            image = cv2.resize(whole, scaled[::-1], interpolation=cv2.INTER_LINEAR)
         rows, columns = views.tiles(scaled)
         self.model, self.size, self.scale = model, size, scale
         self._image, self._flipped = image, flipped
