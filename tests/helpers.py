@@ -22,6 +22,7 @@ import pytest
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -154,6 +155,28 @@ def shaken(model: nn.Module) -> nn.Module:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
     return model
+
+
+def tiff_of_channels(
+    values: np.ndarray, photometric: int = 1, extra: tuple[int, ...] = ()
+) -> bytes:
+    """An uncompressed TIFF of (H, W, channels), which Pillow writes for few numbers of channels.
+
+    Args:
+        values: uint8 or uint16.
+        photometric: 1 for gray, as programs for satellite images write, 2 for RGB.
+        extra: the kinds of the extra channels: 0 unspecified, 2 alpha.
+    """
+    height, width, channels = values.shape
+    data = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    tags = ImageFileDirectory_v2()
+    tags[256], tags[257], tags[258] = width, height, (8 * values.itemsize,) * channels
+    tags[259], tags[262], tags[273], tags[277] = 1, photometric, 0, channels
+    tags[278], tags[279], tags[284] = height, len(data), 1
+    if extra:
+        tags[338] = extra
+    header = b"II*\0" + (8).to_bytes(4, "little")
+    return header + tags.tobytes(len(header)) + data  # which places the pixels behind the tags
 
 
 THINGS = [24, 25, 26, 27, 28, 29, 30, 31, 32, 33]

@@ -41,7 +41,11 @@ def add_views(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--tile", type=str, metavar="HEIGHTxWIDTH", help="Predict in tiles of this size"
     )
-    parser.add_argument("--overlap", type=int, help="Overlap of --tile in pixels (default: 0)")
+    parser.add_argument(
+        "--overlap",
+        type=int,
+        help="Smallest overlap of --tile in pixels (default: a fifth of its shorter side)",
+    )
 
 
 def data_layer(checkpoint: str | None) -> list[tuple[str, dict]]:

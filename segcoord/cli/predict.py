@@ -26,7 +26,14 @@ def predict(program: str, argv: list[str]) -> int:
     parser.add_argument(
         "--max-pixels",
         type=int,
-        help="Tile images with more pixels than this, overlapping by 1/8 (default: 4194304)",
+        help="Predict images with more pixels than this in tiles (default: 4194304)",
+    )
+    parser.add_argument(
+        "--allow-pixels",
+        type=int,
+        metavar="N",
+        help="Read images of up to N pixels (default: 178956970, a limit against files made to "
+        "exhaust the memory)",
     )
     parser.add_argument("--device", type=str, default="auto", help=DEVICE)
     args = parse(parser, argv)

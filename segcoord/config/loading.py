@@ -243,6 +243,7 @@ def _drop_alternatives(merged: dict, layer: dict) -> None:
         if isinstance(given, dict) and isinstance(inherited, dict) and given.get(name) is not None:
             inherited.pop(replaced, None)
 
+
 def _name_nodes(classes: yaml.SequenceNode) -> list[yaml.ScalarNode]:
     """The names in a list of names and of mappings with the key `name`."""
     nodes = [item for item in classes.value if not isinstance(item, yaml.MappingNode)]

@@ -79,6 +79,9 @@ class DataConfig:
     """Which samples val_fraction takes for validation."""
     skip_bad: bool = False
     """Leave out samples whose image or mask can't be used, and say how many."""
+    exif: Literal["turn", "ignore", "error"] = "ignore"
+    """What to do with photos turned by EXIF orientation: turn them as viewers show them, ignore it
+    and use the stored pixels, or error."""
     train_split: str = "train"
     """Split to train on; trainaug reads its masks from SegmentationClassAug."""
     val_split: str = "val"

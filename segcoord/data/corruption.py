@@ -5,15 +5,20 @@ A JPEG has none: libjpeg fills parts that it can't decode and only warns on stde
 these warnings into errors.
 """
 
+import io
+import warnings
 import zlib
 from pathlib import Path
 
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from segcoord.utils.errors import UserError
 
 _PNG_SIGNATURE = 8  # bytes before the first chunk
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 258, 277
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a damaged file."""
 
@@ -38,6 +43,8 @@ def not_an_image_error(
     """The error for a file that Pillow can't open; `start` is empty if it can't be read."""
     found = str(error)
     if isinstance(error, UnidentifiedImageError):
+        if start[:4] in _TIFF_SIGNATURES and (channels := _tiff_channels(path, start)):
+            return _channels_error(path, *channels)
         found = "it has no known format" if start else "the file is empty"
         if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
             found = "it is a web page or other markup"
@@ -48,6 +55,35 @@ def not_an_image_error(
         path=path,
         remedy=remedy,
         kind="files that are not images",
+    )
+
+
+def _tiff_channels(path: Path, start: bytes) -> tuple[int, list[int]] | None:
+    """Number of channels of a TIFF, and the bits of each; None if its header is damaged."""
+    try:
+        raw = path.read_bytes() if path.is_file() else start
+        length = 16 if 43 in raw[2:4] else 8  # of the header, in BigTIFF or TIFF
+        directory = ImageFileDirectory_v2(raw[:length])
+        file = io.BytesIO(raw)
+        file.seek(directory.next)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            directory.load(file)
+        return int(directory[_SAMPLES_PER_PIXEL]), [int(n) for n in directory[_BITS_PER_SAMPLE]]
+    except Exception:  # Pillow raises many types for damaged headers
+        return None
+
+
+def _channels_error(path: Path, channels: int, bits: list[int]) -> UserError:
+    """The error for a TIFF whose channels have no meaning as colors."""
+    per_channel = " and ".join(f"{n}" for n in sorted({*bits}))
+    return UserError(
+        f"a TIFF with {channels} channel{'s' * (channels != 1)} of {per_channel} bits that are not "
+        "marked as gray or RGB; expected 1 channel (gray) or 3 (RGB), transparency aside.",
+        path=path,
+        remedy="Write its red, green and blue channels to an RGB file, for example with "
+        "gdal_translate -b 1 -b 2 -b 3 -co PHOTOMETRIC=RGB IN.tif OUT.tif.",
+        kind="TIFFs with other channels than gray or RGB",
     )
 
 

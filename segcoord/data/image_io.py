@@ -1,11 +1,13 @@
 """Read images as arrays, and reject files that would silently train something wrong.
 
 OpenCV decodes images, for speed, after checks for files that some of its versions decode wrongly:
-truncated, CMYK or 16-bit ones. EXIF rotation is never applied: masks are drawn on the stored
-pixels. `data.mask_reader` reads masks.
+truncated, CMYK or 16-bit ones. Images with transparency are composited on white, as
+`segcoord predict` does. EXIF orientation is applied only on request: masks are usually drawn on
+the stored pixels. `data.mask_reader` reads masks.
 """
 
 import io
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -24,50 +26,108 @@ from segcoord.data.corruption import (
     missing_error,
     not_an_image_error,
 )
+from segcoord.data.orientation import Exif, allowed_orientation, swaps_axes, upright
 from segcoord.utils.errors import UserError
+
+# Pillow logs an error before it raises it, which Python prints if nothing handles it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _IMAGE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 _OPENCV_MODES = {"L", "RGB"}  # decoded by OpenCV exactly as by Pillow
 PNG_DEPTH = 24  # offset of the bit depth in IHDR
 _START, _END = 32, 64  # bytes that identify the format, and that hold the end marker
-_ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 class Header(NamedTuple):
     """Properties of an image file that are known without decoding it."""
 
-    size: tuple[int, int]  # (H, W)
+    size: tuple[int, int]  # (H, W), of the turned image if EXIF orientation is applied
     orientation: int  # EXIF orientation, which image viewers apply; 1 if absent
     complete: bool  # False if the file may be truncated; decoding it finds out
 
 
-def read_image(path: Path, strict: bool = False) -> np.ndarray:
-    """Read an image as (H, W, 3) uint8 RGB; converts gray, palette and CMYK, drops alpha.
+class DecodedImage(NamedTuple):
+    """The pixels of an image file."""
+
+    pixels: np.ndarray  # (H, W, 3) uint8 RGB
+    transparent: bool  # whether transparent pixels were composited on white
+
+
+def read_image(path: Path, strict: bool = False, exif: Exif = "ignore") -> np.ndarray:
+    """Read an image as (H, W, 3) uint8 RGB.
+
+    Gray, palette and CMYK become RGB. Transparent pixels are composited on white.
 
     Args:
         path: the image file.
         strict: also reject a JPEG with parts that libjpeg fills by guessing; 1.5 times as slow.
+        exif: turn applies the EXIF orientation; error raises if it is not 1. Pillow always applies
+            the orientation of a TIFF, which is not EXIF.
 
     Raises:
-        UserError: unreadable, truncated, or more than 8 bits per channel.
+        UserError: unreadable, truncated, more than 8 bits per channel, or with an EXIF orientation
+            that `exif` does not allow.
     """
+    return decode_image(path, strict, exif).pixels
+
+
+def decode_image(path: Path, strict: bool = False, exif: Exif = "ignore") -> DecodedImage:
+    """`read_image`, which also tells whether the image has transparent pixels."""
     raw, header = open_image(path)
+    orientation = 1 if exif == "ignore" else allowed_orientation(path, header, exif)
+    pixels, transparent = _decode_pixels(path, raw, header, strict)
+    return DecodedImage(upright(pixels, orientation), transparent)
+
+
+def _decode_pixels(
+    path: Path, raw: bytes, header: Image.Image, strict: bool
+) -> tuple[np.ndarray, bool]:
+    """(H, W, 3) uint8 RGB as stored, and whether any pixel was transparent."""
     check_image_depth(path, header, raw)
     if strict and header.format in ("JPEG", "MPO"):
         check_jpeg(path, raw, header.mode)
-    if header.mode in _OPENCV_MODES and is_complete(raw, header.format):
-        image = cv2.imdecode(np.frombuffer(raw, np.uint8), _DECODE)
-        if image is not None:
-            return image
-    return np.array(decode(path, raw, header).convert("RGB"))
+    by_opencv = header.mode in _OPENCV_MODES and not header.has_transparency_data
+    if by_opencv and is_complete(raw, header.format):
+        pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), _DECODE)
+        if pixels is not None:
+            return pixels, False
+    image, transparent = on_white(decode(path, raw, header))
+    return np.array(image.convert("RGB")), transparent
 
 
-def read_header(path: Path) -> Header:
+def on_white(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Composite a decoded image on white.
+
+    Returns:
+        The image without transparency, in any mode; whether any pixel was transparent.
+    """
+    if not image.has_transparency_data:
+        return image, False
+    image = image.convert("RGBA")
+    alpha = image.getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        return image, False
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=alpha)
+    return white, True
+
+
+def has_transparency(path: Path) -> bool:
+    """Whether an image has an alpha channel or a transparent color; False if it can't be read."""
+    try:
+        with path.open("rb") as file, _opened(file) as header:
+            return header.has_transparency_data
+    except DECODE_ERRORS:
+        return False
+
+
+def read_header(path: Path, exif: Exif = "ignore") -> Header:
     """Read an image's header without decoding its pixels.
 
     Raises:
-        UserError: unreadable, or more than 8 bits per channel.
+        UserError: unreadable, more than 8 bits per channel, or with an EXIF orientation that `exif`
+            does not allow.
     """
     start = b""
     try:
@@ -79,7 +139,10 @@ def read_header(path: Path) -> Header:
             with _opened(file) as header:
                 check_image_depth(path, header, start)
                 complete = is_complete(end, header.format)
-                return Header(header.size[::-1], exif_orientation(header), complete)
+                orientation = allowed_orientation(path, header, exif)
+                swapped = exif == "turn" and swaps_axes(orientation)
+                size = header.size if swapped else header.size[::-1]
+                return Header(size, orientation, complete)
     except FileNotFoundError:
         raise missing_error(path) from None
     except DECODE_ERRORS as error:
@@ -125,7 +188,10 @@ def size_mismatch_error(path: Path, mask: tuple[int, ...], image: tuple[int, int
         "data.skip_bad: true leaves such samples out."
     )
     if swapped:
-        remedy = "Width and height are swapped: was the image rotated by its EXIF tag?"
+        remedy = (
+            "Width and height are swapped: was the image rotated by its EXIF tag? data.exif: turn "
+            "reads images as viewers show them, ignore as they are stored."
+        )
     elif same_ratio(mask, image):
         remedy = (
             "One of the two was resized. Use the original, or resize the masks by nearest neighbor "
@@ -155,7 +221,7 @@ def open_image(path: Path) -> tuple[bytes, Image.Image]:
 
 def _opened(file: io.BufferedIOBase) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")  # of sizes and metadata; damage raises an error
         return Image.open(file)
 
 
@@ -168,13 +234,3 @@ def decode(path: Path, raw: bytes, header: Image.Image) -> Image.Image:
     except DECODE_ERRORS as error:
         raise damaged_error(path, error) from error
     return header
-
-
-def exif_orientation(header: Image.Image) -> int:
-    """The EXIF orientation, 1 if absent; ignores a PNG's EXIF chunk after the pixel data."""
-    if header.format not in ("JPEG", "MPO", "WEBP") and "exif" not in header.info:
-        return 1
-    try:
-        return int(header.getexif().get(_ORIENTATION, 1) or 1)
-    except Exception:  # malformed EXIF, which image viewers ignore too
-        return 1

@@ -8,6 +8,7 @@ import numpy as np
 
 from segcoord.data import image_io
 from segcoord.data.mask_reader import count_mask
+from segcoord.data.orientation import Exif
 from segcoord.data.pack.reader import Pack, damaged_pack
 from segcoord.data.pairing import is_own_mask, own_mask_error
 from segcoord.data.split import Sample, Split
@@ -22,6 +23,7 @@ class SampleCheck:
     orientation: int = 1  # EXIF orientation
     counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # by class index
     values: list[int] = field(default_factory=list)  # in the mask file; empty for colors and packs
+    transparent: bool = False  # whether pixels are transparent; only known of a decoded image
     digest: bytes | None = None  # of the decoded image; None if unreadable or not requested
     errors: list[UserError] = field(default_factory=list)  # that make the sample unusable
 
@@ -34,7 +36,7 @@ def inspect_sample(split: Split, index: int, decode_image: bool = False) -> Samp
     sample = split.samples[index]
     if split.pack is not None:
         return _inspect_packed(sample, split.pack, index)
-    check = inspect_image(sample.image, decode_image)
+    check = inspect_image(sample.image, decode_image, split.exif)
     if sample.mask is not None and is_own_mask(sample.image, sample.mask):
         check.errors.append(own_mask_error(sample.image))
     elif sample.mask is not None:
@@ -45,17 +47,17 @@ def inspect_sample(split: Split, index: int, decode_image: bool = False) -> Samp
     return check
 
 
-def inspect_image(path: Path, decode: bool = False) -> SampleCheck:
+def inspect_image(path: Path, decode: bool = False, exif: Exif = "ignore") -> SampleCheck:
     """Check the header and the end of an image; decode it only if it may be truncated.
 
     With `decode`, it is always decoded, which finds damage inside it, and its pixels are digested.
     """
     check = SampleCheck()
     try:
-        header = image_io.read_header(path)
+        header = image_io.read_header(path, exif)
         check.size, check.orientation = header.size, header.orientation
         if decode:
-            image = image_io.read_image(path, strict=True)
+            image, check.transparent = image_io.decode_image(path, strict=True, exif=exif)
             check.size = image.shape[:2]
             # Includes the shape: the same bytes can be an image of another width.
             digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
@@ -71,6 +73,7 @@ def inspect_image(path: Path, decode: bool = False) -> SampleCheck:
 def _inspect_packed(sample: Sample, pack: Pack, index: int) -> SampleCheck:
     """Use the pack's index, after verifying the mask: a damaged one would train silently."""
     check = SampleCheck(tuple(pack.sizes[index].tolist()), int(pack.orientations[index]))
+    check.transparent = bool(pack.transparent[index])
     if pack.labelled and pack.damaged(index, masks_alone=True):
         check.errors.append(damaged_pack(pack, sample))
     elif pack.labelled:

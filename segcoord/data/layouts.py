@@ -84,7 +84,7 @@ def find_split(data: DataConfig, name: str, on_error: OnError = raise_error) -> 
             )
             on_error(error)
         samples = [s for s in samples if s.mask is not None]
-    split = Split(name, SampleList(samples), labels)
+    split = Split(name, SampleList(samples), labels, exif=data.exif)
     return leave_out_unusable(split, data, len(left_out)) if data.skip_bad else split
 
 

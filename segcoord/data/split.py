@@ -17,6 +17,7 @@ from segcoord.data.file_pattern import stored_path
 from segcoord.data.image_io import read_image
 from segcoord.data.labels import LabelSet
 from segcoord.data.mask_reader import read_mask
+from segcoord.data.orientation import Exif
 from segcoord.utils.errors import UserError
 
 
@@ -94,6 +95,7 @@ class Split:
     labels: LabelSet
     pack: PixelSource | None = None  # source of the pixels; None reads the image and mask files
     left_out: int = 0  # samples that are not in the split because of data.skip_bad
+    exif: Exif = "ignore"  # what reading an image does with its EXIF orientation
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -114,7 +116,7 @@ class Split:
         if self.pack is not None:
             return self.pack[index]
         sample = self.samples[index]
-        image = read_image(sample.image)
+        image = read_image(sample.image, exif=self.exif)
         if sample.mask is None:
             return image, None
         return image, read_mask(sample.mask, sample.labels, image.shape[:2])

@@ -47,7 +47,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     """
     data.check()
     tile = args.tile and parse_tile(args.tile)
-    views = Views(tuple(args.scales), args.flip, tile, args.overlap or 0)
+    views = Views(tuple(args.scales), args.flip, tile, args.overlap)
     device = find_device(accelerator_for(args.checkpoint, args.device))
     output_options.check_options(args, math.prod(torchrun_processes() or (1,)))
     console.quiet = not is_main_process()

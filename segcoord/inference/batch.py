@@ -12,9 +12,10 @@ from segcoord.data.image_io import histogram
 from segcoord.data.mask_writer import write_mask, write_probabilities
 from segcoord.inference.class_areas import AreaTable
 from segcoord.inference.inputs import Source
-from segcoord.inference.photo import Photo, read_photo
+from segcoord.inference.photo import Photo
 from segcoord.inference.predict import predict, predict_probabilities
 from segcoord.inference.scales_and_tiles import Views
+from segcoord.inference.strips import PhotoStrips, open_photo
 from segcoord.inference.video import UnreadableVideo, VideoInterrupted, predict_video
 from segcoord.inference.visualize import overlay, reduced, write_picture
 from segcoord.models.segmentation import SegmentationModel
@@ -62,7 +63,7 @@ class PredictedImage(NamedTuple):
     """An image to write; probabilities are (K, H, W) float16, or None."""
 
     source: Source
-    pixels: np.ndarray
+    pixels: np.ndarray | PhotoStrips
     classes: np.ndarray
     probabilities: np.ndarray | None
 
@@ -130,7 +131,7 @@ class BatchPredictor:
                 self._count(prediction[0].shape)
                 yield PredictedImage(source, photo.pixels, *prediction)
 
-    def _predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def _predict(self, pixels: np.ndarray | PhotoStrips) -> tuple[np.ndarray, np.ndarray | None]:
         """(H, W) uint8 classes, and (K, H, W) float16 probabilities if the job writes them."""
         height, width = pixels.shape[:2]
         views = self.job.views_of((height, width))
@@ -150,7 +151,10 @@ class BatchPredictor:
         files = self.job.outputs(image.source)
         write_mask(files["masks"], image.classes, self.model.labels, palette=True)
         if "overlays" in files:
-            small = reduced(image.pixels, image.classes, MAX_OVERLAY)
+            pixels = image.pixels
+            if isinstance(pixels, PhotoStrips):
+                pixels = pixels.reduced(MAX_OVERLAY)
+            small = reduced(pixels, image.classes, MAX_OVERLAY)
             write_picture(files["overlays"], overlay(*small, self.model.labels))
         if "probs" in files:
             write_probabilities(files["probs"], image.probabilities, self.model.labels)
@@ -169,6 +173,6 @@ class BatchPredictor:
 
 def _read(source: Source) -> tuple[Source, Photo | UserError]:
     try:
-        return source, read_photo(source.path)
+        return source, open_photo(source.path)
     except UserError as error:
         return source, error

@@ -1,8 +1,8 @@
 """Read photos of any kind as upright 8-bit RGB.
 
 Datasets are read by `segcoord.data.image_io`, which keeps pixels where their masks have them. Here
-EXIF orientation is applied, transparency becomes white, and 16 bits become 8. For an ordinary
-upright file both give the same pixels.
+EXIF orientation is always applied, and 16 bits become 8. For an upright file of 8 bits both give
+the same pixels; both composite transparency on white.
 
 Plain JPEG and PNG are decoded by OpenCV, which is fast and is what training uses. All other files
 are decoded by Pillow, which handles palettes, alpha, CMYK and a TIFF's orientation. Embedded color
@@ -10,6 +10,8 @@ profiles are ignored, as in training.
 """
 
 import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +26,8 @@ from segcoord.data.corruption import (
     is_complete,
     not_an_image_error,
 )
-from segcoord.data.image_io import exif_orientation
+from segcoord.data.image_io import on_white
+from segcoord.data.orientation import exif_orientation, upright
 from segcoord.utils.errors import UserError
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "HEIF")
@@ -36,23 +39,18 @@ _OPENCV_MODES = {"L", "RGB"}  # modes that OpenCV decodes as Pillow does
 _REMEDY = "Download or save it again."
 _DARK = 4096  # values of a 12-bit camera that are not scaled to 16 bits stay below this
 _PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0 means that 0 is white
+_OPENCV_PIXELS = 2**30  # OpenCV refuses larger images
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-_TURNS = {  # EXIF orientation: whether to transpose, then the steps along rows and columns
-    2: (False, 1, -1),
-    3: (False, -1, -1),
-    4: (False, -1, 1),
-    5: (True, 1, 1),
-    6: (True, 1, -1),
-    7: (True, -1, -1),
-    8: (True, -1, 1),
-}
+
+
+WHITE_NOTE = "its transparent pixels were replaced by white"
 
 
 class Photo(NamedTuple):
     """A photo's pixels, with notes about conversions that users may not expect."""
 
-    pixels: np.ndarray  # (H, W, 3) uint8 RGB, upright
-    notes: tuple[str, ...]  # usually empty
+    pixels: np.ndarray  # (H, W, 3) uint8 RGB, upright; or `strips.PhotoStrips`
+    notes: Sequence[str]  # usually empty
 
 
 def read_photo(path: Path) -> Photo:
@@ -63,7 +61,8 @@ def read_photo(path: Path) -> Photo:
 
     Raises:
         UserError: not an image of `FORMATS`, truncated, damaged, with values of unknown range, or
-            with more than 2 * `PIL.Image.MAX_IMAGE_PIXELS` pixels, 179 million by default.
+            with more than 2 * `PIL.Image.MAX_IMAGE_PIXELS` pixels, 179 million by default
+            (`allow_pixels` sets another limit).
     """
     return decode_photo(_content(path), path)
 
@@ -83,7 +82,7 @@ def decode_photo(raw: bytes, path: Path) -> Photo:
                 check_jpeg(path, raw, header.mode)
             except UserError as error:  # damage that libjpeg tolerates
                 notes.append(f"{error.found} It was predicted as image viewers show it")
-        pixels = _upright(_decode(path, raw, header, notes), exif_orientation(header))
+        pixels = upright(_decode(path, raw, header, notes), exif_orientation(header))
     except UserError as error:
         raise UserError(error.found, path=path, remedy=_REMEDY) from error
     except MemoryError as error:
@@ -112,6 +111,18 @@ def _content(path: Path) -> bytes:
         raise UserError(f"can't be read: {error.strerror or error}.", path=path) from error
 
 
+@contextmanager
+def allow_pixels(limit: int | None) -> Iterator[None]:
+    """Read photos of up to so many pixels, in all threads; None for Pillow's limit."""
+    before = Image.MAX_IMAGE_PIXELS
+    if limit is not None:
+        Image.MAX_IMAGE_PIXELS = -(-limit // 2)  # Pillow refuses more than twice as many
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def known_formats() -> list[str]:
     """The `FORMATS` that the installed Pillow can read."""
     Image.init()
@@ -126,7 +137,8 @@ def _open(path: Path, raw: bytes) -> Image.Image:
         raise UserError(
             f"too large ({error}), expected at most {limit / 1e6:.0f} million pixels.",
             path=path,
-            remedy="Cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in Python.",
+            remedy="If you trust the file, allow more: segcoord predict --allow-pixels N, or in "
+            "Python a higher PIL.Image.MAX_IMAGE_PIXELS.",
         ) from error
     except Exception as error:
         if raw[4:8] == b"ftyp" and raw[8:12] in _HEIC:
@@ -136,7 +148,7 @@ def _open(path: Path, raw: bytes) -> Image.Image:
                 remedy="Convert it to JPEG, for example with heif-convert of libheif.",
             ) from error
         if isinstance(error, OSError):
-            raise not_an_image_error(path, raw[:32], error, _REMEDY) from error
+            raise not_an_image_error(path, raw, error, _REMEDY) from error
         raise damaged_error(path, error, _REMEDY) from error
 
 
@@ -144,6 +156,7 @@ def _decode(path: Path, raw: bytes, header: Image.Image, notes: list[str]) -> np
     """(H, W, 3) uint8 RGB as stored, except a TIFF, which Pillow rotates; appends to `notes`."""
     kind = header.format
     by_opencv = kind in ("JPEG", "MPO", "PNG") and header.mode in _OPENCV_MODES
+    by_opencv = by_opencv and header.width * header.height <= _OPENCV_PIXELS
     if by_opencv and not header.has_transparency_data and is_complete(raw, kind):
         pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), _COLOR)
         if pixels is not None:
@@ -151,21 +164,10 @@ def _decode(path: Path, raw: bytes, header: Image.Image, notes: list[str]) -> np
     header.load()
     if header.mode.startswith(("I", "F")):
         return _gray_16_bit(path, header, notes)
-    image = header
-    if image.has_transparency_data:
-        image = _on_white(image.convert("RGBA"), notes)
+    image, transparent = on_white(header)
+    if transparent:
+        notes.append(WHITE_NOTE)
     return np.array(image.convert("RGB"))  # of 16-bit colors, Pillow keeps the upper 8 bits
-
-
-def _on_white(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Paste an RGBA image on white."""
-    alpha = image.getchannel("A")
-    if alpha.getextrema()[0] == 255:
-        return image
-    notes.append("its transparent pixels were replaced by white")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=alpha)
-    return white
 
 
 def _gray_16_bit(path: Path, image: Image.Image, notes: list[str]) -> np.ndarray:
@@ -181,12 +183,3 @@ def _gray_16_bit(path: Path, image: Image.Image, notes: list[str]) -> np.ndarray
         notes.append(f"its brightest value is {brightest} of 65535, so it is almost black")
     gray = cv2.convertScaleAbs(values, alpha=1 / 257)  # 65535 becomes 255
     return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply EXIF orientation; invalid values are ignored."""
-    if orientation not in _TURNS:
-        return pixels
-    transpose, row_step, column_step = _TURNS[orientation]
-    pixels = pixels.swapaxes(0, 1) if transpose else pixels
-    return np.ascontiguousarray(pixels[::row_step, ::column_step])

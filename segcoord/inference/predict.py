@@ -11,7 +11,8 @@ from torch import Tensor
 from segcoord.inference.fast_argmax import predict_classes
 from segcoord.inference.photo import read_photo
 from segcoord.inference.scales_and_tiles import Views
-from segcoord.inference.tta import ViewLogits, average_classes, average_probabilities, predict_views
+from segcoord.inference.strips import PhotoStrips
+from segcoord.inference.tta import View, average_classes, average_probabilities, views_of
 from segcoord.models.segmentation import SegmentationModel
 
 SINGLE_VIEW = Views()
@@ -45,7 +46,11 @@ def predict_on_device(
 ) -> Tensor:
     """`predict` for an array, without waiting for a GPU: (H, W) uint8 on the model's device."""
     with _eval_mode(model):
-        return _classes(model, image, predict_views(model, image, views), views)
+        list_of_views = views_of(model, image, views)
+        classes = _classes_of_one_tile(list_of_views)
+        if classes is None:
+            classes = average_classes(list_of_views)
+        return classes
 
 
 @torch.inference_mode()
@@ -60,16 +65,17 @@ def predict_probabilities(
     """
     image = _pixels(image)
     with _eval_mode(model):
-        view_logits = predict_views(model, image, views)
-        probabilities = average_probabilities(view_logits, image.shape[:2])
-        classes = _classes(model, image, view_logits, views)
+        list_of_views = views_of(model, image, views)
+        exact = _classes_of_one_tile(list_of_views)
+        classes, probabilities = average_probabilities(list_of_views)
+        classes = classes if exact is None else exact
         return classes.cpu().numpy(), probabilities.numpy()
 
 
-def _pixels(image: np.ndarray | str | Path) -> np.ndarray:
+def _pixels(image: np.ndarray | PhotoStrips | str | Path) -> np.ndarray | PhotoStrips:
     if isinstance(image, (str, Path)):
         image = read_photo(Path(image)).pixels
-    if not isinstance(image, np.ndarray):
+    if not isinstance(image, (np.ndarray, PhotoStrips)):
         raise ValueError(f"expected (H, W, 3) uint8 RGB or a path, found {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")
@@ -88,12 +94,11 @@ def _eval_mode(model: SegmentationModel) -> Iterator[None]:
             model.train()
 
 
-def _classes(
-    model: SegmentationModel, image: np.ndarray, view_logits: list[ViewLogits], views: Views
-) -> Tensor:
-    """(H, W) uint8 class indices on the model's device."""
-    size = image.shape[:2]
-    if views.scales != (1.0,) or len(view_logits) > 1 or len(view_logits[0]) > 1:
-        return average_classes(view_logits, size)
-    logits = view_logits[0][0].logits.unsqueeze(0)  # (1, K, h, w)
-    return predict_classes(logits, model.padded_size(*size), size)[0]
+def _classes_of_one_tile(views: list[View]) -> Tensor | None:
+    """(H, W) uint8 for a single view of the image as it is, in a single tile; else None."""
+    view = views[0]
+    logits = view.whole() if len(views) == 1 and view.scale == 1.0 else None
+    if logits is None:
+        return None
+    padded = view.model.padded_size(*view.size)
+    return predict_classes(logits.unsqueeze(0), padded, view.size)[0]

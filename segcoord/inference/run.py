@@ -10,6 +10,7 @@ from segcoord.inference.batch import BatchPredictor, PredictionJob
 from segcoord.inference.class_areas import AreaTable
 from segcoord.inference.inputs import OUTPUTS, Sources, by_suffix, check_outputs, find_sources
 from segcoord.inference.load import accelerator_for, load_with_metadata
+from segcoord.inference.photo import allow_pixels
 from segcoord.inference.scales_and_tiles import Views, parse_tile
 from segcoord.utils.console import console, format_duration
 from segcoord.utils.devices import find_device
@@ -39,7 +40,10 @@ def run_prediction(args: Namespace) -> int:
     areas = AreaTable(job.table, model.labels)
     start, total = time.monotonic(), len(sources.images) + len(sources.videos)
     message = "Stopping after the current images; press Ctrl-C again to stop at once."
-    with graceful_interrupt(lambda: console.print(message)) as stopped:
+    with (
+        allow_pixels(args.allow_pixels),
+        graceful_interrupt(lambda: console.print(message)) as stopped,
+    ):
         predictor = BatchPredictor(job, model, crop, stopped)
         try:
             predictor.images(sources.images, areas)
@@ -62,11 +66,13 @@ def _job(args: Namespace) -> PredictionJob:
     max_pixels = MAX_PIXELS if args.max_pixels is None else args.max_pixels
     if max_pixels < 4096:
         raise UserError(f"--max-pixels: found {max_pixels}, expected at least 4096")
+    if args.allow_pixels is not None and args.allow_pixels < 1:
+        raise UserError(f"--allow-pixels: found {args.allow_pixels}, expected at least 1")
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file, expected a folder")
     tile = args.tile and parse_tile(args.tile)
-    views = Views(tuple(args.scales), args.flip, tile, args.overlap or 0)
+    views = Views(tuple(args.scales), args.flip, tile, args.overlap)
     return PredictionJob(out, not args.no_overlays, args.probs, views, max_pixels)
 
 

@@ -1,20 +1,22 @@
 """Test-time augmentation: scales, horizontal flip and overlapping tiles.
 
 Each view of the image is predicted on its own. Its logits are upsampled bilinearly
-(align_corners=False) from the network's stride to the image's size in one step, and averaged where
-tiles overlap. The softmax probabilities of all views are then averaged, as in DeepLab
+(align_corners=False) from the network's stride to the image's size in one step. Where tiles
+overlap, their logits are averaged, weighted by the distance to the tile's edge, so that no tile
+begins or ends abruptly. The softmax probabilities of all views are then averaged, as in DeepLab
 (tensorflow/models, deeplab/model.py: predict_labels_multi_scale) and mmsegmentation
-(models/segmentors/seg_tta.py, slide_inference), which upsample in two steps. Images are scaled as
-in training: bilinearly, without antialiasing.
+(models/segmentors/seg_tta.py), which upsample in two steps. Images are scaled as in training:
+bilinearly, without antialiasing.
 
-Only the logits at the network's stride are kept. They are upsampled and averaged a few rows at a
-time, because the logits of all pixels need 160 MB for 19 classes at 1024x2048.
+Only logits at the network's stride are kept, and only those of the tiles that the current rows of
+the image need. They are upsampled and averaged a few rows at a time, because the logits of all
+pixels need 160 MB for 19 classes at 1024x2048.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -26,60 +28,227 @@ from segcoord.models.segmentation import SegmentationModel
 
 BAND = 2**20  # logits upsampled at a time: a few megabytes, which fit in the cache
 GPU_BAND = 2**26  # 256 MB: enough for one launch
+MIN_ROWS = 8  # of the image, upsampled at a time: fewer cost more than a full cache does
 
 
 @dataclass(frozen=True)
 class _Interpolation:
-    """Linear interpolation along one axis, for the n pixels of the image that a tile covers."""
+    """Linear interpolation along one axis, for the n pixels of the image that a tile covers.
+
+    Its tensors are on the CPU, where their values are read without waiting for a GPU.
+    """
 
     start: int
     stop: int
-    low: Tensor  # (n,) int64 on the CPU, the logit before each pixel
-    high: Tensor  # (n,) int64 on the CPU, the logit after it
-    weight: Tensor  # (n,) float32 on the CPU, of the logit after it
+    low: Tensor  # (n,) int64, the logit before each pixel
+    high: Tensor  # (n,) int64, the logit after it
+    fraction: Tensor  # (n,) float32, how close the pixel is to the logit after it
+    weight: Tensor  # (n,) float32, of this tile; those of all tiles sum to 1 at each pixel
+    is_copy: bool  # True if each pixel is the next logit
 
-    def crop(self, start: int, stop: int) -> _Interpolation | None:
-        """Restrict it to a range of pixels; None if no pixel is left."""
+    def crop(self, start: int, stop: int) -> _Interpolation:
+        """Restrict it to those pixels of a range that the tile covers."""
         start, stop = max(start, self.start), min(stop, self.stop)
-        if start >= stop:
-            return None
         inside = slice(start - self.start, stop - self.start)
-        return _Interpolation(start, stop, self.low[inside], self.high[inside], self.weight[inside])
+        low, high, fraction = self.low[inside], self.high[inside], self.fraction[inside]
+        return replace(
+            self,
+            start=start,
+            stop=stop,
+            low=low,
+            high=high,
+            fraction=fraction,
+            weight=self.weight[inside],
+        )
 
-    def on(self, device: torch.device, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """`low` and `high`, counted from the logit `first`, and `weight` on a device."""
-        tensors = (self.low - first, self.high - first, self.weight)
-        return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
+    def shifted(self, first: int) -> _Interpolation:
+        """The same for logits without the first ones."""
+        return replace(self, low=self.low - first, high=self.high - first)
+
+    def columns(self, x: Tensor) -> Tensor:
+        """(K, h, w) -> (K, h, n)."""
+        if self.is_copy:
+            return x[:, :, int(self.low[0]) : int(self.high[-1]) + 1]
+        low, high, fraction = (_on(x, t) for t in (self.low, self.high, self.fraction))
+        return torch.lerp(x[:, :, low], x[:, :, high], fraction)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """(K, h, w) -> (K, n, w)."""
+        if self.is_copy:
+            return x[:, int(self.low[0]) : int(self.high[-1]) + 1]
+        low, high, fraction = (_on(x, t) for t in (self.low, self.high, self.fraction))
+        return torch.lerp(x[:, low], x[:, high], fraction[:, None])
+
+
+def _on(x: Tensor, tensor: Tensor) -> Tensor:
+    """Move a tensor to the device of `x`."""
+    return tensor.to(x.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
-class _Tile:
-    """The logits of a tile, (K, h, w) at the network's stride, and their place in the image."""
+class _Span:
+    """The tiles of one row or column of the grid, along one axis."""
 
-    logits: Tensor
+    tile: slice  # in the scaled image
+    start: int  # of the pixels of the image whose centers are in the tile
+    stop: int
+    centers: np.ndarray  # (n,) float64, of these pixels, from the start of the tile
+    weight: np.ndarray  # (n,) float32, of the tile
+
+    def interpolation(self, coarse: int, padded: int) -> _Interpolation:
+        """Interpolation from `coarse` logits, which cover the tile padded to `padded` pixels."""
+        position = (self.centers * (coarse / padded) - 0.5).clip(0, coarse - 1)
+        low = np.floor(position).astype(np.int64)
+        high = np.minimum(low + 1, coarse - 1)
+        fraction = (position - low).astype(np.float32)
+        is_copy = not fraction.any() and bool((np.diff(low) == 1).all())
+        high = low if is_copy else high
+        tensors = map(torch.from_numpy, (low, high, fraction, self.weight))
+        return _Interpolation(self.start, self.stop, *tensors, is_copy)
+
+
+def _spans(length: int, scaled: int, tiles: list[slice], *, flipped: bool) -> list[_Span]:
+    """The tiles along one axis that contain the center of a pixel.
+
+    Args:
+        length: of the image.
+        scaled: length of the scaled image.
+        tiles: ranges in the scaled image.
+        flipped: whether the scaled image was flipped along this axis.
+    """
+    centers = (np.arange(length) + 0.5) * (scaled / length)  # of the pixels, in the scaled image
+    ranges = [np.searchsorted(centers, [tile.start, tile.stop]).tolist() for tile in tiles]
+    weights, total = [], np.zeros(length)
+    for tile, (start, stop) in zip(tiles, ranges):
+        weight = np.full(stop - start, float(scaled))  # the image's border is no edge of a tile
+        if tile.start > 0:
+            weight = np.minimum(weight, centers[start:stop] - tile.start)
+        if tile.stop < scaled:
+            weight = np.minimum(weight, tile.stop - centers[start:stop])
+        weight = np.maximum(weight, 1e-3)  # at the edge itself, where another tile may be missing
+        total[start:stop] += weight
+        weights.append(weight)
+    spans = []
+    for tile, (start, stop), weight in zip(tiles, ranges, weights):
+        weight = (weight / total[start:stop]).astype(np.float32)
+        inside = centers[start:stop] - tile.start
+        if flipped:
+            start, stop, inside, weight = length - stop, length - start, inside[::-1], weight[::-1]
+        if start < stop:
+            spans.append(_Span(tile, start, stop, inside.copy(), weight.copy()))
+    return spans
+
+
+@dataclass
+class _TileRow:
+    """The logits of a row of tiles, each (K, h, w) at the network's stride."""
+
+    tiles: list[Tensor]
     rows: _Interpolation
-    columns: _Interpolation
+    columns: list[_Interpolation]
 
-    def upsampled(self, start: int, stop: int) -> tuple[slice, slice, Tensor] | None:
-        """The tile's rows within a range: rows, columns, and logits (K, rows, columns)."""
-        rows, columns = self.rows.crop(start, stop), self.columns
-        if rows is None:
-            return None
+    def drop_before(self, start: int) -> None:
+        """Free the logits that the image's rows from `start` don't need."""
+        rows = self.rows.crop(start, self.rows.stop)
+        first = int(rows.low[0])
+        self.tiles = [logits[:, first:].clone() for logits in self.tiles]
+        self.rows = rows.shifted(first)
+
+    def upsampled(self, start: int, stop: int, width: int) -> tuple[_Interpolation, Tensor]:
+        """The rows of a range that these tiles cover, and their logits (K, rows, width)."""
+        rows = self.rows.crop(start, stop)
         first, last = int(rows.low[0]), int(rows.high[-1])
-        x = self.logits[:, first : last + 1]  # (K, h', w)
-        low, high, weight = columns.on(x.device)
-        x = torch.lerp(x[:, :, low], x[:, :, high], weight)
-        low, high, weight = rows.on(x.device, first)
-        x = torch.lerp(x[:, low], x[:, high], weight[:, None])
-        return slice(rows.start, rows.stop), slice(columns.start, columns.stop), x
+        rows = rows.shifted(first)
+        tiles = [logits[:, first : last + 1] for logits in self.tiles]
+        if len(tiles) == 1:
+            return rows, rows.rows(self.columns[0].columns(tiles[0]))
+        k, h = tiles[0].shape[:2]
+        total = tiles[0].new_zeros(k, h, width)
+        for columns, logits in zip(self.columns, tiles):
+            part = total[:, :, columns.start : columns.stop]
+            part.addcmul_(columns.columns(logits), _on(logits, columns.weight))
+        return rows, rows.rows(total)
 
 
-ViewLogits = list[_Tile]
-"""The tiles of one view of an image."""
+class View:
+    """One view of an image, predicted from top to bottom, tile row by tile row.
+
+    Args:
+        model: in eval mode.
+        image: (H, W, 3) uint8 RGB.
+        scale: of the image, from `views`.
+        flipped: whether to flip it.
+        views: gives the tiles.
+    """
+
+    def __init__(
+        self, model: SegmentationModel, image: np.ndarray, scale: float, flipped: bool, views: Views
+    ) -> None:
+        size = image.shape[:2]
+        scaled = scaled_size(size, scale)
+        if scaled != size:
+            whole = np.asarray(image)
+            image = cv2.resize(whole, scaled[::-1], interpolation=cv2.INTER_LINEAR)
+        rows, columns = views.tiles(scaled)
+        self.model, self.size, self.scale = model, size, scale
+        self._image, self._flipped = image, flipped
+        self._rows = _spans(size[0], scaled[0], rows, flipped=False)
+        self._columns = _spans(size[1], scaled[1], columns, flipped=flipped)
+        self._live: list[_TileRow] = []  # predicted and still needed
+
+    def band(self, start: int, stop: int) -> Tensor:
+        """(K, stop - start, W) logits of a range of rows; ranges must be ascending."""
+        self._live = [row for row in self._live if row.rows.stop > start]
+        while self._rows and self._rows[0].start < stop:
+            for row in self._live:
+                row.drop_before(start)
+            self._live.append(self._predict_row(self._rows.pop(0)))
+        parts = [row.upsampled(start, stop, self.size[1]) for row in self._live]
+        if len(parts) == 1:
+            return parts[0][1]
+        logits = parts[0][1]
+        total = logits.new_zeros(len(logits), stop - start, self.size[1])
+        for rows, logits in parts:
+            part = total[:, rows.start - start : rows.stop - start]
+            part.addcmul_(logits, _on(logits, rows.weight)[:, None])
+        return total
+
+    def whole(self) -> Tensor | None:
+        """(K, h, w) logits at the network's stride, if a single tile covers the image."""
+        if len(self._rows) + len(self._live) > 1 or len(self._columns) > 1:
+            return None
+        if not self._live:
+            self._live.append(self._predict_row(self._rows.pop()))
+        return self._live[0].tiles[0]
+
+    def _predict_row(self, span: _Span) -> _TileRow:
+        tiles = [self._logits(span, columns) for columns in self._columns]
+        rows, columns = (
+            [self._interpolation(s, axis, tiles[0]) for s in spans]
+            for axis, spans in enumerate(([span], self._columns))
+        )
+        return _TileRow(tiles, rows[0], columns)
+
+    def _interpolation(self, span: _Span, axis: int, logits: Tensor) -> _Interpolation:
+        length = span.tile.stop - span.tile.start
+        padded = self.model.padded_size(length, length)[axis]
+        return span.interpolation(logits.shape[1 + axis], padded)
+
+    def _logits(self, rows: _Span, columns: _Span) -> Tensor:
+        model, tile = self.model, columns.tile
+        if self._flipped:
+            length = self._image.shape[1]
+            crop = cv2.flip(self._image[rows.tile, length - tile.stop : length - tile.start], 1)
+        else:
+            crop = self._image[rows.tile, tile]
+        # PyTorch warns of arrays that are not writable, as those of a memory-mapped pack.
+        crop = np.require(crop, requirements="CW")
+        batch = torch.from_numpy(crop).unsqueeze(0).to(model.mean.device, non_blocking=True)
+        return model.logits_at_stride(model.normalize(batch))[0].float().contiguous()
 
 
-def predict_views(model: SegmentationModel, image: np.ndarray, views: Views) -> list[ViewLogits]:
-    """The network's logits of each view, at its stride.
+def views_of(model: SegmentationModel, image: np.ndarray, views: Views) -> list[View]:
+    """The views of an image.
 
     Args:
         model: in eval mode.
@@ -87,127 +256,54 @@ def predict_views(model: SegmentationModel, image: np.ndarray, views: Views) -> 
         views: scales, flip and tiles.
     """
     return [
-        _predict_view(model, image, scale, flipped, views)
+        View(model, image, scale, flipped, views)
         for scale in views.scales
         for flipped in (False, True)[: 1 + views.flip]
     ]
 
 
-def average_classes(view_logits: list[ViewLogits], size: tuple[int, int]) -> Tensor:
+def average_classes(views: list[View]) -> Tensor:
     """The class with the highest probability, averaged over the views, at every pixel.
 
     Args:
-        view_logits: from `predict_views`. For a single view, the argmax of the logits is taken,
+        views: from `views_of`, used once. For a single view, the argmax of the logits is taken,
             since rounding can make probabilities equal where logits differ.
-        size: (H, W) of the image.
 
     Returns:
         (H, W) uint8 on the model's device; the first class if several are equal.
     """
-    classes = torch.empty(size, dtype=torch.uint8, device=view_logits[0][0].logits.device)
-    for rows, bands in _bands(view_logits, size):
+    classes = _empty_classes(views)
+    for rows, bands in _bands(views):
         total = bands[0] if len(bands) == 1 else sum(band.softmax(0) for band in bands)
         classes[rows] = total.max(0).indices  # three times as fast as argmax in this layout
     return classes
 
 
-def average_probabilities(view_logits: list[ViewLogits], size: tuple[int, int]) -> Tensor:
-    """The softmax probabilities at every pixel, averaged over the views in float32.
+def average_probabilities(views: list[View]) -> tuple[Tensor, Tensor]:
+    """`average_classes`, with the softmax probabilities averaged over the views in float32.
 
     Returns:
-        (K, H, W) float16 on the CPU.
+        (H, W) uint8 classes on the model's device; (K, H, W) float16 probabilities on the CPU.
     """
-    probabilities = torch.empty(len(view_logits[0][0].logits), *size, dtype=torch.float16)
-    for rows, bands in _bands(view_logits, size):
+    classes = _empty_classes(views)
+    probabilities = torch.empty(len(views[0].model.labels), *classes.shape, dtype=torch.float16)
+    for rows, bands in _bands(views):
         total = sum(band.softmax(0) for band in bands)
+        classes[rows] = (bands[0] if len(bands) == 1 else total).max(0).indices
         probabilities[:, rows] = total.div_(len(bands)).half().cpu()
-    return probabilities
+    return classes, probabilities
 
 
-def _bands(
-    view_logits: list[ViewLogits], size: tuple[int, int]
-) -> Iterator[tuple[slice, list[Tensor]]]:
+def _empty_classes(views: list[View]) -> Tensor:
+    return torch.empty(views[0].size, dtype=torch.uint8, device=views[0].model.mean.device)
+
+
+def _bands(views: list[View]) -> Iterator[tuple[slice, list[Tensor]]]:
     """Ranges of rows of the image, with each view's logits (K, rows, W)."""
-    height, width = size
-    logits = view_logits[0][0].logits
-    band = BAND if logits.device.type == "cpu" else GPU_BAND
-    rows = max(1, band // (len(logits) * width))
-    for start in range(0, height, rows):
-        stop = min(start + rows, height)
-        yield slice(start, stop), [_band(tiles, start, stop, width) for tiles in view_logits]
-
-
-def _predict_view(
-    model: SegmentationModel, image: np.ndarray, scale: float, flipped: bool, views: Views
-) -> ViewLogits:
-    size = image.shape[:2]
-    scaled = scaled_size(size, scale)
-    pixels = image
-    if scaled != size:
-        pixels = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR)
-    if flipped:
-        pixels = cv2.flip(pixels, 1)
-    tiles = []
-    for tile in views.tiles(scaled):
-        # PyTorch warns of arrays that are not writable, as those of a memory-mapped pack.
-        crop = torch.from_numpy(np.require(pixels[tile], requirements="CW")).unsqueeze(0)
-        crop = crop.to(model.mean.device, non_blocking=True)
-        logits = model.logits_at_stride(model.normalize(crop))[0].float()
-        padded = model.padded_size(*crop.shape[1:3])
-        rows, columns = (
-            _interpolation(*lengths, flipped=flipped and axis == 1)
-            for axis, lengths in enumerate(zip(size, scaled, tile, logits.shape[1:], padded))
-        )
-        if rows is not None and columns is not None:
-            tiles.append(_Tile(logits.contiguous(), rows, columns))
-    return tiles
-
-
-def _interpolation(
-    length: int,
-    scaled: int,
-    tile: slice,
-    coarse: int,
-    padded: int,
-    *,
-    flipped: bool,
-) -> _Interpolation | None:
-    """Interpolation from a tile's logits along one axis; None if it contains no pixel center.
-
-    Args:
-        length: of the image.
-        scaled: length of the scaled image.
-        tile: range of the tile in the scaled image.
-        coarse: number of logits.
-        padded: length of the network's input, which the logits cover.
-        flipped: whether the scaled image was flipped along this axis.
-    """
-    centers = (np.arange(length) + 0.5) * (scaled / length)  # of the pixels, in the scaled image
-    start, stop = np.searchsorted(centers, [tile.start, tile.stop]).tolist()
-    if start == stop:
-        return None
-    position = (centers[start:stop] - tile.start) * (coarse / padded) - 0.5
-    position = position.clip(0, coarse - 1)
-    if flipped:
-        start, stop, position = length - stop, length - start, position[::-1]
-    low = np.floor(position).astype(np.int64)
-    high = np.minimum(low + 1, coarse - 1)
-    weight = (position - low).astype(np.float32)
-    return _Interpolation(start, stop, *map(torch.from_numpy, (low, high, weight)))
-
-
-def _band(tiles: ViewLogits, start: int, stop: int, width: int) -> Tensor:
-    """(K, stop - start, width): logits of a range of rows, averaged over tiles."""
-    if len(tiles) == 1:
-        return tiles[0].upsampled(start, stop)[2]
-    logits = tiles[0].logits
-    total = logits.new_zeros(len(logits), stop - start, width)
-    count = logits.new_zeros(stop - start, width)
-    for tile in tiles:
-        upsampled = tile.upsampled(start, stop)
-        if upsampled is not None:
-            rows, columns, logits = upsampled
-            rows = slice(rows.start - start, rows.stop - start)
-            total[:, rows, columns] += logits
-            count[rows, columns] += 1
-    return total.div_(count)
+    height, width = views[0].size
+    model = views[0].model
+    band = BAND if model.mean.device.type == "cpu" else GPU_BAND
+    step = max(MIN_ROWS, band // (len(model.labels) * width))
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        yield slice(start, stop), [view.band(start, stop) for view in views]

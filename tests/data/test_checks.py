@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,10 @@ from segcoord.cli.main import main
 from segcoord.config.loading import read_yaml
 from segcoord.config.schema import ClassConfig, DataConfig
 from segcoord.data.checks.run import check_data
-from segcoord.data.layouts import label_set
+from segcoord.data.layouts import find_split, label_set
+from segcoord.data.pack.reader import with_pack
+from segcoord.data.pack.writer import write_pack
+from segcoord.utils.errors import UserError
 
 SAMPLE = str(ROOT / "configs" / "sample.yaml")
 CLASSES = [ClassConfig(**c) for c in read_yaml(Path(SAMPLE))["data"]["classes"]]
@@ -620,3 +624,63 @@ def test_equal_colors_are_a_warning(tmp_path: Path, capsys) -> None:
     two = [ClassConfig("a", [1, 2, 3]), ClassConfig("b", "#010203")]
     assert check_data(replace(folder_data(tmp_path), classes=two), None) == 0
     assert "'b' has the color of 'a', [1, 2, 3]" in capsys.readouterr().out
+
+
+def before_transparency(index: Path) -> None:
+    """A pack as it was written before transparent pixels became white."""
+    *lines, _ = index.read_text().replace('"transparency": "white"', '"x": 1').splitlines(True)
+    text = "".join(lines)
+    index.write_text(text + json.dumps({"crc32": zlib.crc32(text.encode())}) + "\n")
+
+
+def test_turned_and_transparent_images(tmp_path: Path) -> None:
+    """Files and packs are read alike; a pack that was read otherwise is refused."""
+    data, report = folder_data(tmp_path / "data"), tmp_path / "report.json"
+    turned = tmp_path / "data" / "images" / "train" / "0001.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    alpha = Image.new("L", (6, 4), 128)
+    image = Image.fromarray(stored)
+    image.putalpha(alpha)
+    image.save(turned, exif=exif)
+
+    def kinds() -> list[tuple[str, str]]:
+        check_data(data, None, str(report))
+        return [(f["level"], f["kind"]) for f in json.loads(report.read_text())["findings"]]
+
+    white = ("warning", "images with transparent pixels")
+    same_name = ("warning", "the same name in both splits")
+    folder = tmp_path / "data" / ".segcoord" / "train"
+
+    orientation = "images with an EXIF orientation"
+    assert sorted(kinds()) == sorted([("warning", orientation), white, same_name])
+    write_pack(find_split(data, "train"), folder, workers=1)
+    from_pack = with_pack(find_split(data, "train"), data).read(0)[0]
+    np.testing.assert_allclose(from_pack, (stored + 255.0) / 2, atol=1)
+    assert sorted(kinds()) == sorted([("warning", orientation), white, same_name])
+
+    data.exif = "error"
+    with pytest.raises(UserError, match=r"written with data\.exif ignore, now it is error, and 1"):
+        with_pack(find_split(data, "train"), data)
+    data.pack = "off"
+    assert ("error", orientation) in kinds()
+    data.exif = "turn"
+    assert ("error", "masks that don't match the image size") in kinds()
+    mask = tmp_path / "data" / "masks" / "train" / "0001.png"
+    Image.fromarray(np.array([[0, 1]] * 3 + [[1, 0]] * 3, np.uint8).repeat(2, 1)).save(mask)
+    assert sorted(kinds()) == sorted([white, same_name])
+    split = find_split(data, "train")
+    np.testing.assert_array_equal(split.read(0)[0], np.rot90(from_pack, -1))
+
+    data.pack = "auto"
+    write_pack(split, folder, workers=1)
+    np.testing.assert_array_equal(with_pack(split, data).read(0)[0], split.read(0)[0])
+    assert sorted(kinds()) == sorted([white, same_name])
+    before_transparency(folder / "index.jsonl")
+    with pytest.raises(UserError, match=r"hidden colors of transparent pixels.*0001\.png"):
+        with_pack(split, data)
+    Image.fromarray(np.ascontiguousarray(np.rot90(stored, -1))).save(turned)
+    write_pack(split, folder, workers=1)
+    before_transparency(folder / "index.jsonl")
+    with_pack(split, data)

@@ -10,14 +10,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers import tiff_of_channels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import PNG_END, chunk, cuts, encode, palette_mask, png_by_hand, write
-from PIL import Image
+from PIL import Image, ImageOps
 
 from segcoord.data.corruption import is_complete
-from segcoord.data.image_io import read_header, read_image
+from segcoord.data.image_io import (
+    decode_image,
+    has_transparency,
+    read_header,
+    read_image,
+)
 from segcoord.data.mask_reader import read_mask_values, read_stored_mask
+from segcoord.inference.photo import read_photo
 from segcoord.utils.errors import UserError
 
 RED, BLUE = (200, 40, 30), (20, 60, 210)
@@ -111,12 +118,68 @@ def test_1_bit_images_become_0_and_255(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image, np.stack([bits * 255] * 3, axis=-1))
 
 
-@pytest.mark.parametrize("alpha", [0, 128, 255])
-def test_alpha_is_dropped_without_blending(tmp_path: Path, alpha: int) -> None:
-    image = two_colors()
-    image.putalpha(alpha)
-    path = write(tmp_path, "image.png", encode(image, format="PNG"))
-    np.testing.assert_array_equal(read_image(path), np.array(two_colors()))
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("RGBA", "PNG"),
+        ("LA", "PNG"),
+        ("P", "PNG"),
+        ("RGB", "PNG"),
+        ("RGBA", "TIFF"),
+        ("RGBA", "WEBP"),
+    ],
+)
+def test_transparent_images_are_composited_on_white(tmp_path: Path, mode: str, kind: str) -> None:
+    """By training, evaluation, the check and prediction alike; opaque ones keep their colors."""
+    colors, alpha = picture(16, 20), np.tile(np.uint8([0, 100, 255, 255]), (16, 5))
+    image = Image.fromarray(colors)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    if mode in ("P", "RGB"):  # a color stands for transparency
+        image = two_colors()
+        image = image.quantize(2) if mode == "P" else image
+        options["transparency"] = 0 if mode == "P" else RED
+        expected = np.array(image.convert("RGB"))
+        expected[(expected == expected[0, 0]).all(-1)] = 255
+    else:
+        image = image.convert(mode)
+        opacity = alpha[..., None] / 255
+        expected = np.array(image.convert("RGB")) * opacity + 255 * (1 - opacity)
+        image.putalpha(Image.fromarray(alpha))
+    path = write(tmp_path, "image", encode(image, format=kind, **options))
+    pixels, transparent = decode_image(path)
+    assert transparent
+    assert has_transparency(path)
+    assert np.abs(pixels - expected).max() <= 1
+    np.testing.assert_array_equal(pixels, read_photo(path).pixels)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(255)
+        path = write(tmp_path, "opaque", encode(image, format=kind, **options))
+        pixels, transparent = decode_image(path)
+        assert not transparent
+        np.testing.assert_array_equal(pixels, np.array(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_exif_orientation_is_applied_on_request(
+    tmp_path: Path, kind: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = write(tmp_path, "image", encode(picture(16, 24), format=kind, exif=exif))
+    with Image.open(path) as image:
+        expected = np.array(ImageOps.exif_transpose(image))
+    turned = read_image(path, exif="turn")
+    np.testing.assert_array_equal(turned, expected)
+    np.testing.assert_array_equal(turned, read_photo(path).pixels)
+    assert read_header(path, "turn").size == turned.shape[:2]
+    assert read_header(path).size == read_image(path).shape[:2] == (16, 24)
+    for read in (read_image, read_header):
+        if orientation == 1:
+            read(path, exif="error")
+            continue
+        with pytest.raises(UserError, match=rf"orientation {orientation}, expected upright.*turn"):
+            read(path, exif="error")
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
@@ -148,6 +211,33 @@ def test_16_bit_png_and_tiff_are_rejected(tmp_path: Path, name: str, channels: i
     cv2.imwrite(str(path), picture()[..., :channels].astype(np.uint16) * 257)
     with pytest.raises(UserError, match=rf"{name}: .*more than 8 bits per channel"):
         read_image(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [2, 3, 4, 5, 7])
+def test_tiffs_of_other_channels_are_named(tmp_path: Path, channels: int, dtype: type) -> None:
+    raw = tiff_of_channels(np.ones((8, 9, channels), dtype))
+    path, bits = write(tmp_path, "bands.tif", raw), 8 * np.dtype(dtype).itemsize
+    message = (
+        rf"bands\.tif: a TIFF with {channels} channels of {bits} bits .* 1 channel \(gray\) or 3"
+    )
+    for read in (read_image, read_header, read_mask_values, read_photo):
+        with pytest.raises(UserError, match=message):
+            read(path)
+    path.write_bytes(raw[:-9])  # of the pixels: the header still tells
+    with pytest.raises(UserError, match="a TIFF with"):
+        read_image(path)
+    path.write_bytes(raw[:40])
+    with pytest.raises(UserError, match=r"can't be read as an image|truncated or damaged"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("channels", "extra"), [(3, ()), (5, (0, 0))])
+def test_tiffs_marked_as_rgb_are_read(tmp_path: Path, channels: int, extra: tuple) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (8, 9, channels), np.uint8)
+    path = write(tmp_path, "rgb.tif", tiff_of_channels(values, 2, extra))
+    for pixels in (read_image(path), read_photo(path).pixels):
+        np.testing.assert_array_equal(pixels, values[..., :3])
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])

@@ -90,8 +90,8 @@ def test_augmented_predictions_are_exported_and_scored(
     assert (protocol["scales"], protocol["flip"]) == ([0.5, 1.25], True)
     assert protocol["tiles"] == {"size": [64, 80], "overlap": 16}
     assert protocol["average_of_views"] == (
-        "mean of the logits where tiles overlap, then mean of the views' softmax probabilities at "
-        "the image's own size"
+        "mean of the logits, weighted by the distance to the tile's edge, then mean of the views' "
+        "softmax probabilities at the image's own size"
     )
     model = segcoord.load(tiny_run / "best.ckpt")
     folder = sample_voc / "VOCdevkit" / "VOC2012"

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, features
 
 import segcoord
 from segcoord.data.image_io import read_image
-from segcoord.inference.photo import read_photo
+from segcoord.inference.photo import allow_pixels, read_photo
 from segcoord.utils.errors import UserError
 
 SIZE = (40, 56)
@@ -245,8 +245,11 @@ def test_pixel_limit_is_that_of_pillow(tmp_path: Path, monkeypatch) -> None:
     with pytest.warns(Image.DecompressionBombWarning):
         read_photo(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] // 2 - 1)
-    with pytest.raises(UserError, match=r"too large.*2240 pixels.*Cut it into parts"):
+    with pytest.raises(UserError, match=r"too large.*2240 pixels.*--allow-pixels N"):
         read_photo(path)
+    with allow_pixels(SIZE[0] * SIZE[1]):
+        np.testing.assert_array_equal(read_photo(path).pixels, np.array(RGB))
+    assert SIZE[0] * SIZE[1] // 2 - 1 == Image.MAX_IMAGE_PIXELS
 
 
 def _inside(path: Path, start: float, content: bytes) -> Path:

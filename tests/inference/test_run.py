@@ -157,7 +157,7 @@ def test_only_large_images_are_cut_into_tiles(
         in printed
     )
     assert "--scales 0.17" in printed
-    tiled = segcoord.predict(model, large, Views(tile=(128, 128), overlap=16))
+    tiled = segcoord.predict(model, large, Views(tile=(192, 64), overlap=16))
     whole = segcoord.predict(model, read_photo(scenes[0]).pixels)
     for name, mask in (("large", tiled), ("small", whole)):
         with Image.open(out / "masks" / f"{name}.png") as image:
@@ -175,14 +175,34 @@ def test_tiles_have_at_most_the_given_pixels(size, pixels, scales) -> None:
     if scaled[0] * scaled[1] <= pixels:
         assert views == Views(scales)
         return
-    tiles = views.tiles(tuple(scaled))
-    covered = np.zeros(scaled, bool)
-    for rows, columns in tiles:
-        assert (rows.stop - rows.start) * (columns.stop - columns.start) <= pixels
-        covered[rows, columns] = True
-    assert covered.all()
-    assert views.overlap == min(views.tile) // 8
-    assert len(tiles) <= 3 + 4 * scaled[0] * scaled[1] / pixels  # not many more than needed
+    rows, columns = views.tiles(tuple(scaled))
+    assert all(t <= n for t, n in zip(views.tile, scaled))
+    tile_pixels = views.tile[0] * views.tile[1]
+    assert tile_pixels <= pixels
+    assert views.overlap >= min(16, min(views.tile) // 2)
+    if pixels >= 2**18:  # the overlap of tiny tiles costs more
+        assert len(rows) * len(columns) * tile_pixels <= 2 * scaled[0] * scaled[1]
+
+
+def test_tiles_of_a_large_photo() -> None:
+    """Of 12 million pixels, 15 million are predicted."""
+    views = Views().within(2**22, (3000, 4000))
+    assert (views.tile, views.overlap) == ((1696, 2208), 384)
+    assert [[s.start for s in spans] for spans in views.tiles((3000, 4000))] == [
+        [0, 1304],
+        [0, 1792],
+    ]
+
+
+def test_allow_pixels_sets_the_limit_of_photos(
+    photos: Path, tiny_run: Path, tmp_path: Path, capsys
+):
+    out = f"--out={tmp_path / 'out'}"
+    assert command(tiny_run, photos / "a.JPG", out, "--allow-pixels=1000") == 1
+    assert "too large" in capsys.readouterr().out
+    assert command(tiny_run, photos / "a.JPG", out, "--allow-pixels=1000000") == 0
+    assert command(tiny_run, photos / "a.JPG", out, "--allow-pixels=0") == 1
+    assert "--allow-pixels: found 0, expected at least 1" in capsys.readouterr().err
 
 
 def test_tile_option_is_used_unchanged(photos: Path, tiny_run: Path, tmp_path, model):

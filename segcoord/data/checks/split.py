@@ -15,6 +15,7 @@ from segcoord.data.inspection import SampleCheck, inspect_sample
 from segcoord.data.labels import VOID, LabelSet
 from segcoord.data.layouts import find_patterns
 from segcoord.data.mask_diagnosis import binary_remedy
+from segcoord.data.orientation import Exif
 from segcoord.data.split import Sample, Split
 from segcoord.utils.cpu import available_cores
 from segcoord.utils.errors import UserError
@@ -40,8 +41,8 @@ class SplitCheck:
         """Number of samples with errors."""
         return self.usable.count(False)
 
-    def add(self, sample: Sample, check: SampleCheck, split: str) -> None:
-        """Count a sample of the named split, and note its findings."""
+    def add(self, sample: Sample, check: SampleCheck, split: str, exif: Exif) -> None:
+        """Count a sample of the named split, and note its findings; `exif` as in `Split`."""
         counts = check.counts[: len(self.pixels)]
         self.pixels += counts
         self.images += counts > 0
@@ -52,7 +53,9 @@ class SplitCheck:
             self.sizes[check.size[::-1]] += 1
         self.findings += [Finding.from_error(error, split) for error in check.errors]
         self.usable.append(not check.errors)
-        if check.orientation != 1:
+        if check.transparent:
+            self.findings.append(_transparent(sample, split))
+        if check.orientation != 1 and exif == "ignore":
             self.findings.append(_exif_orientation(sample, check.orientation, split))
         if check.counts[VOID] and not counts.any():
             self.findings.append(_only_void(sample, split))
@@ -96,7 +99,7 @@ def inspect_split(
         results = pool.map(inspect, range(len(split)))
         for done, (sample, result) in enumerate(zip(split.samples, results), 1):
             on_progress(done)
-            check.add(sample, result, split.name)
+            check.add(sample, result, split.name, split.exif)
             if decode_images:
                 check.digests.append(result.digest)
             if np.flatnonzero(result.counts).tolist() == [index_of_zero, VOID]:
@@ -117,7 +120,17 @@ def _exif_orientation(sample: Sample, orientation: int, split: str) -> Finding:
     found = f"has EXIF orientation {orientation}, which training ignores: it uses stored pixels."
     remedy = (
         "Correct if the mask was drawn on the stored pixels, wrong if it was drawn on the image as "
-        "viewers show it."
+        "viewers show it; data.exif: turn then applies the orientation."
+    )
+    return Finding("warning", kind, split, found, remedy, str(sample.image))
+
+
+def _transparent(sample: Sample, split: str) -> Finding:
+    kind = "images with transparent pixels"
+    found = "has transparent pixels, which become white in training, evaluation and prediction."
+    remedy = (
+        "Correct if viewers show the image as it should be; if the fourth channel is no "
+        "transparency, save the image without it."
     )
     return Finding("warning", kind, split, found, remedy, str(sample.image))
 

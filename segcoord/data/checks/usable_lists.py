@@ -52,7 +52,7 @@ class UsableLists:
             for sample, usable in zip(split.samples, check.usable):
                 mask = sample.mask
                 if not usable:
-                    mask = self._resize(sample, split.name)
+                    mask = self._resize(sample, split)
                     resized += mask is not None
                 if usable or mask is not None:
                     lines.append("\t".join(self._relative(p) for p in (sample.image, mask) if p))
@@ -70,13 +70,13 @@ class UsableLists:
         base = self.root if path.is_relative_to(self.root) else self.root.resolve()
         return path.relative_to(base).as_posix()
 
-    def _resize(self, sample: Sample, split: str) -> Path | None:
+    def _resize(self, sample: Sample, split: Split) -> Path | None:
         """A mask of its image's size by nearest neighbor; None if it can't be made usable."""
         if self.resized is None or sample.mask is None:
             return None
-        target = self.resized.resolve() / split / f"{sample.stem}.png"
+        target = self.resized.resolve() / split.name / f"{sample.stem}.png"
         try:
-            height, width = read_header(sample.image).size
+            height, width = read_header(sample.image, split.exif).size
             with Image.open(sample.mask) as mask:
                 if mask.size == (width, height) or not same_ratio(mask.size[::-1], (height, width)):
                     return None

@@ -15,11 +15,15 @@ import numpy as np
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.file_pattern import stored_path
+from segcoord.data.image_io import has_transparency
 from segcoord.data.split import Sample, Split
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
 FORMAT, VERSION = "segcoord pack", 1
+ON_WHITE = "white"
+"""The header's value of "transparency": transparent pixels were composited on white."""
+ALPHA_SUFFIXES = {".png", ".tif", ".tiff", ".webp", ".bmp"}
 IMAGES, MASKS, INDEX = "images.u8", "masks.u8", "index.jsonl"
 REWRITE = (
     "Remove the pack's folder and run segcoord data pack again; also check the disk, since the "
@@ -40,6 +44,7 @@ class Pack:
         sizes: (N, 2) int64, height and width of each image.
         checksums: (N, 2) uint32, CRC-32 of each image's and mask's bytes; 0 without a mask.
         orientations: (N,) uint8, EXIF orientation of each image, 1 if it has none.
+        transparent: (N,) bool, whether an image has transparent pixels, which were made white.
 
     Raises:
         UserError: a file is missing, or its length doesn't match the sizes.
@@ -51,6 +56,7 @@ class Pack:
         checksums = [(r["image"][2], r["mask"][2] if r["mask"] else 0) for r in records]
         self.checksums = np.array(checksums, np.uint32)
         self.orientations = np.array([r.get("orientation", 1) for r in records], np.uint8)
+        self.transparent = np.array([r.get("transparent", False) for r in records], bool)
         # Sparse histograms, concatenated: a mask has few of the classes.
         histograms = [r.get("pixels", {}) for r in records]
         self._ends = np.cumsum([0, *map(len, histograms)])
@@ -193,7 +199,7 @@ def open_pack(folder: Path, split: Split) -> Pack:
         UserError: the pack is damaged or of another format, or the dataset has changed.
     """
     header, records = read_index(folder / INDEX)
-    if difference := _difference(records, split):
+    if difference := _difference(records, split) or _other_reading(header, records, split):
         raise UserError(f"{folder}: the pack is not up to date: {difference}. {REMEDY}")
     return Pack(folder, header["labelled"], records)
 
@@ -273,6 +279,25 @@ def _difference(records: list[dict], split: Split) -> str | None:
             )
     if changed:
         return f"{len(changed)} of {len(split)} samples changed since, the first {changed[0]}"
+    return None
+
+
+def _other_reading(header: dict, records: list[dict], split: Split) -> str | None:
+    """Describes how the images were decoded, if they would now be decoded differently."""
+    packed = header.get("exif", "ignore")  # absent before data.exif
+    turned = [s for r, s in zip(records, split.samples) if r.get("orientation", 1) != 1]
+    if turned and packed != split.exif:
+        return (
+            f"it was written with data.exif {packed}, now it is {split.exif}, and {len(turned)} "
+            f"images have an EXIF orientation, the first {turned[0].image}"
+        )
+    if header.get("transparency") != ON_WHITE:  # written when alpha was dropped
+        paths = (s.image for s in split.samples if s.image.suffix.lower() in ALPHA_SUFFIXES)
+        if first := next((path for path in paths if has_transparency(path)), None):
+            return (
+                f"it has the hidden colors of transparent pixels, which are white now, for "
+                f"example in {first}"
+            )
     return None
 
 

@@ -16,13 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segcoord.data.image_io import Header, read_header, read_image
+from segcoord.data.image_io import Header, decode_image, read_header
 from segcoord.data.mask_reader import decode_mask
+from segcoord.data.orientation import Exif
 from segcoord.data.pack.reader import (
     FORMAT,
     IMAGES,
     INDEX,
     MASKS,
+    ON_WHITE,
     VERSION,
     partial_folder,
     source_of,
@@ -46,6 +48,7 @@ class _Job(NamedTuple):
     header: Header
     start: int
     folder: Path
+    exif: Exif
 
 
 def write_pack(
@@ -132,7 +135,7 @@ def _write(
     jobs, pixels = [], 0
     with _hint_at_check():
         for sample in split.samples:
-            job = _Job(sample, read_header(sample.image), pixels, part)
+            job = _Job(sample, read_header(sample.image, split.exif), pixels, part, split.exif)
             jobs.append(job)
             pixels += job.header.size[0] * job.header.size[1]
     lengths = {IMAGES: 3 * pixels} | ({MASKS: pixels} if split.labelled else {})
@@ -147,6 +150,8 @@ def _write(
         "images": len(split),
         "pixels": pixels,
         "labelled": split.labelled,
+        "exif": split.exif,
+        "transparency": ON_WHITE,
         "classes": split.labels.names,
     }
     lines = [json.dumps(header)]
@@ -191,13 +196,15 @@ def _decode(job: _Job) -> dict:
     record = source_of(sample)
     size, orientation, _ = job.header
     record |= {"size": list(size), "start": job.start, "orientation": orientation}
-    image = read_image(sample.image, strict=True)
+    image, transparent = decode_image(sample.image, strict=True, exif=job.exif)
     if image.shape[:2] != size:
         raise UserError(
             f"{sample.image}: decoded to {image.shape[:2]} (height, width), expected {size} as in "
             "its header; was it changed meanwhile?"
         )
     record["image"].append(_put(image, job.folder / IMAGES, 3 * job.start))
+    if transparent:
+        record["transparent"] = True
     if sample.mask is not None:
         if is_own_mask(sample.image, sample.mask):
             raise own_mask_error(sample.image)
