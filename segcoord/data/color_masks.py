@@ -1,16 +1,15 @@
 """Convert masks of class colors, or of any values, to masks of class ids."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from segcoord.data.checks.findings import MAX_LISTED
 from segcoord.data.color_table import Color, ColorTable
-from segcoord.data.file_pattern import MASK_SUFFIXES
+from segcoord.data.file_pattern import MASK_SUFFIXES, list_files, parse_pattern
 from segcoord.data.labels import MAX_ID, UNKNOWN, VOID, LabelSet
 from segcoord.data.mask_diagnosis import unknown_values_error
 from segcoord.data.mask_reader import (
@@ -123,15 +122,15 @@ def _palette_colors(path: Path, mask: StoredMask) -> np.ndarray:
 
 
 def convert_masks(
-    files: Sequence[Path], out: Path, converter: MaskConverter, advance: Callable[[], None]
+    masks: Mapping[str, Path], out: Path, converter: MaskConverter, advance: Callable[[], None]
 ) -> tuple[int, int]:
-    """Convert each mask to an 8-bit palette PNG of class ids with the same stem, in threads.
+    """Convert each mask to an 8-bit palette PNG of class ids with the same name, in threads.
 
     An existing output is compared, never replaced. So an interrupted conversion can be run again,
     and outputs made with other classes are not mixed.
 
     Args:
-        files: masks, from `find_masks`.
+        masks: from `find_masks`.
         out: output folder.
         converter: reads the masks as class indices.
         advance: called once per mask, for a progress bar.
@@ -144,7 +143,7 @@ def convert_masks(
     """
     written, existing, errors = 0, 0, []
     with ThreadPoolExecutor(available_cores()) as pool:
-        for result in pool.map(partial(_convert, out=out, converter=converter), files):
+        for result in pool.map(partial(_convert, out=out, converter=converter), masks.items()):
             advance()
             if isinstance(result, UserError):
                 errors.append(result)
@@ -154,45 +153,61 @@ def convert_masks(
     if errors:
         others = f", the others are in {out}" if written or existing else ""
         raise UserError(
-            f"{len(errors)} of {len(files)} masks can't be converted{others}\n"
+            f"{len(errors)} of {len(masks)} masks can't be converted{others}\n"
             + first_lines(dict.fromkeys(map(str, errors)), MAX_LISTED)
         )
     return written, existing
 
 
-def find_masks(folder: Path, out: Path) -> list[Path]:
-    """List the masks of a folder, sorted.
+def find_masks(masks: str, out: Path) -> dict[str, Path]:
+    """The masks of a folder and its subfolders by name, the path below the folder without suffix.
+
+    Args:
+        masks: a folder, or a pattern such as "photos/{name}_mask.png", of which `{name}` is the
+            name.
+        out: output folder, which is not searched.
 
     Raises:
-        UserError: no such folder, no masks, two masks with the same stem, a lossy format, or `out`
+        UserError: no such folder, no masks, two masks with the same name, a lossy format, or `out`
             is the folder itself.
     """
+    if "{split}" in masks:
+        raise UserError(f"--masks: found {masks!r}, expected a path without {{split}}")
+    path = Path(masks).expanduser().absolute()
+    pattern = parse_pattern("--masks", path.as_posix(), Path("/"), "", MASK_SUFFIXES)
+    folder = pattern.folder
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder (--masks)")
     if out.resolve() == folder.resolve():
         raise UserError(f"--out {out}: this is the folder of the masks; choose another one")
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    lossy = [p for p in files if p.suffix.lower() in (".jpg", ".jpeg", ".webp")]
-    if lossy:
+    files = list_files(folder, [out])
+    lossy = [f for f in files if f.lower().endswith((".jpg", ".jpeg", ".webp"))]
+    if lossy and not pattern.has_name:
         raise UserError(
-            f"{lossy[0]}: lossy compression changes colors; expected {', '.join(MASK_SUFFIXES)}. "
-            "Use the original masks, or move such files elsewhere."
+            f"{folder / lossy[0]}: lossy compression changes colors; expected "
+            f"{', '.join(MASK_SUFFIXES)}. Use the original masks, or select others with --masks "
+            f"{Path(masks) / '{name}_mask.png'}."
         )
-    masks = [p for p in files if p.suffix.lower() in MASK_SUFFIXES]
-    if not masks:
-        raise UserError(f"{folder}: no {', '.join(MASK_SUFFIXES)} files")
-    for first, second in pairwise(masks):
-        if first.stem == second.stem:
+    by_name: dict[str, Path] = {}
+    for file in files:
+        name = pattern.name(file)
+        if name is None:
+            continue
+        if (first := by_name.setdefault(name, folder / file)) != folder / file:
             raise UserError(
-                f"{folder}: {first.name} and {second.name} would be written to the same file; "
-                "rename one"
+                f"{folder}: {first.relative_to(folder)} and {file} would be written to the same "
+                "file; rename one"
             )
-    return masks
+    if not by_name:
+        found = f"files that match {path.name}" if pattern.has_name else ", ".join(MASK_SUFFIXES)
+        raise UserError(f"{folder}: no {found}{'' if pattern.has_name else ' files'}")
+    return by_name
 
 
-def _convert(path: Path, out: Path, converter: MaskConverter) -> bool | UserError:
+def _convert(mask: tuple[str, Path], out: Path, converter: MaskConverter) -> bool | UserError:
     """Return whether the mask was written or already existed with the same ids, or an error."""
-    target = out / f"{path.stem}.png"
+    name, path = mask
+    target = out / f"{name}.png"
     labels = converter.labels
     try:
         indices = converter.indices(path)

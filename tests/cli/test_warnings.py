@@ -39,6 +39,12 @@ def color_masks(world: Path, out: Path) -> list[str]:
     return [*config(world), f"--masks={masks}", f"--out={out}", "--void=224,224,192"]
 
 
+def checking(world: Path, out: Path) -> list[str]:
+    """The splits made by a fraction, without the packs."""
+    options = ["--data.val_fraction=0.5", "--data.exif=turn", "--data.pack=off"]
+    return [*config(world), *options, f"--write-lists={out}"]
+
+
 def attention(world: Path, out: Path) -> list[str]:
     photo = next(images_of(world / "voc").iterdir())
     return [str(world / "run" / "best.ckpt"), str(photo), f"--out={out}.png"]
@@ -50,9 +56,9 @@ CASES: dict[str, Arguments] = {
     "runs": lambda world, _: [str(world)],
     "attend": attention,
     "data sample": lambda _, out: [f"--out={out}", "--train=1", "--val=1", "--size=128x96"],
-    "data check": lambda world, _: config(world),
+    "data check": checking,
     "data ids": color_masks,
-    "data weights": lambda world, _: config(world),
+    "data weights": lambda world, _: [*config(world), "--data.skip_bad=true"],
     "data pack": lambda world, out: [*config(world), f"--out={out}", "--workers=1"],
 }
 

@@ -39,7 +39,7 @@ def random_indices(labels: LabelSet, size: tuple[int, int] = (40, 50)) -> np.nda
 
 def convert(masks: Path, out: Path, labels: LabelSet, *void: tuple[int, int, int], values=()):
     converter = MaskConverter(labels, void, values)
-    return convert_masks(find_masks(masks, out), out, converter, lambda: None)
+    return convert_masks(find_masks(str(masks), out), out, converter, lambda: None)
 
 
 def folder(tmp_path: Path, **images: Image.Image) -> Path:
@@ -223,18 +223,34 @@ def test_conversion_resumes_and_never_overwrites(tmp_path: Path) -> None:
 def test_invalid_folders_are_rejected(tmp_path: Path) -> None:
     masks = folder(tmp_path, a=Image.new("RGB", (4, 4)))
     with pytest.raises(UserError, match="this is the folder of the masks"):
-        find_masks(masks, tmp_path / "ids" / ".." / "colors")
+        find_masks(str(masks), tmp_path / "ids" / ".." / "colors")
     with pytest.raises(UserError, match=r"no such folder \(--masks\)"):
-        find_masks(tmp_path / "none", tmp_path / "ids")
+        find_masks(str(tmp_path / "none"), tmp_path / "ids")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no \.png, .* files"):
-        find_masks(tmp_path / "empty", tmp_path / "ids")
+        find_masks(str(tmp_path / "empty"), tmp_path / "ids")
     Image.new("RGB", (4, 4)).save(masks / "a.bmp")
     with pytest.raises(UserError, match=r"a\.bmp and a\.png would be written to the same"):
-        find_masks(masks, tmp_path / "ids")
+        find_masks(str(masks), tmp_path / "ids")
     Image.new("RGB", (4, 4)).save(masks / "b.JPG", format="JPEG")
     with pytest.raises(UserError, match=r"b\.JPG: lossy compression changes colors"):
-        find_masks(masks, tmp_path / "ids")
+        find_masks(str(masks), tmp_path / "ids")
+
+
+def test_masks_in_subfolders_and_by_pattern(tmp_path: Path) -> None:
+    masks = folder(tmp_path, a_mask=Image.new("RGB", (4, 4)))
+    folder(masks, b_mask=Image.new("RGB", (4, 4)))
+    Image.new("RGB", (4, 4), "white").save(masks / "a.jpg")
+    out = masks / "ids"  # not searched itself
+    for pattern, names in (("{name}_mask.png", ["a", "colors/b"]), ("colors", ["b_mask"])):
+        for _ in range(2):
+            assert [*find_masks(str(masks / pattern), out)] == names
+            convert(masks / pattern, out, VOC)
+        assert all((out / f"{name}.png").is_file() for name in names)
+    with pytest.raises(UserError, match=r"a\.jpg: .* select others with --masks .*\{name\}_mask"):
+        find_masks(str(masks), out)
+    with pytest.raises(UserError, match=r"no files that match \{name\}_x\.png"):
+        find_masks(str(masks / "{name}_x.png"), out)
 
 
 def test_colors_with_two_meanings_are_rejected() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -446,6 +447,31 @@ def test_usable_samples_are_listed_with_resized_masks(bad: Path, capsys) -> None
     assert "data.skip_bad" in remedies[str(bad / "masks" / "train" / "g.png")]
     with pytest.raises(UserError, match="needs --write-lists"):
         usable_lists(None, "x", data.root)
+
+
+def test_bad_samples_with_exif_colors_and_subfolders(tmp_path: Path) -> None:
+    """a: good, b: a photo that viewers turn, c: a mask of half its size, d: an unknown color."""
+    root = write(tmp_path, "train/seq/{a,b,c,d}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 8)).save(root / "train" / "seq" / "b.png", exif=exif)
+    for name, size, color in (
+        *(("a", (8, 6), (255, 0, 0)), ("b", (8, 6), (0, 0, 0))),
+        *(("c", (4, 3), (255, 0, 0)), ("d", (8, 6), (1, 2, 3))),
+    ):
+        Image.new("RGB", size, color).save(root / "train" / "seq" / f"{name}_mask.png")
+    patterns = {"images": "{split}/{name}.png", "masks": "{split}/{name}_mask.png"}
+    for exif, names in (("ignore", "a"), ("turn", "ab"), ("error", "a")):
+        split = find_split(folder(root, **patterns, exif=exif, skip_bad=True), "train")
+        assert [s.stem for s in split.samples] == [f"seq/{name}" for name in names]
+        assert split.left_out == 4 - len(names)
+    data = folder(root, **patterns, exif="turn", val_split="train")
+    lists = usable_lists(str(root / "lists"), str(root / "resized"), data.root)
+    assert check_data(data, None, lists=lists) == 1
+    split = find_split(replace(data, lists="lists/{split}.txt"), "train")
+    assert [s.stem for s in split.samples] == ["seq/a", "seq/b", "seq/c"]
+    assert split.samples[2].mask == root / "resized" / "train" / "seq" / "c.png"
+    assert (split.read(2)[1] == 1).all()
 
 
 # -- outputs

@@ -11,7 +11,11 @@ def ids(program: str, argv: list[str]) -> int:
     parser = new_parser(program, ids)
     add_settings(parser, "data")
     parser.add_argument(
-        "--masks", type=str, required=True, metavar="DIR", help="Folder of the masks to convert"
+        "--masks",
+        type=str,
+        required=True,
+        metavar="DIR",
+        help="Folder of the masks to convert, or DIR/{name}_mask.png to select them by name",
     )
     parser.add_argument(
         "--out", type=str, required=True, metavar="DIR", help="Folder to write the PNGs to"
@@ -48,9 +52,9 @@ def ids(program: str, argv: list[str]) -> int:
     data.check()
     void, values = map(parse_color, args.void), map(parse_value, args.value)
     converter = MaskConverter(label_set(data), [*void], [*values])
-    files = find_masks(Path(args.masks), out)
+    masks = find_masks(args.masks, out)
     with progress_bar() as bar:
-        task = bar.add_task("convert", total=len(files))
-        written, unchanged = convert_masks(files, out, converter, lambda: bar.advance(task))
+        task = bar.add_task("convert", total=len(masks))
+        written, unchanged = convert_masks(masks, out, converter, lambda: bar.advance(task))
     console.print(f"{written} masks of class ids written to {out}, {unchanged} existed already")
     return 0
