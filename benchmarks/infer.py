@@ -46,7 +46,7 @@ from segcoord.deploy.quantize import CalibrationImages, GraphInputs
 from segcoord.deploy.verify import synthetic
 from segcoord.inference.fast_argmax import predict_classes
 from segcoord.inference.load import read_metadata
-from segcoord.inference.runtimes import OnnxNet, OpenVinoNet
+from segcoord.inference.runtimes import open_net
 from segcoord.models.fold_batch_norm import fold_batch_norm
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.allocator import keep_freed_memory
@@ -108,10 +108,12 @@ def write_files(checkpoint: str | None, stride: int, folder: Path) -> dict:
         return {}
     model = our_model(checkpoint, stride)
     nets = {
-        "ours, OpenVINO int8": OpenVinoNet(folder / "int8.xml"),
-        "ours, OpenVINO int8, the rest bf16": OpenVinoNet(folder / "int8.xml", "bf16"),
-        "ours, OpenVINO bf16": OpenVinoNet(folder / "fp32.xml", "bf16"),
-        "ours, ONNX Runtime int8": OnnxNet(folder / "int8.onnx"),
+        "ours, OpenVINO int8": open_net(folder / "int8.xml", "openvino", "openvino"),
+        "ours, OpenVINO int8, the rest bf16": open_net(
+            folder / "int8.xml", "openvino", "openvino-bf16"
+        ),
+        "ours, OpenVINO bf16": open_net(folder / "fp32.xml", "openvino", "openvino-bf16"),
+        "ours, ONNX Runtime int8": open_net(folder / "int8.onnx", "onnx", "onnxruntime"),
     }
     same = dict.fromkeys(nets, 0)
     pixels = 0
@@ -163,17 +165,17 @@ def functions(
             model = fold_batch_norm(model).to(memory_format=torch.channels_last)
             x = x.contiguous(memory_format=torch.channels_last)
         case "ONNX Runtime":
-            model = with_net(model, OnnxNet(folder / "fp32.onnx"))
+            model = with_net(model, open_net(folder / "fp32.onnx", "onnx", "onnxruntime"))
         case "ONNX Runtime int8":
-            model = with_net(model, OnnxNet(folder / "int8.onnx"))
+            model = with_net(model, open_net(folder / "int8.onnx", "onnx", "onnxruntime"))
         case "OpenVINO":
-            model = with_net(model, OpenVinoNet(folder / "fp32.xml"))
+            model = with_net(model, open_net(folder / "fp32.xml", "openvino", "openvino"))
         case "OpenVINO bf16":
-            model = with_net(model, OpenVinoNet(folder / "fp32.xml", "bf16"))
+            model = with_net(model, open_net(folder / "fp32.xml", "openvino", "openvino-bf16"))
         case "OpenVINO int8":
-            model = with_net(model, OpenVinoNet(folder / "int8.xml"))
+            model = with_net(model, open_net(folder / "int8.xml", "openvino", "openvino"))
         case "OpenVINO int8, the rest bf16":
-            model = with_net(model, OpenVinoNet(folder / "int8.xml", "bf16"))
+            model = with_net(model, open_net(folder / "int8.xml", "openvino", "openvino-bf16"))
     eager = "eager" in name
 
     def mask() -> Tensor:

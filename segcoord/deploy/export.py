@@ -22,15 +22,15 @@ from segcoord.deploy.verify import SIZES, Check, assert_within_tolerance, synthe
 from segcoord.evaluation.evaluate import check_labels
 from segcoord.inference.exported import IMAGE_TO_MASK, NETWORK, network_file, write_description
 from segcoord.inference.load import load_with_metadata
-from segcoord.inference.runtimes import (
+from segcoord.inference.runtimes import open_net
+from segcoord.inference.scales_and_tiles import parse_tile
+from segcoord.inference.sessions import (
     EXTRAS,
     FORMATS,
-    open_net,
     require_packages,
     runtime_of,
     runtime_version,
 )
-from segcoord.inference.scales_and_tiles import parse_tile
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segcoord.deploy.graph import Graph
-from segcoord.inference.runtimes import openvino_core
+from segcoord.inference.sessions import openvino_core
 
 if TYPE_CHECKING:
     import openvino

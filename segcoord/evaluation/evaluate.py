@@ -19,9 +19,8 @@ from segcoord.inference.predict import SINGLE_VIEW, predict_on_device
 from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import progress_counter
-from segcoord.utils.devices import is_out_of_memory
 from segcoord.utils.distributed import all_reduce, rank_indices
-from segcoord.utils.errors import UserError
+from segcoord.utils.errors import UserError, is_out_of_memory
 
 ImageCallback = Callable[[Sample, np.ndarray, np.ndarray, "np.ndarray | None"], None]
 """Called with a sample, its image (H, W, 3) uint8 RGB, and prediction and truth (H, W) uint8."""

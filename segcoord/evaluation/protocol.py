@@ -9,8 +9,8 @@ from segcoord.config.schema import DataConfig
 from segcoord.data.labels import VOID, LabelSet
 from segcoord.data.split import Split
 from segcoord.evaluation.metrics import Scores, or_none
-from segcoord.inference.runtimes import runtime_version
 from segcoord.inference.scales_and_tiles import Views
+from segcoord.inference.sessions import runtime_version
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.files import write_json
 from segcoord.utils.provenance import origin

@@ -9,20 +9,19 @@ from typing import NamedTuple
 import numpy as np
 
 from segcoord.data.image_io import histogram
+from segcoord.data.labels import LabelSet
 from segcoord.data.mask_writer import write_mask, write_probabilities
 from segcoord.inference.class_areas import AreaTable
 from segcoord.inference.inputs import Source
 from segcoord.inference.photo import Photo
-from segcoord.inference.predict import predict, predict_probabilities
 from segcoord.inference.scales_and_tiles import Views
+from segcoord.inference.segment import Segment
 from segcoord.inference.strips import PhotoStrips, open_photo
 from segcoord.inference.video import UnreadableVideo, VideoInterrupted, predict_video
 from segcoord.inference.visualize import overlay, reduced, write_picture
-from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console, progress_counter
 from segcoord.utils.cpu import available_cores
-from segcoord.utils.devices import is_out_of_memory
-from segcoord.utils.errors import UserError
+from segcoord.utils.errors import UserError, is_out_of_memory
 from segcoord.utils.threads import map_in_threads
 
 MAX_OVERLAY = 4096  # pixels of an overlay's longer side
@@ -73,7 +72,8 @@ class BatchPredictor:
     """Predicts sources and counts the results."""
 
     job: PredictionJob
-    model: SegmentationModel
+    segment: Segment
+    labels: LabelSet
     crop: int  # the longer side of the model's training crops; 0 if unknown
     stopped: Callable[[], bool]  # whether the user has asked to stop
     done: int = 0  # predicted sources
@@ -103,7 +103,7 @@ class BatchPredictor:
             path = self.job.outputs(source)["overlays"]
             try:
                 result = predict_video(
-                    source, path, lambda x: self._predict(x)[0], self.model.labels, self.stopped
+                    source, path, lambda x: self._predict(x)[0], self.labels, self.stopped
                 )
             except UnreadableVideo as error:
                 self._fail(source, error)
@@ -136,9 +136,7 @@ class BatchPredictor:
         height, width = pixels.shape[:2]
         views = self.job.views_of((height, width))
         try:
-            if self.job.probs:
-                return predict_probabilities(self.model, pixels, views)
-            return predict(self.model, pixels, views), None
+            return self.segment(pixels, views)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -149,15 +147,15 @@ class BatchPredictor:
     def _write(self, image: PredictedImage) -> tuple[Source, np.ndarray]:
         """Write the outputs of an image; returns its (256,) pixel counts by class."""
         files = self.job.outputs(image.source)
-        write_mask(files["masks"], image.classes, self.model.labels, palette=True)
+        write_mask(files["masks"], image.classes, self.labels, palette=True)
         if "overlays" in files:
             pixels = image.pixels
             if isinstance(pixels, PhotoStrips):
                 pixels = pixels.reduced(MAX_OVERLAY)
             small = reduced(pixels, image.classes, MAX_OVERLAY)
-            write_picture(files["overlays"], overlay(*small, self.model.labels))
+            write_picture(files["overlays"], overlay(*small, self.labels))
         if "probs" in files:
-            write_probabilities(files["probs"], image.probabilities, self.model.labels)
+            write_probabilities(files["probs"], image.probabilities, self.labels)
         return image.source, histogram(image.classes)
 
     def _count(self, size: tuple[int, int]) -> None:

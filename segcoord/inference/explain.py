@@ -18,7 +18,7 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
 
 from segcoord.inference.predict import predict
-from segcoord.inference.runtimes import require_packages
+from segcoord.inference.sessions import require_packages
 from segcoord.models.attention import CoordAtt, CoordAttX, CoordAttY
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 
 from segcoord.inference.explain import Explanation, class_index, explain, grad_cam
 from segcoord.inference.inputs import printable
-from segcoord.inference.runtimes import require_packages
+from segcoord.inference.sessions import require_packages
 from segcoord.inference.visualize import blend
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.fonts import figure_fonts

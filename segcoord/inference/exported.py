@@ -5,16 +5,14 @@ model.*           normalized images to logits at the network's stride
 image_to_mask.*   photos to class ids, if requested
 README.md         the model card
 
-Neither the checkpoint nor the package that wrote the files is needed.
+Neither the checkpoint nor the package that wrote the files is needed. Imports no torch.
 """
 
 import hashlib
 import json
 from pathlib import Path
 
-from segcoord.data.labels import LabelSet
-from segcoord.inference.runtimes import FORMATS, open_net, runtime_of
-from segcoord.models.segmentation import SegmentationModel
+from segcoord.inference.sessions import FORMATS
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import write_json
 
@@ -71,30 +69,6 @@ def write_description(folder: Path, description: dict) -> None:
 
 def network_file(folder: Path, fmt: str, stem: str = NETWORK) -> Path:
     return folder / f"{stem}{SUFFIXES[fmt]}"
-
-
-def load_exported(folder: str | Path, runtime: str | None = None) -> tuple[SegmentationModel, dict]:
-    """Load the model of an exported folder on the CPU, with the content of its segcoord.json.
-
-    Args:
-        folder: written by `segcoord export`.
-        runtime: a key of `runtimes.RUNTIMES`; None for the format's default.
-
-    Raises:
-        UserError: the folder is not that of an exported model or is damaged, or the runtime can't
-            read its format or is not installed.
-    """
-    folder = Path(folder)
-    content = read_description(folder)
-    fmt, config = content["export"]["format"], content["model"]
-    runtime = runtime_of(fmt, runtime, folder)
-    net = open_net(network_file(folder, fmt), fmt, runtime)
-    labels = LabelSet.from_dict(config["labels"])
-    model = SegmentationModel(net, config["spec"], labels, config["mean"], config["std"]).eval()
-    model.runtime, model.precision = runtime, content["export"]["precision"]
-    size = content["export"].get("size")  # absent in folders of older versions
-    model.fixed_size = size and tuple(size)
-    return model, content
 
 
 def _checksum(path: Path) -> str:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import torch
 
-from segcoord.inference.exported import DESCRIPTION, load_exported, read_description
-from segcoord.inference.runtimes import RUNTIMES, check_runtime_name
+from segcoord.data.labels import LabelSet
+from segcoord.inference.exported import DESCRIPTION, network_file, read_description
+from segcoord.inference.runtimes import open_net
+from segcoord.inference.sessions import RUNTIMES, check_runtime_name, runtime_of
 from segcoord.models.checkpoint import read_segmentation, rebuild
 from segcoord.models.fold_batch_norm import fold_batch_norm
 from segcoord.models.hub import CONFIG
@@ -76,6 +78,30 @@ def load_with_metadata(
         model = fold_batch_norm(model)
         model.folded = True
     return model, checkpoint
+
+
+def load_exported(folder: str | Path, runtime: str | None = None) -> tuple[SegmentationModel, dict]:
+    """Load the model of an exported folder on the CPU, with the content of its segcoord.json.
+
+    Args:
+        folder: written by `segcoord export`.
+        runtime: a key of `runtimes.RUNTIMES`; None for the format's default.
+
+    Raises:
+        UserError: the folder is not that of an exported model or is damaged, or the runtime can't
+            read its format or is not installed.
+    """
+    folder = Path(folder)
+    content = read_description(folder)
+    fmt, config = content["export"]["format"], content["model"]
+    runtime = runtime_of(fmt, runtime, folder)
+    net = open_net(network_file(folder, fmt), fmt, runtime)
+    labels = LabelSet.from_dict(config["labels"])
+    model = SegmentationModel(net, config["spec"], labels, config["mean"], config["std"]).eval()
+    model.runtime, model.precision = runtime, content["export"]["precision"]
+    size = content["export"].get("size")  # absent in folders of older versions
+    model.fixed_size = size and tuple(size)
+    return model, content
 
 
 def read_metadata(path: str | Path) -> dict:

@@ -9,11 +9,10 @@ from jsonargparse import Namespace
 from segcoord.inference.batch import BatchPredictor, PredictionJob
 from segcoord.inference.class_areas import AreaTable
 from segcoord.inference.inputs import OUTPUTS, Sources, by_suffix, check_outputs, find_sources
-from segcoord.inference.load import accelerator_for, load_with_metadata
 from segcoord.inference.photo import allow_pixels
 from segcoord.inference.scales_and_tiles import Views, parse_tile
+from segcoord.inference.segment import open_segment
 from segcoord.utils.console import console, format_duration
-from segcoord.utils.devices import find_device
 from segcoord.utils.errors import UserError
 from segcoord.utils.threads import graceful_interrupt
 
@@ -31,20 +30,19 @@ def run_prediction(args: Namespace) -> int:
     job = _job(args)
     sources = find_sources(args.inputs, job.out)
     _check_outputs(job, sources)
-    device = find_device(accelerator_for(args.checkpoint, args.device))
-    model, checkpoint = load_with_metadata(args.checkpoint, device, runtime=args.runtime)
+    segment, labels, checkpoint = open_segment(args, job.views)
     crop = max(checkpoint.get("config", {}).get("data", {}).get("crop_size", [0]))
     warnings.filterwarnings("ignore", module="PIL")  # harmless, about sizes and EXIF
     skipped = f"; skipped: {by_suffix(sources.skipped)}" if sources.skipped else ""
     console.print(f"{sources}{skipped}")
-    areas = AreaTable(job.table, model.labels)
+    areas = AreaTable(job.table, labels)
     start, total = time.monotonic(), len(sources.images) + len(sources.videos)
     message = "Stopping after the current images; press Ctrl-C again to stop at once."
     with (
         allow_pixels(args.allow_pixels),
         graceful_interrupt(lambda: console.print(message)) as stopped,
     ):
-        predictor = BatchPredictor(job, model, crop, stopped)
+        predictor = BatchPredictor(job, segment, labels, crop, stopped)
         try:
             predictor.images(sources.images, areas)
             predictor.videos(sources.videos, areas)

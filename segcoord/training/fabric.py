@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 
 from segcoord.config.schema import OptimConfig
-from segcoord.utils.devices import is_out_of_memory, torchrun_processes
-from segcoord.utils.errors import UserError
+from segcoord.utils.devices import torchrun_processes
+from segcoord.utils.errors import UserError, is_out_of_memory
 from segcoord.utils.lazy_imports import import_fabric
 
 import_fabric()

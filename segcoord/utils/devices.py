@@ -1,4 +1,4 @@
-"""Devices, the processes of torchrun, and errors of full memory."""
+"""Devices and the processes of torchrun."""
 
 import atexit
 import os
@@ -52,11 +52,3 @@ def is_main_process() -> bool:
     ranks = (os.environ.get(key) for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     rank = next((int(r) for r in ranks if r is not None), 0)
     return rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
-
-
-def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Whether an error means that CPU or GPU memory ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    messages = ("can't allocate memory", "MemoryError", "CUDA error: out of memory")
-    return any(message in str(error) for message in messages)

@@ -22,3 +22,11 @@ class UserError(Exception):
         where = "" if path is None else f"{path}: "
         super().__init__(f"{where}{message} {remedy}" if remedy else f"{where}{message}")
         self.found, self.path, self.remedy, self.kind = message, path, remedy, kind
+
+
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether an error means that CPU or GPU memory ran out; `torch.OutOfMemoryError` is one."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    messages = ("can't allocate memory", "MemoryError", "CUDA error: out of memory")
+    return any(message in str(error) for message in messages)

@@ -22,8 +22,9 @@ from segcoord.deploy.graph import image_to_mask_graph, network_graph, traced_siz
 from segcoord.deploy.quantize import GraphInputs
 from segcoord.deploy.verify import SIZES, assert_within_tolerance, synthetic, verify
 from segcoord.inference.exported import network_file, read_description
-from segcoord.inference.runtimes import open_net, openvino_core
+from segcoord.inference.runtimes import open_net
 from segcoord.inference.scales_and_tiles import Views
+from segcoord.inference.sessions import openvino_core
 from segcoord.models.attention import CoordAtt
 from segcoord.models.checkpoint import read_checkpoint
 from segcoord.utils.errors import UserError

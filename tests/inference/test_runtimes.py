@@ -18,8 +18,8 @@ from segcoord.cli.main import main, run
 from segcoord.deploy.verify import synthetic
 from segcoord.inference.exported import DESCRIPTION
 from segcoord.inference.load import accelerator_for
-from segcoord.inference.runtimes import openvino_core
 from segcoord.inference.scales_and_tiles import Views
+from segcoord.inference.sessions import openvino_core
 from segcoord.utils.errors import UserError
 
 

@@ -8,7 +8,7 @@ from segmentation_models_pytorch.base import SegmentationModel as SmpModel
 
 from segcoord.inference.explain import blocks
 from segcoord.inference.load import load
-from segcoord.inference.runtimes import RUNTIMES, check_runtime_name
+from segcoord.inference.sessions import RUNTIMES, check_runtime_name
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError
 
