@@ -317,7 +317,7 @@ def test_full_disk_is_reported_and_nothing_left(fmt: str, checkpoint, tmp_path, 
 
 
 def test_a_missing_package_is_named(checkpoint: Path, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("segcoord.inference.runtimes.find_spec", lambda name: None)
+    monkeypatch.setattr("segcoord.inference.sessions.find_spec", lambda name: None)
     assert export(checkpoint, tmp_path / "model", "--format=openvino") == 1
     assert "pip install 'segcoord[openvino]'" in capsys.readouterr().err
 

@@ -106,7 +106,7 @@ def test_bfloat16_is_a_runtime_of_its_own(exported) -> None:
 
 def test_runtime_uses_the_thread_count_of_pytorch(exported: Path) -> None:
     net = segcoord.load(exported).net
-    assert net.session.get_session_options().intra_op_num_threads == torch.get_num_threads()
+    assert net.session.session.get_session_options().intra_op_num_threads == torch.get_num_threads()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_model_card_may_be_edited(exported, tmp_path: Path) -> None:
 
 
 def test_a_missing_runtime_names_the_package_to_install(exported, monkeypatch) -> None:
-    monkeypatch.setattr("segcoord.inference.runtimes.find_spec", lambda name: None)
+    monkeypatch.setattr("segcoord.inference.sessions.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'segcoord\[openvino\]'"):
         segcoord.load(exported, runtime="openvino")
 
