@@ -147,10 +147,13 @@ def _only_void(sample: Sample, split: str) -> Finding:
 def _only_first_class(split: Split, void: int) -> Finding:
     first = split.labels.classes[0]
     found = f"the masks of split {split.name!r} contain only {first.name!r}"
-    remedy = f"Find out where the other ids were lost: every pixel is {first.id}."
+    remedy = (
+        f"Find out where the other ids were lost: every pixel is {first.id}. With "
+        "data.val_fraction, another data.split_seed takes other samples."
+    )
     if void:
         found += " and void"
-        remedy = f"If they are 0/255 binary masks: {binary_remedy(VOID)}"
+        remedy = _void_remedy(split.labels)
     return Finding("error", "only the first class occurs", split.name, f"{found}.", remedy)
 
 
@@ -158,8 +161,15 @@ def _only_zero_and_void(sample: Sample, split: Split) -> Finding:
     kind = "masks with only 0 and void"
     name = split.labels.names[split.labels.to_index[0]]
     found = f"contains only {name!r} and void, unlike other masks of split {split.name!r}."
-    remedy = f"If it is a 0/255 binary mask: {binary_remedy(VOID)}"
+    remedy = _void_remedy(split.labels)
     return Finding("warning", kind, split.name, found, remedy, str(sample.mask))
+
+
+def _void_remedy(labels: LabelSet) -> str:
+    """What to do if a void value marks a class."""
+    if labels.binary:
+        return f"If {labels.names[1]!r} is marked with a value in data.void_ids, remove it there."
+    return f"For 0/255 binary masks: {binary_remedy(VOID)}"
 
 
 def _several_foreground_values(split: Split, values: list[int | Color]) -> Finding:
