@@ -17,7 +17,7 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 
 # Every module imports without the extras.
 test-minimal: setup
@@ -30,7 +30,7 @@ test-oldest: setup
 	$(BIN)/uv venv --quiet --clear .venv-oldest
 	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct \
 	  --editable . 'pytest>=8' 'pytest-xdist>=3' 'hypothesis>=6'
-	.venv-oldest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(CONTRACT_TESTS)
+	.venv-oldest/bin/python -m pytest -n auto --maxprocesses 4 $(CONTRACT_TESTS)
 
 lint: setup
 	$(BIN)/ruff format .

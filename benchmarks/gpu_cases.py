@@ -190,17 +190,20 @@ def smp_training(
 
 
 def evaluation(setup: Setup, stride: int, source: str) -> tuple[float, None]:
-    """Images per second from the dataset to the score, at the images' size."""
+    """Images per second from the dataset to the score, at the images' size.
+
+    The start of the workers and the images that they have ready by then are not counted.
+    """
     model, pack = inference_model(setup, stride), "off" if source == "files" else "auto"
 
     def rate(repeat: int) -> float:
+        times: list[float] = []
         split = setup.split(pack, repeat)
-        began = time.perf_counter()
-        evaluate(model, split, setup.workers)
-        return len(split) / (time.perf_counter() - began)
+        evaluate(model, split, setup.workers, lambda *_: times.append(time.perf_counter()))
+        first = min(2 * setup.workers, len(times) // 2)
+        return (len(times) - 1 - first) / (times[-1] - times[first])
 
-    warm = rate(1)
-    return rate(max(1, round(setup.seconds * warm / len(setup.split(pack))))), None
+    return rate(max(2, round(setup.seconds * rate(2) / len(setup.split(pack))))), None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from segcoord.cli.common import Command
@@ -22,15 +24,37 @@ FSYNC, os.fsync = os.fsync, lambda _: None  # for the fixtures of a session
 
 
 # These start processes from one that has torch loaded, which takes long to make: one worker runs
-# them all, first, because they take longest.
-PROCESSES = (
-    *("distributed", "resume", "loop", "losses", "sync_batchnorm"),
-    *("run_list", "run_writer", "classification"),
-)
-FIRST = [*(f"training/test_{name}.py" for name in PROCESSES), "deploy/test_export.py"]
+# them all, and first, because they take longest.
+PROCESSES = [
+    f"training/test_{name}.py"
+    for name in (
+        *("distributed", "resume", "loop", "losses", "sync_batchnorm"),
+        *("run_list", "run_writer", "classification"),
+    )
+]
+FIRST = [
+    *PROCESSES,
+    *("deploy/test_export.py", "test_camvid.py"),
+    *("models/test_decoders.py", "training/test_segmentation.py"),
+]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class Scheduling(LoadScopeScheduling):
+    """Gives a worker whole files, which share fixtures, and one worker all tests with processes.
+
+    The groups of xdist's own `--dist loadgroup` are ignored with pytest 9.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        name = nodeid.partition("::")[0].removeprefix("tests/")
+        return "processes" if name in PROCESSES else name
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
     from helpers import CAMVID, WARNING_FILTERS, WITHOUT_WARNINGS
@@ -39,8 +63,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     names = {item: item.path.relative_to(Path(__file__).parent).as_posix() for item in items}
     items.sort(key=lambda item: FIRST.index(names[item]) if names[item] in FIRST else len(FIRST))
     for item in items:
-        group = "processes" if names[item] in FIRST[:-1] else names[item]
-        item.add_marker(pytest.mark.xdist_group(group))
         if names[item] in WITHOUT_WARNINGS:  # marks of the test itself are stronger
             item.add_marker(pytest.mark.filterwarnings(*WARNING_FILTERS), append=False)
         if item.get_closest_marker("camvid") and not CAMVID.is_dir():

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from segcoord.data import image_io
+from segcoord.data.color_table import Color
 from segcoord.data.mask_reader import count_mask
 from segcoord.data.orientation import Exif
 from segcoord.data.pack.reader import Pack, damaged_pack
@@ -22,7 +23,7 @@ class SampleCheck:
     size: tuple[int, int] | None = None  # (H, W); None if unreadable
     orientation: int = 1  # EXIF orientation
     counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # by class index
-    values: list[int] = field(default_factory=list)  # in the mask file; empty for colors and packs
+    values: list[int | Color] = field(default_factory=list)  # as in `MaskCounts`; empty with a pack
     transparent: bool = False  # whether pixels are transparent; only known of a decoded image
     digest: bytes | None = None  # of the decoded image; None if unreadable or not requested
     errors: list[UserError] = field(default_factory=list)  # that make the sample unusable

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from segcoord.data.color_table import color_table
+from segcoord.data.color_table import Color, color_table
 from segcoord.data.image_io import PNG_DEPTH, decode, histogram, open_image, size_mismatch_error
 from segcoord.data.labels import MAX_ID, UNKNOWN, LabelSet
 from segcoord.data.mask_diagnosis import (
@@ -23,6 +23,7 @@ from segcoord.data.mask_diagnosis import (
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
+_COLORS = 8  # of a mask, to list
 _LOSSY = {"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"}
 _COLOR_MODES = {"RGB", "RGBA", "RGBX"}
 _INTEGER_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
@@ -51,7 +52,7 @@ class MaskCounts(NamedTuple):
     """What a mask contains."""
 
     by_class: np.ndarray  # (256,) int64 pixels by class index, 255 for void
-    values: list[int]  # the mask values that occur; empty for a mask read by color
+    values: list[int | Color]  # mask values, or foreground colors, where these are not given
 
 
 def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -59,7 +60,8 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
 
     Gray and palette masks hold class ids. RGB and RGBA masks, and palette masks of classes with
     given colors and no given ids, hold class colors; without given colors, RGB channels that are
-    equal hold class ids.
+    equal hold class ids. In binary segmentation without a given color, every color but black is the
+    foreground.
 
     Args:
         path: a lossless file of 1 to 16 bits per channel.
@@ -89,12 +91,20 @@ def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None
     """Count a mask's pixels by class index. Args and errors as in `read_mask`."""
     mask = _read_for(path, labels, size)
     if (by_color := _indices_by_color(path, mask, labels)) is not None:
-        return MaskCounts(histogram(by_color), [])
+        any_color = labels.binary and not labels.colors_given
+        colors = mask.pixels[by_color == 1] if any_color else np.empty((0, 3), np.uint8)
+        return MaskCounts(histogram(by_color), _first_colors(colors))
     counts = value_counts(mask.pixels)
     _check_values(path, counts, mask.palette, labels)
     by_class = np.zeros(256, np.int64)
     np.add.at(by_class, labels.table(len(counts)), counts)
     return MaskCounts(by_class, np.flatnonzero(counts).tolist())
+
+
+def _first_colors(colors: np.ndarray) -> list[Color]:
+    """Some of the different colors in (N, 3) uint8 RGB: the first, and others if there are any."""
+    others = colors[(colors != colors[:1]).any(1)]
+    return [*{tuple(color) for color in [*colors[:1].tolist(), *others[:_COLORS].tolist()]}]
 
 
 def value_counts(values: np.ndarray) -> np.ndarray:
@@ -134,11 +144,13 @@ def _read_for(path: Path, labels: LabelSet, size: tuple[int, int] | None) -> Sto
     found = mask.pixels.shape[:2]
     if size is not None and found != tuple(size):
         raise size_mismatch_error(path, found, size)
-    if not mask.is_color or labels.colors_given or labels.binary:
+    if not mask.is_color or labels.colors_given:
         return mask
     gray = mask.pixels[..., 0]
     if (mask.pixels == gray[..., None]).all():
         return StoredMask(gray, None)
+    if labels.binary:
+        return mask
     colors = np.unique(mask.pixels.reshape(-1, 3), axis=0).tolist()
     raise UserError(
         f"a mask of the colors {join_first(colors, 6)}, but data.classes has no colors.",

@@ -141,7 +141,7 @@ def _explain_out_of_memory(sample: Sample, image: Tensor) -> Iterator[None]:
             f"out of memory at {width}x{height} pixels.",
             path=sample.image,
             remedy="Use a device with more memory, or evaluate in tiles, for example with "
-            "--tile 1024x1024 --overlap 128.",
+            "--tile 1024x1024.",
         ) from error
 
 

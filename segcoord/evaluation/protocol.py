@@ -39,6 +39,7 @@ def protocol(
         "pack": None if split.pack is None else str(split.pack.folder),
         "images": len(split),
         "left_out": split.left_out,
+        "exif": split.exif,
         "size": "original",
         **views.to_dict(),
         "average": "one confusion matrix over the split; mean over classes in truth or prediction",

@@ -95,6 +95,11 @@ class _Span:
     centers: np.ndarray  # (n,) float64, of these pixels, from the start of the tile
     weight: np.ndarray  # (n,) float32, of the tile
 
+    @property
+    def length(self) -> int:
+        """Of the tile."""
+        return self.tile.stop - self.tile.start
+
     def interpolation(self, coarse: int, padded: int) -> _Interpolation:
         """Interpolation from `coarse` logits, which cover the tile padded to `padded` pixels."""
         position = (self.centers * (coarse / padded) - 0.5).clip(0, coarse - 1)
@@ -223,16 +228,13 @@ class View:
 
     def _predict_row(self, span: _Span) -> _TileRow:
         tiles = [self._logits(span, columns) for columns in self._columns]
-        rows, columns = (
-            [self._interpolation(s, axis, tiles[0]) for s in spans]
-            for axis, spans in enumerate(([span], self._columns))
-        )
-        return _TileRow(tiles, rows[0], columns)
-
-    def _interpolation(self, span: _Span, axis: int, logits: Tensor) -> _Interpolation:
-        length = span.tile.stop - span.tile.start
-        padded = self.model.padded_size(length, length)[axis]
-        return span.interpolation(logits.shape[1 + axis], padded)
+        padded = [self.model.padded_size(span.length, columns.length) for columns in self._columns]
+        rows = span.interpolation(tiles[0].shape[1], padded[0][0])
+        columns = [
+            columns.interpolation(logits.shape[2], width)
+            for columns, logits, (_, width) in zip(self._columns, tiles, padded)
+        ]
+        return _TileRow(tiles, rows, columns)
 
     def _logits(self, rows: _Span, columns: _Span) -> Tensor:
         model, tile = self.model, columns.tile

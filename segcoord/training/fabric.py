@@ -1,5 +1,6 @@
 """Lightning Fabric for training: devices, precision, child processes, out-of-memory errors."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,8 @@ from segcoord.utils.lazy_imports import import_fabric
 
 import_fabric()
 from lightning_fabric import Fabric  # noqa: E402
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the summary says the same
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 

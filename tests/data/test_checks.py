@@ -618,6 +618,8 @@ def test_binary_masks_of_several_values_are_a_warning(tmp_path: Path, capsys) ->
     assert "set data.void_ids, for example [255]" in printed
     assert check_data(replace(data, void_ids=[255]), None) == 0
     assert "which all count" not in capsys.readouterr().out
+    assert check_data(replace(data, void_ids=[1, 255]), None) == 1
+    assert "'crack' is marked with a value in data.void_ids" in capsys.readouterr().out
 
 
 def test_equal_colors_are_a_warning(tmp_path: Path, capsys) -> None:

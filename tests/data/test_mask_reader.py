@@ -254,12 +254,19 @@ def test_binary_segmentation_counts_every_value_but_0(
     labels = binary_labels("crack", (230, 159, 0), colors_given=False)
     path = write(tmp_path, "mask.png", encode(image, format="PNG"))
     assert read_mask(path, labels).tolist() == expected
+    if image.ndim == 3:
+        assert sorted(count_mask(path, labels).values) == [(9, 0, 0), (255, 255, 255)]
 
 
 def test_binary_segmentation_with_void_and_with_a_given_color(tmp_path: Path) -> None:
     path = write_mask(tmp_path, [[0, 255, 1, 128]])
     assert read_mask(path, binary_labels("a", (9, 9, 9), [128])).tolist() == [[0, 1, 1, 255]]
     assert read_mask(path, binary_labels("a", (9, 9, 9), [255])).tolist() == [[0, 255, 1, 1]]
+    path = write(
+        tmp_path, "rgb.png", encode(np.uint8([[[0] * 3, [255] * 3, [1] * 3]]), format="PNG")
+    )
+    labels = binary_labels("a", (9, 9, 9), [255], colors_given=False)
+    assert read_mask(path, labels).tolist() == [[0, 255, 1]]
     with pytest.raises(UserError, match="0, which is background"):
         binary_labels("a", (9, 9, 9), [0])
     # A color that was given is the only one: another object's color is not the foreground.
@@ -284,7 +291,10 @@ def test_truncated_mask_is_rejected_or_complete(tmp_path: Path) -> None:
 def test_mask_of_another_size_than_its_image_is_rejected(tmp_path: Path) -> None:
     path = write_mask(tmp_path, np.zeros((3, 5)))
     np.testing.assert_array_equal(read_mask(path, VOC, (3, 5)), np.zeros((3, 5)))
-    with pytest.raises(UserError, match=r"mask\.png: .*5x3 .*its image 6x3; they must agree\.$"):
+    with pytest.raises(
+        UserError,
+        match=r"mask\.png: .*5x3 .*its image 6x3; they must agree\. One of the two was resized",
+    ):
         read_mask(path, VOC, (3, 6))
 
 

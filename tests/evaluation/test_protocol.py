@@ -33,7 +33,7 @@ def test_a_score_states_the_samples_left_out(tiny_run: Path, root: Path, tmp_pat
     Image.new("L", (5, 5)).save(base / "SegmentationClass" / f"{stem}.png")
     options = [f"--data.root={root}", "--data.skip_bad=true"]
     protocol = score(tiny_run / "best.ckpt", tmp_path, *options)["protocol"]
-    assert (protocol["images"], protocol["left_out"]) == (5, 1)
+    assert (protocol["images"], protocol["left_out"], protocol["exif"]) == (5, 1, "ignore")
     assert "1 of 6 samples left out (data.skip_bad)" in capsys.readouterr().out
 
 

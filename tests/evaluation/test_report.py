@@ -201,7 +201,7 @@ def report_data(names: list[str], images: int, error: float, change: bool = True
     collected.calibration.count(confidence, rng.random(1000) < confidence)
 
     class FakeSplit(list):
-        name, pack = NASTY, None
+        name, pack, left_out, exif = NASTY, None, 0, "ignore"
 
     data = DataConfig(layout="voc", root="/data/<b>")
     checkpoint = Path("runs/<i>/best.ckpt"), {}

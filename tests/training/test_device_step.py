@@ -13,10 +13,16 @@ import segcoord
 from segcoord.config.schema import TrainConfig
 from segcoord.models.cpu_autograd import use_matmul_upsample
 from segcoord.training.ema import Ema
+from segcoord.training.fabric import training_fabric
 from segcoord.training.segmentation import SegmentationLoss
 
 K = 7
 LOSSES = {"ohem_threshold": 0.7, "dice_weight": 0.5, "aux_weight": 0.4, "label_smoothing": 0.1}
+
+
+def test_fabric_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    training_fabric(TrainConfig(max_steps=1, precision="bf16", accelerator="cpu"))
+    assert not caplog.records
 
 
 def module_of(**settings) -> SegmentationLoss:

@@ -10,6 +10,7 @@ import numpy as np
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.checks.findings import MAX_LISTED, Finding, only_errors
+from segcoord.data.color_table import Color
 from segcoord.data.file_pattern import SEE_README
 from segcoord.data.inspection import SampleCheck, inspect_sample
 from segcoord.data.labels import VOID, LabelSet
@@ -30,7 +31,7 @@ class SplitCheck:
     images: np.ndarray  # (K,) int64, images in which the class occurs
     pixels_where_present: np.ndarray  # (K,) int64, labeled pixels of any class in these images
     void: int = 0  # pixels
-    values: set[int] = field(default_factory=set)  # in the mask files; empty with a pack
+    values: set[int | Color] = field(default_factory=set)  # as in `MaskCounts`; empty with a pack
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # images by (width, height)
     digests: list[bytes | None] = field(default_factory=list)  # as in SampleCheck, if requested
     findings: list[Finding] = field(default_factory=list)
@@ -109,7 +110,9 @@ def inspect_split(
     elif np.count_nonzero(check.images) > 1:
         check.findings += [_only_zero_and_void(sample, split) for sample in binary]
     if split.labels.binary:
-        foreground = [v for v in sorted(check.values) if split.labels.to_index[v] == 1]
+        foreground = [
+            v for v in check.values if isinstance(v, tuple) or split.labels.to_index[v] == 1
+        ]
         if len(foreground) > 1:
             check.findings.append(_several_foreground_values(split, foreground))
     return check
@@ -144,10 +147,13 @@ def _only_void(sample: Sample, split: str) -> Finding:
 def _only_first_class(split: Split, void: int) -> Finding:
     first = split.labels.classes[0]
     found = f"the masks of split {split.name!r} contain only {first.name!r}"
-    remedy = f"Find out where the other ids were lost: every pixel is {first.id}."
+    remedy = (
+        f"Find out where the other ids were lost: every pixel is {first.id}. With "
+        "data.val_fraction, another data.split_seed takes other samples."
+    )
     if void:
         found += " and void"
-        remedy = f"If they are 0/255 binary masks: {binary_remedy(VOID)}"
+        remedy = _void_remedy(split.labels)
     return Finding("error", "only the first class occurs", split.name, f"{found}.", remedy)
 
 
@@ -155,19 +161,28 @@ def _only_zero_and_void(sample: Sample, split: Split) -> Finding:
     kind = "masks with only 0 and void"
     name = split.labels.names[split.labels.to_index[0]]
     found = f"contains only {name!r} and void, unlike other masks of split {split.name!r}."
-    remedy = f"If it is a 0/255 binary mask: {binary_remedy(VOID)}"
+    remedy = _void_remedy(split.labels)
     return Finding("warning", kind, split.name, found, remedy, str(sample.mask))
 
 
-def _several_foreground_values(split: Split, values: list[int]) -> Finding:
+def _void_remedy(labels: LabelSet) -> str:
+    """What to do if a void value marks a class."""
+    if labels.binary:
+        return f"If {labels.names[1]!r} is marked with a value in data.void_ids, remove it there."
+    return f"For 0/255 binary masks: {binary_remedy(VOID)}"
+
+
+def _several_foreground_values(split: Split, values: list[int | Color]) -> Finding:
     kind = "several foreground values"
+    values = sorted(values, key=lambda v: v if isinstance(v, tuple) else (v,))
     found = (
         f"the masks of split {split.name!r} hold the values {join_first(values, 8)}, which all "
         f"count as {split.labels.names[1]!r}."
     )
     remedy = (
         "If some of them are void, set data.void_ids, for example [255]; if they are several "
-        "classes, list each in data.classes with its id."
+        "classes, list each in data.classes with its id or color; if these are no masks, correct "
+        "data.masks."
     )
     return Finding("warning", kind, split.name, found, remedy)
 
