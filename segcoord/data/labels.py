@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import cv2
 import numpy as np
 
 from segcoord.utils.errors import UserError
@@ -146,6 +145,8 @@ class LabelSet:
     def indices(self, values: np.ndarray) -> np.ndarray:
         """Map mask values, uint8 or uint16 of any shape, to uint8 class indices."""
         if values.dtype == np.uint8:
+            import cv2  # slow, and all commands import this module
+
             return cv2.LUT(values, self.table(256))
         return self.table(MAX_ID + 1)[values]
 
