@@ -1,6 +1,23 @@
 """Builds smp's decoders on any encoder."""
 
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class _NoRandomMetaValues(TorchFunctionMode):
+    """Skips the random initialization of tensors on the meta device, which have no values.
+
+    smp builds each encoder on that device first. There, PyTorch 2.15 imports torch._dynamo for
+    `normal_`, which takes seconds.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        x = args[0] if args else kwargs.get("tensor")
+        random = getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_")
+        if random and isinstance(x, Tensor) and x.is_meta:
+            return x
+        return func(*args, **kwargs)
 
 
 def build_network(
@@ -27,17 +44,18 @@ def build_network(
         "decoder_aspp_dropout": settings["aspp_dropout"],
     }
     name = f"tu-{encoder}"
-    match settings["decoder"]:
-        case "deeplabv3":
-            net = smp.DeepLabV3(name, upsampling=1, **stride, **aspp, **common)
-        case "deeplabv3plus":
-            net = smp.DeepLabV3Plus(name, upsampling=1, **stride, **aspp, **common)
-        case "pan":
-            net = smp.PAN(name, upsampling=1, **stride, **common)
-        case "unet":
-            net = smp.Unet(name, **common)
-        case "fpn":
-            net = smp.FPN(name, upsampling=1, **common)
+    with _NoRandomMetaValues():
+        match settings["decoder"]:
+            case "deeplabv3":
+                net = smp.DeepLabV3(name, upsampling=1, **stride, **aspp, **common)
+            case "deeplabv3plus":
+                net = smp.DeepLabV3Plus(name, upsampling=1, **stride, **aspp, **common)
+            case "pan":
+                net = smp.PAN(name, upsampling=1, **stride, **common)
+            case "unet":
+                net = smp.Unet(name, **common)
+            case "fpn":
+                net = smp.FPN(name, upsampling=1, **common)
     if settings["decoder"].startswith("deeplabv3"):
         from segcoord.models.aspp import keep_memory_format
 

@@ -77,6 +77,7 @@ SIGNAL_AFTER_DELETION = """
 import signal, subprocess, sys
 import segcoord
 import segcoord.evaluation.run, segcoord.inference.run
+segcoord.load(sys.argv[2])
 slow = {"torch._dynamo", "torchmetrics", "lightning_fabric", "matplotlib", "scipy"}
 assert not slow & sys.modules.keys(), slow & sys.modules.keys()
 signal.signal(signal.SIGCHLD, lambda *_: None)  # as a data loader with workers does
@@ -87,8 +88,10 @@ subprocess.run(["true"], check=True)
 """
 
 
-def test_a_process_imports_nothing_slow_and_survives_signals_after_deleting_models(exported):
-    command = [sys.executable, "-c", SIGNAL_AFTER_DELETION, exported]
+def test_a_process_imports_nothing_slow_and_survives_signals_after_deleting_models(
+    exported, tiny_run
+):
+    command = [sys.executable, "-c", SIGNAL_AFTER_DELETION, exported, tiny_run / "best.ckpt"]
     assert subprocess.run(command, timeout=60).returncode == 0
 
 
