@@ -132,8 +132,13 @@ def in_dataset(data: DataConfig, split: Split, folder: Path) -> bool:
     folders |= {pattern.folder for pattern in searched if not pattern.has_name}
     if folder in {f.resolve() for f in folders}:
         return True
-    inside = [p for p in searched if folder.is_relative_to(p.folder.resolve())]
-    return any(pattern.name("output.png") for pattern in inside)
+    for pattern in searched:
+        base = pattern.folder.resolve()
+        if folder.is_relative_to(base) and pattern.name("output.png"):
+            hidden = any(part.startswith(".") for part in folder.relative_to(base).parts)
+            if not hidden:  # as `list_files` skips
+                return True
+    return False
 
 
 def masks_without_image(data: DataConfig, split: Split) -> list[Path]:

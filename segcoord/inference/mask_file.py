@@ -16,6 +16,7 @@ from segcoord.inference.exported import (
     read_description,
 )
 from segcoord.inference.sessions import Session, open_session, runtime_of
+from segcoord.inference.strips import PhotoStrips
 from segcoord.utils.cpu import available_cores
 
 
@@ -25,8 +26,8 @@ class MaskFile:
     def __init__(self, session: Session, labels: LabelSet) -> None:
         self.session, self.labels = session, labels
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        return self.session(image[None])[0].astype(np.uint8)
+    def __call__(self, image: np.ndarray | PhotoStrips) -> np.ndarray:
+        return self.session(np.asarray(image)[None])[0].astype(np.uint8)
 
 
 def open_mask_file(folder: Path, runtime: str | None) -> tuple[MaskFile, dict] | None:
@@ -50,6 +51,7 @@ def open_mask_file(folder: Path, runtime: str | None) -> tuple[MaskFile, dict] |
     path = network_file(folder, export["format"], IMAGE_TO_MASK)
     if runtime == "torch" or not path.is_file() or export.get("size"):
         return None
-    threads = int(os.environ.get("OMP_NUM_THREADS") or available_cores())
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # of a list per level
+    threads = int(first) if first.isdecimal() and int(first) else available_cores()
     labels = LabelSet.from_dict(content["model"]["labels"])
     return MaskFile(open_session(path, runtime, threads), labels), content

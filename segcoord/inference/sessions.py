@@ -149,7 +149,6 @@ class OpenVinoSession:
         self.request = self.compiled.create_infer_request()
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The output is overwritten by the next call."""
         return self.request.infer([x], share_inputs=True)[0]
 
 

@@ -449,6 +449,27 @@ def test_usable_samples_are_listed_with_resized_masks(bad: Path, capsys) -> None
         usable_lists(None, "x", data.root)
 
 
+def test_resized_masks_never_replace_files_and_are_no_part_of_the_dataset(
+    bad: Path, tmp_path: Path, capsys
+) -> None:
+    before = {p: p.read_bytes() for p in bad.rglob("*.png")}
+    lists = usable_lists(str(bad / "lists"), str(bad / "masks"), str(bad))
+    with pytest.raises(UserError, match="masks: is not empty; choose a new folder"):
+        check_data(folder(bad, val_split="train"), None, lists=lists)
+    assert {p: p.read_bytes() for p in bad.rglob("*.png")} == before
+    flat = write(tmp_path / "flat", "{a,b,c}.png")
+    write(flat, "{a,b,c}_mask.png")
+    data = folder(flat, images="{name}.png", masks="{name}_mask.png", val_fraction=0.4)
+    for name, refused in (("resized", True), (".resized", False)):
+        lists = usable_lists(str(flat / f"lists{name}"), str(flat / name), str(flat))
+        if refused:
+            with pytest.raises(UserError, match="would find its files; choose a hidden folder"):
+                check_data(data, None, lists=lists)
+        else:
+            check_data(data, None, lists=lists)
+            assert "--data.val_fraction null --data.lists" in capsys.readouterr().out
+
+
 def test_bad_samples_with_exif_colors_and_subfolders(tmp_path: Path) -> None:
     """a: good, b: a photo that viewers turn, c: a mask of half its size, d: an unknown color."""
     root = write(tmp_path, "train/seq/{a,b,c,d}.png")

@@ -66,6 +66,7 @@ def check_data(
         The exit code: 1 if training would fail or be wrong, otherwise 0.
     """
     data.check()
+    skipped = data.skip_bad
     data = replace(data, skip_bad=False)
     names = [name] if name else list(dict.fromkeys((data.train_split, data.val_split)))
     if lists:
@@ -77,6 +78,8 @@ def check_data(
         split, list_findings = _list_split(data, each)
         findings += list_findings
         splits += [split] if split else []
+    if lists:
+        lists.check_apart(data, splits)
     for split in splits:
         with progress_counter(f"check {split.name}", len(split)) as on_progress:
             checks.append(inspect_split(split, on_progress, decode_images=True))
@@ -91,12 +94,14 @@ def check_data(
         write_report(Path(json), data, splits, checks, findings)
         console.print(f"\njson       {json}")
     if lists:
-        lists.write(splits, checks)
+        lists.write(data, splits, checks)
     errors = len(only_errors(findings))
     warnings = _pluralize(len(findings) - errors, "warning")
     if errors:
-        message = f"\n{_pluralize(errors, 'error')}, {warnings}: training would fail or be wrong."
-        console.print(message)
+        result = "training would fail or be wrong"
+        if skipped:
+            result += " without data.skip_bad, which leaves out samples with errors"
+        console.print(f"\n{_pluralize(errors, 'error')}, {warnings}: {result}.")
         return 1
     console.print(f"\nNo errors, {warnings}.")
     return 0

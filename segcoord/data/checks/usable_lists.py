@@ -6,9 +6,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from segcoord.config.schema import DataConfig
 from segcoord.data.checks.split import SplitCheck
 from segcoord.data.file_pattern import stored_path
 from segcoord.data.image_io import read_header, same_ratio
+from segcoord.data.layouts import in_dataset
 from segcoord.data.mask_reader import count_mask
 from segcoord.data.split import Sample, Split
 from segcoord.utils.console import console
@@ -44,8 +46,23 @@ class UsableLists:
                 f"--resize-masks {self.resized}: is not in data.root {self.root}, so the lists "
                 "can't refer to it; choose a folder in data.root"
             )
+        if self.resized.exists() and any(self.resized.iterdir()):
+            raise UserError(f"--resize-masks {self.resized}: is not empty; choose a new folder")
 
-    def write(self, splits: Sequence[Split], checks: Sequence[SplitCheck]) -> None:
+    def check_apart(self, data: DataConfig, splits: Sequence[Split]) -> None:
+        """Raise UserError if resized masks would be found among the files of the dataset."""
+        if self.resized is None:
+            return
+        for split in splits:
+            if in_dataset(data, split, self.resized / split.name):
+                raise UserError(
+                    f"--resize-masks {self.resized}: data.images or data.masks would find its "
+                    f"files; choose a hidden folder such as {self.root / '.resized'}"
+                )
+
+    def write(
+        self, data: DataConfig, splits: Sequence[Split], checks: Sequence[SplitCheck]
+    ) -> None:
         """Write the lists and the resized masks, and print how to use them."""
         for split, check in zip(splits, checks):
             lines, resized = [], 0
@@ -64,7 +81,8 @@ class UsableLists:
         folder = self.folder.resolve()
         if folder.is_relative_to(self.root.resolve()):
             folder = folder.relative_to(self.root.resolve())
-        console.print(f'To use the lists: --data.lists "{folder}/{{split}}.txt"')
+        fraction = "" if data.val_fraction is None else "--data.val_fraction null "
+        console.print(f'To use the lists: {fraction}--data.lists "{folder}/{{split}}.txt"')
 
     def _relative(self, path: Path) -> str:
         base = self.root if path.is_relative_to(self.root) else self.root.resolve()
