@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
-from dataclasses import fields, is_dataclass, replace
-from functools import cache
+from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from docstring_parser import parse_from_object
+from config_helpers import (
+    CONFIGS,
+    MINIMAL,
+    SHIPPED,
+    assert_plain,
+    config_of,
+    error_of,
+    make_parser,
+    valid,
+    write,
+)
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
 from segcoord.cli.common import new_parser
 from segcoord.config.loading import add_settings, parse, read_yaml
@@ -22,58 +30,12 @@ from segcoord.config.schema import CONFIGS as TASKS
 from segcoord.config.schema import (
     GROUPS,
     ClassConfig,
-    ClassificationConfig,
     DataConfig,
     ModelConfig,
     SegmentationConfig,
     TrainConfig,
 )
-from segcoord.data.layouts import label_set
 from segcoord.utils.errors import UserError
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-SHIPPED = sorted(p.stem for p in CONFIGS.glob("*.yaml") if p.stem not in ("base", "imagenet"))
-MINIMAL = "data: {layout: voc, root: here}\ntrain: {max_steps: 5}\n"
-
-
-@cache
-def make_parser(task: str = "segmentation") -> ArgumentParser:
-    """Like the parser of cli.train."""
-    parser = new_parser("train.py", "Train.")
-    add_settings(parser, "model", "data", "train", task=task)
-    parser.add_argument("--run", type=str)
-    parser.add_argument("--resume", type=str)
-    return parser
-
-
-def config_of(*argv: object, layers: tuple[tuple[str, dict], ...] = ()) -> SegmentationConfig:
-    """The configuration that a command line gives."""
-    parser = make_parser()
-    parsed = parser.instantiate(parse(parser, [str(a) for a in argv], *layers))
-    return SegmentationConfig(parsed.model, parsed.data, parsed.train)
-
-
-def write(folder: Path, text: str, name: str = "own.yaml") -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def error_of(*argv: object) -> str:
-    """The error message of a command line."""
-    with pytest.raises(UserError) as caught:
-        config_of(*argv)
-    return str(caught.value)
-
-
-def valid(**changes: dict) -> SegmentationConfig:
-    """A valid configuration with some settings changed: train={"lr": 1.0}."""
-    config = SegmentationConfig(ModelConfig(), DataConfig("voc", "here"), TrainConfig(max_steps=5))
-    return SegmentationConfig(
-        **{g: replace(getattr(config, g), **changes.get(g, {})) for g in GROUPS}
-    )
-
 
 # -- precedence
 
@@ -298,11 +260,6 @@ def test_wrong_type_names_file_and_key(tmp_path: Path, group: str, key: str, val
     assert_plain(message)
 
 
-def assert_plain(message: str) -> None:
-    """The message has no words of the parser."""
-    assert not re.search("Parser|Union|typing|<class|Namespace|class_path|subtype|Errors", message)
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_no_message_of_the_parser_reaches_the_user(task: str) -> None:
     """For any setting; those that are text accept everything."""
@@ -320,88 +277,6 @@ def test_no_message_of_the_parser_reaches_the_user(task: str) -> None:
                     rejected += 1
                 assert_plain(message)
     assert rejected > 60
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "[{name: a, color: red}]",
-            "class 'a': color: found 'red', expected [R, G, B] with values",
-        ),
-        ('[{name: a, color: "#12345g"}]', "color: found '#12345g', expected [R, G, B]"),
-        ("[{name: a, color: [1, 2]}]", "class 'a': color: found [1, 2], expected [R, G, B]"),
-        ("[{name: a, color: [1, 2, 256]}]", "color: found [1, 2, 256], expected [R, G, B]"),
-        ("[{name: a, id: x}]", "class 'a': id: found 'x', expected an integer from 0 to 65535"),
-        ("[{name: a, id: 65536}]", "class 'a': id: found 65536, expected an integer"),
-        ("[{name: a, id: []}]", "class 'a': id: found [], expected an integer"),
-        ("[{name: a, id: [1, true]}]", "class 'a': id: found [1, True], expected an integer"),
-        (
-            "[{name: a, value: 1}]",
-            "unknown key 'value' in {name: a, value: 1}, expected name, color",
-        ),
-        ("[{color: [1, 2, 3]}]", "found {color: [1, 2, 3]} without a name, expected a list of"),
-        ("[[a]]", "name: found ['a'], expected text"),
-        ('[a, ""]', "found an empty name"),
-        ("[a, ]", None),
-        ("[a, b: 1]", "unknown key 'b'"),
-        ("{a: 1}", "found {'a': 1}, expected a list of names"),
-        ("[]", "found an empty list, expected a list of names, [road, car]"),
-        ("none.txt", "found 'none.txt', but no file none.txt or here/none.txt"),
-    ],
-)
-def test_wrong_classes_name_file_class_and_what_is_expected(
-    tmp_path: Path, text: str, message: str | None
-) -> None:
-    path = write(tmp_path, MINIMAL.replace("root: here", f"root: here, classes: {text}"))
-    if message is None:
-        assert config_of("--config", path).data.classes == [ClassConfig("a")]
-        return
-    found = error_of("--config", path)
-    assert found.startswith(f"{path}: data.classes: ")
-    assert message in found
-    assert_plain(found)
-    found = error_of("--config", write(tmp_path, MINIMAL), f"--data.classes={text}")
-    assert found.startswith("data.classes: ")
-
-
-def test_classes_as_names_and_colors(tmp_path: Path) -> None:
-    """Names keep their characters, whatever YAML makes of them elsewhere."""
-    text = "[road, 7, 007, 1.50, no, 2026-11-22, {name: 08, color: '#ff8000', id: [1, 300]}]"
-    path = write(tmp_path, MINIMAL.replace("root: here", f"root: here, classes: {text}"))
-    classes = config_of("--config", path).data.classes
-    assert [c.name for c in classes] == ["road", "7", "007", "1.50", "no", "2026-11-22", "08"]
-    assert classes[-1] == ClassConfig("08", [255, 128, 0], [1, 300])
-    again = config_of("--config", write(tmp_path, config_of("--config", path).to_yaml()))
-    assert again.data.classes == classes
-    own = write(tmp_path, MINIMAL)
-    assert config_of("--config", own, "--data.classes=[a, 7]").data.classes == [
-        ClassConfig("a"),
-        ClassConfig("7"),
-    ]
-
-
-def test_classes_from_a_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the working directory or in the root; the configuration then holds the names."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").mkdir()
-    path = write(tmp_path, MINIMAL.replace("root: here", "root: here, classes: names.txt"))
-    (tmp_path / "here" / "names.txt").write_text("\ufeffroad\r\n\r\n car \n007\n", "utf-8")
-    expected = [ClassConfig("road"), ClassConfig("car"), ClassConfig("007")]
-    assert config_of("--config", path).data.classes == expected
-    (tmp_path / "names.txt").write_text("tree\n")
-    assert "both names.txt and here/names.txt exist and differ" in error_of("--config", path)
-    (tmp_path / "here" / "names.txt").unlink()
-    assert config_of("--config", path).data.classes == [ClassConfig("tree")]
-    (tmp_path / "names.txt").write_text(" \n")
-    assert "names.txt: empty, expected one class name per line" in error_of("--config", path)
-    (tmp_path / "names.txt").write_bytes(b"\xff\xfe")
-    assert "names.txt: not a readable UTF-8 text file" in error_of("--config", path)
-
-
-def test_color_that_yaml_takes_for_a_comment(tmp_path: Path) -> None:
-    path = write(tmp_path, "data:\n  classes:\n    - name: a\n      color: #ff0000\n")
-    assert 'found color without a value; write "#rrggbb" in quotes' in error_of("--config", path)
 
 
 def test_one_number_is_a_square_crop(tmp_path: Path) -> None:
@@ -456,17 +331,6 @@ def test_steps_or_epochs_whichever_is_given_last(tmp_path: Path) -> None:
     for lengths in ({}, {"max_steps": 5, "epochs": 2}):
         with pytest.raises(UserError, match=r"train\.max_steps and train\.epochs: found \["):
             TrainConfig(**lengths).check()
-
-
-@pytest.mark.parametrize(
-    ("epochs", "images", "batch", "steps"), [(3, 367, 8, 138), (0.1, 30, 3, 1), (0.01, 9, 16, 1)]
-)
-def test_epochs_are_whole_steps_that_cover_them(epochs, images, batch, steps) -> None:
-    train = TrainConfig(epochs=epochs, batch_size=batch)
-    train.resolve_epochs(images)
-    assert train == TrainConfig(max_steps=steps, batch_size=batch)
-    with pytest.raises(UserError, match=r"train\.warmup_steps: found 139"):
-        TrainConfig(epochs=3, batch_size=8, warmup_steps=139).resolve_epochs(367)
 
 
 def test_value_that_yaml_reads_as_a_date(tmp_path: Path) -> None:
@@ -525,84 +389,27 @@ def test_positional_arguments_and_missing_values(tmp_path: Path) -> None:
     assert error_of("--config", path, "--data.root.x=1").startswith("unknown option --data.root.x")
 
 
-# -- Config.check
-
-ROCK = ClassConfig("rock", [90, 90, 90])
-
-
-@pytest.mark.parametrize(
-    ("key", "changes"),
-    [
-        ("model.output_stride", {"model": {"output_stride": 4}}),
-        ("model.output_stride", {"model": {"output_stride": 32}}),
-        ("model.aspp_dropout", {"model": {"aspp_dropout": -0.1}}),
-        ("model.aspp_dropout", {"model": {"aspp_dropout": 1.0}}),
-        ("data.crop_size", {"data": {"crop_size": (15, 513)}}),
-        ("data.crop_size", {"data": {"crop_size": (513, 15)}}),
-        ("data.crop_size", {"data": {"crop_size": (7, 64)}, "model": {"output_stride": 8}}),
-        ("data.scale", {"data": {"scale": (0.0, 2.0)}}),
-        ("data.scale", {"data": {"scale": (-0.5, 1.0)}}),
-        ("data.scale", {"data": {"scale": (2.0, 0.5)}}),
-        ("data.color_jitter", {"data": {"color_jitter": -0.1}}),
-        ("data.color_jitter", {"data": {"color_jitter": 1.0}}),
-        ("data.workers", {"data": {"workers": -1}}),
-        ("data.val_fraction", {"data": {"val_fraction": 1.0}}),
-        ("data.masks", {"data": {"layout": "cityscapes", "masks": "{split}"}}),
-        ("data.classes", {"data": {"layout": "folder"}}),
-        ("data.classes and data.void_ids", {"data": {"layout": "cityscapes", "classes": [ROCK]}}),
-        ("data.classes and data.void_ids", {"data": {"layout": "cityscapes", "void_ids": [40]}}),
-        ("train.max_steps", {"train": {"max_steps": 0}}),
-        ("train.batch_size", {"train": {"batch_size": 1}}),
-        ("train.lr", {"train": {"lr": 0.0}}),
-        ("train.lr", {"train": {"lr": float("nan")}}),
-        ("train.encoder_lr_factor", {"train": {"encoder_lr_factor": -1.0}}),
-        ("train.weight_decay", {"train": {"weight_decay": -1e-9}}),
-        ("train.poly_power", {"train": {"poly_power": -0.9}}),
-        ("train.val_interval", {"train": {"val_interval": 0}}),
-        ("train.seed", {"train": {"seed": -1}}),
-        ("train.momentum", {"train": {"momentum": None}}),
-        ("train.momentum", {"train": {"optimizer": "adamw"}}),
-    ],
-)
-def test_invalid_values_name_their_key(key: str, changes: dict) -> None:
-    with pytest.raises(UserError) as caught:
-        valid(**changes).check()
-    assert str(caught.value).startswith(f"{key}: found ")
-    assert ", expected " in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"model": {"output_stride": 8, "aspp_dropout": 0.0}, "data": {"crop_size": (8, 8)}},
-        {"data": {"crop_size": (16, 16), "scale": (1.0, 1.0), "color_jitter": 0.0, "workers": 0}},
-        {"data": {"layout": "folder", "classes": [ROCK], "images": "{split}", "void_ids": [3]}},
-        {"data": {"classes": [ROCK], "void_ids": [3]}},
-        {"data": {"layout": "cityscapes"}},
-        {"train": {"optimizer": "adamw", "momentum": None, "weight_decay": 0.0}},
-        {"train": {"batch_size": 2, "encoder_lr_factor": 0.0, "poly_power": 0.0, "momentum": 0.0}},
-    ],
-)
-def test_values_at_the_limits_pass(changes: dict) -> None:
-    valid(**changes).check()
-
-
 # -- the resolved file of a run
 
 NUMBER = st.floats(1e-6, 1e6)
+
+
 # No control characters, nothing beyond 16 bits (see the test after this one).
 TEXT = st.text(
     st.characters(exclude_categories=["C", "Zl", "Zp"], max_codepoint=0xFFFF),
     min_size=1,
     max_size=12,
 )
+
+
 CLASS = st.builds(
     ClassConfig,
     name=TEXT.filter(str.strip),
     color=st.none() | st.lists(st.integers(0, 255), min_size=3, max_size=3),
     id=st.none() | st.integers(0, 65535) | st.lists(st.integers(0, 65535), min_size=1, max_size=2),
 )
+
+
 ANY_CONFIG = st.builds(
     SegmentationConfig,
     model=st.builds(
@@ -648,40 +455,6 @@ def test_resolved_file_read_again_is_the_same_configuration(config: Segmentation
         assert config_of(layers=(("a run", read_yaml(path)),)) == config  # as --resume does
 
 
-@pytest.mark.parametrize("symbol", ["\N{EVERGREEN TREE}", "\N{CJK UNIFIED IDEOGRAPH-20000}"])
-def test_class_name_beyond_16_bits(tmp_path: Path, symbol: str) -> None:
-    config = valid(data={"classes": [ClassConfig(symbol, [1, 2, 3])]})
-    assert config_of("--config", write(tmp_path, config.to_yaml())) == config
-
-
-# -- the shipped files
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_configuration_is_valid_and_survives_being_written(
-    tmp_path: Path, name: str
-) -> None:
-    config = config_of("--config", CONFIGS / f"{name}.yaml")
-    config.check()
-    assert len(label_set(config.data)) > 1
-    assert config_of("--config", write(tmp_path, config.to_yaml())) == config
-
-
-def test_the_papers_recipe_for_imagenet() -> None:
-    """arXiv 2103.02907, section 4.1: 200 epochs of 1281167 images in batches of 256."""
-    tree = read_yaml(CONFIGS / "imagenet.yaml")
-    assert tree["task"] == "classification"
-    parser = make_parser("classification")
-    groups = parser.instantiate(parse(parser, ["--config", str(CONFIGS / "imagenet.yaml")]))
-    config = ClassificationConfig(groups.model, groups.data, groups.train)
-    config.check()
-    train = config.train
-    assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 4e-5)
-    assert (train.lr, train.schedule, train.batch_size) == (0.05, "cosine", 256)
-    assert train.max_steps == 200 * (1281167 // 256)
-    assert (config.data.crop_size, config.data.resize, config.data.flip) == (224, 256, True)
-
-
 @pytest.mark.parametrize("task", ["clasification", 7])
 def test_unknown_task(tmp_path: Path, task: object) -> None:
     assert "expected segmentation or classification" in error_of(
@@ -698,70 +471,3 @@ def test_duplicate_key(tmp_path: Path) -> None:
 def test_base_is_incomplete() -> None:
     assert "base" not in SHIPPED
     assert "required: data.layout, data.root" in error_of("--config", CONFIGS / "base.yaml")
-
-
-@pytest.mark.parametrize("name", ["voc_os16", "voc_os8", "cityscapes_os16", "cityscapes_os8"])
-def test_published_settings_of_both_datasets(name: str) -> None:
-    """DeepLabV3 (arXiv 1706.05587), section 4.1 and appendix A; DeepLab's code for the rest."""
-    config = config_of("--config", CONFIGS / f"{name}.yaml")
-    assert config.model == ModelConfig(
-        encoder="mobilenetv2_ca_100",
-        output_stride=int(name.rpartition("os")[2]),
-        atrous_rates=None,
-        aspp_dropout=0.1,
-        encoder_weights="imagenet",
-    )
-    assert (config.data.scale, config.data.flip, config.data.color_jitter) == ((0.5, 2), True, 0)
-    assert (config.data.classes, config.data.val_split) == (None, "val")
-    train = config.train
-    assert (train.optimizer, train.momentum, train.lr) == ("sgd", 0.9, 0.007)
-    assert (train.weight_decay, train.poly_power, train.batch_size) == (4e-5, 0.9, 16)
-    assert train.encoder_lr_factor == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "layout", "split", "crop", "steps"),
-    [
-        ("voc_os16", "voc", "trainaug", 513, 30_000),
-        ("cityscapes_os16", "cityscapes", "train", 769, 90_000),
-    ],
-)
-def test_published_settings_of_each_dataset(
-    name: str, layout: str, split: str, crop: int, steps: int
-) -> None:
-    config = config_of("--config", CONFIGS / f"{name}.yaml")
-    assert (config.data.layout, config.data.train_split) == (layout, split)
-    assert config.data.crop_size == (crop, crop)
-    assert config.train.max_steps == steps
-
-
-@pytest.mark.parametrize("dataset", ["voc", "cityscapes"])
-def test_stride_8_differs_only_in_the_stride(dataset: str) -> None:
-    sixteen = config_of("--config", CONFIGS / f"{dataset}_os16.yaml")
-    eight = config_of("--config", CONFIGS / f"{dataset}_os8.yaml")
-    assert eight == replace(sixteen, model=replace(sixteen.model, output_stride=8))
-
-
-# -- help
-
-
-def documented(group: type) -> dict[str, str]:
-    """Setting -> its docstring, with those of the base class."""
-    docs = [parse_from_object(c) for c in reversed(group.__mro__) if is_dataclass(c)]
-    return {p.arg_name: " ".join(p.description.split()) for doc in docs for p in doc.params}
-
-
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("task", TASKS)
-def test_help_explains_every_setting(
-    task: str, group: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "1000")  # no line breaks within a text
-    group_type = get_type_hints(TASKS[task])[group]
-    options = make_parser(task).format_help().partition("options:\n")[2]
-    shown = {o.split()[0]: o for o in re.split(r"\n +(?=--)", options)}
-    texts = documented(group_type)
-    assert list(texts) == [f.name for f in fields(group_type)]
-    for name, text in texts.items():
-        assert len(text) > 10
-        assert text in shown[f"--{group}.{name}"]

@@ -5,37 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from layout_trees import CLASSES, SIZE, folder, folder_tree, put_image, put_mask, stems
 
 from segcoord.config.schema import ClassConfig, DataConfig
-from segcoord.data.checks.findings import MAX_LISTED
 from segcoord.data.checks.split import check_split
 from segcoord.data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC
 from segcoord.data.layouts import find_split, label_set
-from segcoord.data.split import Split
 from segcoord.utils.errors import UserError
-
-SIZE = (6, 4)  # width, height
-CLASSES = [ClassConfig("rock", [90, 90, 90]), ClassConfig("moss", [0, 99, 0])]
-
-
-def put_image(path: Path, size: tuple[int, int] = SIZE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Pillow can't infer the format from suffixes such as .JPG or .Jpeg in every test.
-    Image.new("RGB", size, (9, 99, 200)).save(
-        path, "JPEG" if path.suffix.lower() in {".jpg", ".jpeg"} else "PNG"
-    )
-    return path
-
-
-def put_mask(path: Path, values: object = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    array = np.array(values, np.uint8)
-    array = np.full(SIZE[::-1], array) if array.ndim == 0 else array
-    Image.fromarray(array).save(path, "PNG")
-    return path
 
 
 def put_list(base: Path, split: str, content: str | bytes) -> Path:
@@ -64,27 +41,12 @@ def cityscapes_tree(
     return root
 
 
-def folder_tree(root: Path, stems: tuple[str, ...] = ("a", "b"), split: str = "train") -> Path:
-    for stem in stems:
-        put_image(root / "images" / split / f"{stem}.png")
-        put_mask(root / "masks" / split / f"{stem}.png")
-    return root
-
-
 def voc(root: Path, **settings: object) -> DataConfig:
     return DataConfig(layout="voc", root=str(root), **settings)
 
 
 def cityscapes(root: Path) -> DataConfig:
     return DataConfig(layout="cityscapes", root=str(root))
-
-
-def folder(root: Path, **settings: object) -> DataConfig:
-    return DataConfig(layout="folder", root=str(root), **{"classes": CLASSES, **settings})
-
-
-def stems(split: Split) -> list[str]:
-    return [s.stem for s in split.samples]
 
 
 # -- VOC
@@ -406,139 +368,6 @@ def test_listed_names_never_leave_the_root(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"could leave the dataset's folder|no image") as caught:
         find_split(voc(tmp_path / "root"), "val")
     assert str(caught.value).startswith(f"{path}:2: ")
-
-
-# -- check_split
-
-
-def test_check_split_counts_pixels_images_and_void(tmp_path: Path) -> None:
-    root = tmp_path
-    masks = {
-        "a": [[0, 0, 1, 1, 1, 255]] * 4,
-        "b": [[0, 7, 7, 7, 7, 7]] + [[255] * 6] * 3,  # 7 is void here
-        "c": [[1] * 6] * 4,
-    }
-    for stem, values in masks.items():
-        put_image(root / "images" / "train" / f"{stem}.png")
-        put_mask(root / "masks" / "train" / f"{stem}.png", values)
-    third = ClassConfig("absent", [1, 1, 1])
-    data = folder(root, classes=[*CLASSES, third], void_ids=[7])
-    progress = []
-    check = check_split(find_split(data, "train"), progress.append)
-    assert check.pixels.tolist() == [2 * 4 + 1, 3 * 4 + 24, 0]
-    assert check.images.tolist() == [2, 2, 0]
-    assert check.void == 4 + 5 + 18
-    assert progress == [1, 2, 3]
-
-
-def test_check_split_maps_ids_to_indices(tmp_path: Path) -> None:
-    classes = [ClassConfig("a", [0, 0, 0], 200), ClassConfig("b", [0, 0, 0], 3)]
-    put_image(tmp_path / "images" / "train" / "x.png")
-    put_mask(tmp_path / "masks" / "train" / "x.png", [[200, 200, 200, 3, 3, 255]] * 4)
-    check = check_split(find_split(folder(tmp_path, classes=classes), "train"))
-    assert check.pixels.tolist() == [12, 8]
-    assert check.void == 4
-
-
-def test_check_split_rejects_binary_masks_with_valid_values(tmp_path: Path) -> None:
-    """0/255 masks of two classes contain only class 0 and void."""
-    put_image(tmp_path / "images" / "train" / "x.png")
-    put_mask(tmp_path / "masks" / "train" / "x.png", [[0, 0, 255, 255, 255, 255]] * 4)
-    with pytest.raises(UserError, match="contain only 'rock' and void"):
-        check_split(find_split(folder(tmp_path), "train"))
-    put_image(tmp_path / "images" / "train" / "y.png")
-    put_mask(tmp_path / "masks" / "train" / "y.png", [[0, 0, 1, 1, 1, 255]] * 4)
-    check = check_split(find_split(folder(tmp_path), "train"))
-    assert check.images.tolist() == [2, 1]
-    assert check.void == 20
-
-
-def test_check_split_without_labels(tmp_path: Path) -> None:
-    put_image(tmp_path / "images" / "test" / "x.jpg")
-    check = check_split(find_split(folder(tmp_path), "test"))
-    assert check.pixels.tolist() == check.images.tolist() == [0, 0]
-    assert check.void == 0
-    raw = (tmp_path / "images" / "test" / "x.jpg").read_bytes()
-    (tmp_path / "images" / "test" / "x.jpg").write_bytes(raw[: len(raw) * 6 // 10])
-    with pytest.raises(UserError, match=r"1 of 1 samples can't be used\n.*x\.jpg"):
-        check_split(find_split(folder(tmp_path), "test"))
-
-
-def test_check_split_lists_all_unusable_samples(tmp_path: Path) -> None:
-    root = folder_tree(tmp_path, ("cut", "deep", "fine", "ids", "rgb", "size", "turned"))
-    images, masks = root / "images" / "train", root / "masks" / "train"
-    raw = (images / "cut.png").read_bytes()
-    (images / "cut.png").write_bytes(raw[: len(raw) * 6 // 10])
-    Image.new("I;16", SIZE).save(images / "deep.png")
-    put_mask(masks / "ids.png", [[0, 1, 40, 40, 0, 0]] * 4)
-    Image.new("RGB", SIZE).save(masks / "rgb.png")
-    put_mask(masks / "size.png", np.zeros((4, 5)))
-    put_mask(masks / "turned.png", np.zeros((6, 4)))
-    with pytest.raises(UserError) as caught:
-        check_split(find_split(folder(root), "train"))
-    first, *lines = str(caught.value).splitlines()
-    assert first == "split 'train': 6 of 7 samples can't be used"
-    for line, (path, problem) in zip(
-        lines,
-        (
-            (images / "cut.png", "truncated"),
-            (images / "deep.png", "more than 8 bits"),
-            (masks / "ids.png", "mask values 40 (8 pixels) belong to no class"),
-            (masks / "rgb.png", "belongs to no class"),
-            (masks / "size.png", "the mask is 5x4 (width x height), its image 6x4"),
-            (masks / "turned.png", "EXIF"),
-        ),
-        strict=True,
-    ):
-        assert line.startswith(f"{path}: ")
-        assert problem in line
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-@pytest.mark.parametrize("fraction", [0.0, 0.6, 0.9])
-def test_check_split_finds_truncated_images(tmp_path: Path, suffix: str, fraction: float) -> None:
-    root = folder_tree(tmp_path, ("a", "b"))
-    (root / "images" / "train" / "b.png").unlink()
-    path = root / "images" / "train" / f"b.{suffix}"
-    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    Image.fromarray(image).save(path)
-    put_mask(root / "masks" / "train" / "b.png", np.ones((30, 40)))
-    assert check_split(find_split(folder(root), "train")).pixels.sum() == 24 + 1200
-    raw = path.read_bytes()
-    path.write_bytes(raw[: int(len(raw) * fraction)])
-    with pytest.raises(UserError, match=rf"1 of 2 samples can't be used\n.*b\.{suffix}: "):
-        check_split(find_split(folder(root), "train"))
-
-
-def test_check_split_reports_a_color_profile_that_pillow_rejects(tmp_path: Path) -> None:
-    root = folder_tree(tmp_path)
-    Image.new("RGB", SIZE).save(root / "images" / "train" / "b.png", icc_profile=bytes(2_000_000))
-    with pytest.raises(UserError, match=r"1 of 2 samples .*\n.*b\.png: "):
-        check_split(find_split(folder(root), "train"))
-
-
-@pytest.mark.parametrize("bad", [MAX_LISTED, MAX_LISTED + 1, MAX_LISTED + 15])
-def test_check_split_lists_the_first_errors_and_counts_the_others(tmp_path: Path, bad: int) -> None:
-    root = folder_tree(tmp_path, tuple(f"{i:02}" for i in range(bad + 2)))
-    for i in range(bad):
-        put_mask(root / "masks" / "train" / f"{i + 1:02}.png", 9)
-    with pytest.raises(UserError) as caught:
-        check_split(find_split(folder(root), "train"))
-    first, *lines = str(caught.value).splitlines()
-    assert first == f"split 'train': {bad} of {bad + 2} samples can't be used"
-    listed = [Path(line.partition(": ")[0]).stem for line in lines[:MAX_LISTED]]
-    assert listed == [f"{i + 1:02}" for i in range(MAX_LISTED)]  # in the split's order
-    rest = bad - MAX_LISTED
-    assert lines[MAX_LISTED:] == ([f"... and {rest} more"] if rest else [])
-
-
-def test_check_split_counts_a_large_mask_exactly(tmp_path: Path) -> None:
-    """OpenCV counts in float32, in which 2**24 + 1 becomes 2**24."""
-    width, height = 4099, 4097  # just above 2**24 pixels
-    put_image(tmp_path / "images" / "train" / "x.png", (width, height))
-    put_mask(tmp_path / "masks" / "train" / "x.png", np.ones((height, width), np.uint8))
-    check = check_split(find_split(folder(tmp_path), "train"))
-    assert check.pixels.tolist() == [0, width * height]
 
 
 def test_cityscapes_stems_must_be_unique_across_cities(tmp_path: Path) -> None:

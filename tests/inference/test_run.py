@@ -8,29 +8,27 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Thread
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 import segcoord
 from segcoord.cli.main import run
 from segcoord.cli.predict import predict
-from segcoord.data.labels import VOC, VOID
+from segcoord.data.labels import VOC
 from segcoord.inference.inputs import Source
 from segcoord.inference.photo import read_photo
 from segcoord.inference.scales_and_tiles import Views
 from segcoord.inference.video import VideoInterrupted, predict_video
-from segcoord.inference.visualize import blend, overlay, reduced
+from segcoord.inference.visualize import blend, overlay
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.utils.threads import map_in_threads
 
 
 @pytest.fixture(scope="module")
@@ -502,46 +500,3 @@ def test_ctrl_c_completes_the_video_of_a_camera(
     frames, _ = read_video(tmp_path / "out" / "overlays" / "camera7.mp4")
     assert 1 <= len(frames) <= 10
     assert f"7: {len(frames)} frames" in printed
-
-
-@settings(max_examples=30, deadline=None)
-@given(count=st.integers(0, 40), threads=st.integers(1, 4), ahead=st.integers(0, 5))
-def test_threads_keep_the_order_and_hold_few_results(count: int, threads: int, ahead: int) -> None:
-    lock, held, most = Lock(), 0, 0
-
-    def items() -> Iterator[int]:
-        nonlocal held, most
-        for i in range(count):
-            with lock:
-                held, most = held + 1, max(most, held + 1)
-            yield i
-
-    results = []
-    for i in map_in_threads(lambda i: i, items(), threads, ahead):
-        with lock:
-            held -= 1
-        results.append(i)
-    assert results == list(range(count))
-    assert most <= ahead + 1
-
-
-def test_an_error_in_a_thread_is_raised_in_order() -> None:
-    results = []
-    with pytest.raises(ZeroDivisionError):
-        for value in map_in_threads(lambda i: 6 // (3 - i), range(9), 2, 2):
-            results.append(value)
-    assert results == [2, 3, 6]
-
-
-def test_overlays_equal_a_simple_implementation() -> None:
-    random = np.random.default_rng(0)
-    image = random.integers(0, 256, (60, 90, 3), np.uint8)
-    indices = random.integers(0, 21, (60, 90), np.uint8)
-    indices[:9] = VOID
-    opacity = np.where(indices == VOID, 0, 0.6)[..., None]
-    expected = (image * (1 - opacity) + VOC.colors[indices] * opacity).round()
-    np.testing.assert_array_equal(blend(image, indices, VOC), expected)
-    small, classes = reduced(image, indices, 30)
-    assert (small.shape, classes.shape) == ((20, 30, 3), (20, 30))
-    np.testing.assert_array_equal(classes, indices[1::3, 1::3])
-    assert reduced(image, indices, 90)[0] is image
