@@ -4,9 +4,10 @@
     python benchmarks/gpu.py --device cpu --quick
 
 Training at 513x513 (batch 16) and 769x769 (batch 8) at output strides 16 and 8, with a batch that
-is on the device already, from a pack and from files; evaluation of 1024x2048 images; inference of
-512x512 images. The peer is segmentation_models_pytorch's DeepLabV3 on mobilenet_v2 with its
-standard ASPP and no attention, at the same stride, in the usual loop.
+is on the device already, and for 513 at stride 16 and 769 at stride 8 also from a pack and from
+files; evaluation of 1024x2048 images; inference of 512x512 images. The peer is
+segmentation_models_pytorch's DeepLabV3 on mobilenet_v2 with its standard ASPP and no attention, at
+the same stride, in the usual loop.
 
 Each result is written to OUT as soon as it is measured. The same command goes on where an earlier
 one ended or was cut off; no case starts after --minutes. --quick only shows that everything runs.

@@ -29,7 +29,7 @@ def new_parser(program: str, command: Command) -> ArgumentParser:
 
 
 def add_views(parser: ArgumentParser) -> None:
-    """Add the options for test-time augmentation and tiling (`inference.views.Views`)."""
+    """Add the options for test-time augmentation and tiling (`scales_and_tiles.Views`)."""
     parser.add_argument(
         "--scales",
         type=float,

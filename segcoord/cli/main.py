@@ -22,7 +22,7 @@ from segcoord.cli.runs import runs
 from segcoord.cli.share import share
 from segcoord.cli.table import table
 from segcoord.cli.train import train
-from segcoord.config.loading import did_you_mean
+from segcoord.config.messages import did_you_mean
 from segcoord.utils.allocator import keep_freed_memory
 from segcoord.utils.cpu import limit_busy_waiting
 from segcoord.utils.errors import UserError

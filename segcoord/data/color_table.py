@@ -28,7 +28,7 @@ class ColorTable:
     """
 
     def __init__(self, labels: LabelSet, void: Sequence[Color]) -> None:
-        self.labels, self.void = labels, tuple(void)
+        self.labels = labels
         any_color = labels.binary and not labels.colors_given
         if not labels.colors_given and not any_color:
             raise UserError(
@@ -38,7 +38,7 @@ class ColorTable:
         known = labels.classes[:1] if any_color else labels.classes
         owners: dict[Color, str] = {}
         for color, owner in [(c.color, f"class {c.name!r}") for c in known] + [
-            (color, "--void") for color in {*self.void}
+            (color, "--void") for color in {*void}
         ]:
             if color in owners:
                 raise UserError(
@@ -49,7 +49,7 @@ class ColorTable:
         # Indexed by a color's 24 bits: 16 MB, and one lookup per pixel.
         self._indices = np.full(1 << 24, 1 if any_color else UNKNOWN, np.uint8)
         self._indices[_pack_rgb(np.array([c.color for c in known]))] = range(len(known))
-        for color in self.void:
+        for color in void:
             self._indices[_pack_rgb(np.array(color))] = VOID
 
     def indices(self, path: Path, colors: np.ndarray) -> np.ndarray:

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from segcoord.config.schema import ClassConfig
+from segcoord.data.color_table import Color
 from segcoord.data.labels import LabelClass, LabelSet, binary_labels, split_ids
 from segcoord.utils.errors import UserError
-
-Color = tuple[int, int, int]
 
 # 254 colors. The first seven are those of Okabe and Ito, "Color Universal Design" (2008), without
 # black. Each of the others has the largest distance in CIELAB to all before it and to black,
@@ -51,7 +50,8 @@ def custom_labels(classes: Sequence[ClassConfig], void_ids: Sequence[int]) -> La
     colors_given = all(c.color is not None for c in classes)
     given = [tuple(c.color) for c in classes if c.color is not None]
     free = (color for color in palette() if color not in given)
-    colors = [next(free) if c.color is None else tuple(c.color) for c in classes]
+    # LabelSet rejects more classes than colors.
+    colors = [next(free, (0, 0, 0)) if c.color is None else tuple(c.color) for c in classes]
     if len(classes) == 1:
         only = classes[0]
         if only.id is not None:

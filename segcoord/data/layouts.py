@@ -227,7 +227,7 @@ def _voc_base(root: Path, images: str | None) -> Path:
 
 
 def _voc_list(patterns: Patterns, name: str) -> Path:
-    """The list of a split in ImageSets/Segmentation, or in ImageSets without that folder."""
+    """The list of a split in ImageSets/Segmentation."""
     folder = stored_path(patterns.root / "ImageSets" / "Segmentation")
     file = stored_path(folder / f"{name}.txt")
     if file.is_file():

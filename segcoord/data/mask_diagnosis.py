@@ -54,7 +54,8 @@ def _hint(values: list[int], unknown: list[int], ids: list[int], labels: LabelSe
             f"If the ids start at 1, give the classes ids 1 to {k} in data.classes; if {k} marks "
             f"unlabeled pixels, set data.void_ids: [{k}]."
         )
-    labeled = [v for v in values if labels.table(max(values) + 1)[v] != VOID]
+    table = labels.table(max(values) + 1)
+    labeled = [v for v in values if table[v] != VOID]
     if _are_gray_levels(labeled, labels):
         return (
             "They are the gray levels of the class colors: the mask was converted to gray. "
@@ -140,7 +141,8 @@ def palette_error(
     ids_of = {c.color: c.ids for c in labels.classes}
     ids_of.setdefault(VOID_COLOR, (VOID,))
     used = [int(v) for v in np.flatnonzero(counts) if v < len(palette)]
-    used = [v for v in used if labels.table(256)[v] != VOID]
+    table = labels.table(256)
+    used = [v for v in used if table[v] != VOID]
     color_ids = {v: ids_of.get(tuple(int(c) for c in palette[v])) for v in used}
     uncertain = None in color_ids.values() or len(set(color_ids.values()) - {(VOID,)}) < 2
     if uncertain or len(ids_of) < len(labels):  # a shared color proves nothing

@@ -129,12 +129,12 @@ def pair_files(patterns: Patterns, on_error: OnError) -> list[Pair]:
     for key, image in images.items():
         mask = masks.get(key)
         pairs.append(Pair(_stored_name(patterns.images, image), image, mask))
-    require_two_files(pairs, patterns)
+    _require_two_files(pairs, patterns)
     return pairs
 
 
 def _masks(patterns: Patterns, images: dict[str, Path], on_error: OnError) -> dict[str, Path]:
-    """The masks by name; empty if their folder has none, like that of a test split."""
+    """The masks by name; empty without their folder, or if no name in a shared folder matches."""
     if not patterns.masks.folder.is_dir():
         return {}
     masks = patterns.files(patterns.masks, on_error)
@@ -160,8 +160,8 @@ def _masks(patterns: Patterns, images: dict[str, Path], on_error: OnError) -> di
     return masks
 
 
-def require_two_files(pairs: Sequence[Pair], patterns: Patterns) -> None:
-    """Raise UserError if an image is its own mask, through a link to its folder or in a list."""
+def _require_two_files(pairs: Sequence[Pair], patterns: Patterns) -> None:
+    """Raise UserError if an image is its own mask, through a link to its folder."""
     same_folder: dict[tuple[Path, Path], bool] = {}
     for pair in pairs:
         if pair.mask is None or pair.image.name != pair.mask.name:

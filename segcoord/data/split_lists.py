@@ -129,7 +129,8 @@ def _find_pair(
     text: str, by_key: dict[str, Pair], patterns: Patterns, roots: Sequence[Path]
 ) -> Pair | None:
     pair = _look_up(text, by_key)
-    columns = _columns(text) or (text.split() if len(text.split()) == 2 else None)
+    words = text.split()
+    columns = _columns(text) or (words if len(words) == 2 else None)
     if pair is not None or columns is None:
         return pair
     first, mask = columns

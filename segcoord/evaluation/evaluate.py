@@ -1,7 +1,6 @@
 """Evaluates a model on a split: each image once, at its original size, in one confusion matrix."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +19,15 @@ from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import progress_counter
 from segcoord.utils.distributed import all_reduce, rank_indices
-from segcoord.utils.errors import UserError, is_out_of_memory
+from segcoord.utils.errors import UserError, explain_out_of_memory
 
 ImageCallback = Callable[[Sample, np.ndarray, np.ndarray, "np.ndarray | None"], None]
 """Called with a sample, its image (H, W, 3) uint8 RGB, and prediction and truth (H, W) uint8."""
 
+
+_MORE_MEMORY = (
+    "Use a device with more memory, or evaluate in tiles, for example with --tile 1024x1024."
+)
 
 Pair = tuple[Tensor, Tensor | None]
 """An image (H, W, 3) uint8, and its mask (H, W) uint8 or None, at original size on the CPU."""
@@ -113,9 +116,9 @@ def _predictions(
     previous = None
     for index, pair in zip(indices, loader):
         sample = split.samples[index]
-        with _explain_out_of_memory(sample, pair[0]):
+        with explain_out_of_memory(pair[0].shape[:2], _MORE_MEMORY, sample.image):
             prediction = predict_on_device(model, pair[0].numpy(), views)
-            prediction = prediction.to("cpu", non_blocking=True)  # into pinned memory
+            prediction = prediction.to("cpu", non_blocking=on_gpu)  # into pinned memory
         if not on_gpu:
             yield sample, pair, prediction
             continue
@@ -127,22 +130,6 @@ def _predictions(
     if previous is not None:
         previous[1].synchronize()
         yield previous[0]
-
-
-@contextmanager
-def _explain_out_of_memory(sample: Sample, image: Tensor) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        height, width = image.shape[:2]
-        raise UserError(
-            f"out of memory at {width}x{height} pixels.",
-            path=sample.image,
-            remedy="Use a device with more memory, or evaluate in tiles, for example with "
-            "--tile 1024x1024.",
-        ) from error
 
 
 def check_labels(model: SegmentationModel, checkpoint: Path | str, data: DataConfig) -> None:

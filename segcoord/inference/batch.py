@@ -21,7 +21,7 @@ from segcoord.inference.video import UnreadableVideo, VideoInterrupted, predict_
 from segcoord.inference.visualize import overlay, reduced, write_picture
 from segcoord.utils.console import console, progress_counter
 from segcoord.utils.cpu import available_cores
-from segcoord.utils.errors import UserError, is_out_of_memory
+from segcoord.utils.errors import UserError, explain_out_of_memory
 from segcoord.utils.threads import map_in_threads
 
 MAX_OVERLAY = 4096  # pixels of an overlay's longer side
@@ -133,16 +133,10 @@ class BatchPredictor:
 
     def _predict(self, pixels: np.ndarray | PhotoStrips) -> tuple[np.ndarray, np.ndarray | None]:
         """(H, W) uint8 classes, and (K, H, W) float16 probabilities if the job writes them."""
-        height, width = pixels.shape[:2]
-        views = self.job.views_of((height, width))
-        try:
-            return self.segment(pixels, views)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            option = "--max-pixels" if self.job.views.tile is None else "--tile"
-            message = f"out of memory at {width}x{height} pixels."
-            raise UserError(message, remedy=f"Lower {option}.") from error
+        size = pixels.shape[:2]
+        option = "--max-pixels" if self.job.views.tile is None else "--tile"
+        with explain_out_of_memory(size, f"Lower {option}."):
+            return self.segment(pixels, self.job.views_of(size))
 
     def _write(self, image: PredictedImage) -> tuple[Source, np.ndarray]:
         """Write the outputs of an image; returns its (256,) pixel counts by class."""

@@ -85,7 +85,7 @@ def load_exported(folder: str | Path, runtime: str | None = None) -> tuple[Segme
 
     Args:
         folder: written by `segcoord export`.
-        runtime: a key of `runtimes.RUNTIMES`; None for the format's default.
+        runtime: a key of `sessions.RUNTIMES`; None for the format's default.
 
     Raises:
         UserError: the folder is not that of an exported model or is damaged, or the runtime can't

@@ -38,7 +38,7 @@ def open_mask_file(folder: Path, runtime: str | None) -> tuple[MaskFile, dict] |
         runtime: a key of `sessions.RUNTIMES`; None for the format's default.
 
     Returns:
-        None if there is no such file, if it has a fixed size, or if only PyTorch can run it.
+        None if there is no such file, or if only PyTorch can run it.
 
     Raises:
         UserError: the folder is damaged, or the runtime can't read its format or isn't installed.
@@ -46,10 +46,10 @@ def open_mask_file(folder: Path, runtime: str | None) -> tuple[MaskFile, dict] |
     if not (folder / DESCRIPTION).is_file():
         return None
     content = read_description(folder)
-    export = content["export"]
-    runtime = runtime_of(export["format"], runtime, folder)
-    path = network_file(folder, export["format"], IMAGE_TO_MASK)
-    if runtime == "torch" or not path.is_file() or export.get("size"):
+    fmt = content["export"]["format"]
+    runtime = runtime_of(fmt, runtime, folder)
+    path = network_file(folder, fmt, IMAGE_TO_MASK)
+    if runtime == "torch" or not path.is_file():
         return None
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # of a list per level
     threads = int(first) if first.isdecimal() and int(first) else available_cores()

@@ -13,12 +13,11 @@ from segcoord.inference.mask_file import open_mask_file
 from segcoord.inference.scales_and_tiles import Views
 from segcoord.inference.strips import PhotoStrips
 
-Segment = Callable[
-    [np.ndarray | PhotoStrips, Views],
-    tuple[np.ndarray, np.ndarray | None],
-]
-"""Image (H, W, 3) uint8 RGB and its views -> (H, W) uint8 class indices, and (K, H, W) float16
-probabilities or None."""
+Prediction = tuple[np.ndarray, np.ndarray | None]
+"""(H, W) uint8 class indices, and (K, H, W) float16 probabilities or None."""
+
+Segment = Callable[[np.ndarray | PhotoStrips, Views], Prediction]
+"""Called with an image (H, W, 3) uint8 RGB and its views."""
 
 
 class Opened(NamedTuple):
@@ -45,9 +44,7 @@ def open_segment(args: Namespace, views: Views) -> Opened:
     predict_mask, content = opened
     model = cache(lambda: _open_model(args))
 
-    def segment(
-        image: np.ndarray | PhotoStrips, views: Views
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def segment(image: np.ndarray | PhotoStrips, views: Views) -> Prediction:
         if views != Views():
             return model().segment(image, views)
         return predict_mask(image), None
@@ -64,9 +61,7 @@ def _open_model(args: Namespace) -> Opened:
     device = find_device(accelerator_for(args.checkpoint, args.device))
     model, checkpoint = load_with_metadata(args.checkpoint, device, runtime=args.runtime)
 
-    def segment(
-        image: np.ndarray | PhotoStrips, views: Views
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def segment(image: np.ndarray | PhotoStrips, views: Views) -> Prediction:
         if args.probs:
             return predict_probabilities(model, image, views)
         return predict(model, image, views), None

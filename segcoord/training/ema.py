@@ -19,7 +19,8 @@ class Ema:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         """The average, in eval mode."""
         self._source: nn.Module | None = None
-        self._pairs: list[tuple[Tensor, Tensor]] = []  # of the average and of `_source`
+        self._floats: list[list[Tensor]] = []  # of the average, and of `_source`
+        self._others: list[list[Tensor]] = []
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
@@ -31,10 +32,14 @@ class Ema:
         if self._source is not model:
             self._source = model
             states = (self.model.state_dict().values(), model.state_dict().values())
-            self._pairs = list(zip(*states))
+            pairs = list(zip(*states))
+            floats = [pair for pair in pairs if pair[0].is_floating_point()]
+            others = [pair for pair in pairs if not pair[0].is_floating_point()]
+            self._floats, self._others = (
+                list(map(list, zip(*floats))),
+                list(map(list, zip(*others))),
+            )
         decay = min(self.decay, (1 + step) / (10 + step))
-        floats = [pair for pair in self._pairs if pair[0].is_floating_point()]
-        others = [pair for pair in self._pairs if not pair[0].is_floating_point()]
-        torch._foreach_lerp_(*map(list, zip(*floats)), 1 - decay)
-        if others:
-            torch._foreach_copy_(*map(list, zip(*others)))
+        torch._foreach_lerp_(*self._floats, 1 - decay)
+        if self._others:
+            torch._foreach_copy_(*self._others)

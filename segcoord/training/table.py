@@ -6,7 +6,6 @@ resumes where it stopped and trains nothing twice.
 
 import csv
 import functools
-import json
 import shutil
 import statistics
 import time
@@ -25,7 +24,7 @@ from segcoord.models.factory import create_model
 from segcoord.models.profile import count_parameters, giga_macs
 from segcoord.training.launch import AnyConfig, run_training
 from segcoord.training.resume import flat_settings
-from segcoord.training.run_dir import last_validation
+from segcoord.training.run_dir import last_validation, read_origin
 from segcoord.training.table_config import Row, Table
 from segcoord.utils.console import console, format_duration, score_title
 from segcoord.utils.errors import UserError
@@ -158,7 +157,7 @@ class _Results:
         results = {seed: self.of(row, seed) for seed in self.table.seeds}
         done = {seed: result for seed, result in results.items() if result}
         scores = [100 * float(result[self.table.score]) for result in done.values()]
-        origins = [json.loads((self.folder(row, s) / "origin.json").read_text()) for s in done]
+        origins = [read_origin(self.folder(row, s)) for s in done]
         minutes = [float(result["seconds"]) / 60 for result in done.values()]
         size, macs = self.sizes[row]
         return {

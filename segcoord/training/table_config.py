@@ -9,7 +9,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from segcoord.config.loading import read_yaml, task_of
 from segcoord.config.messages import describe, did_you_mean
-from segcoord.config.schema import CONFIGS
+from segcoord.config.schema import CONFIGS, ModelConfig
 from segcoord.utils.errors import UserError
 
 VARIED = {  # settings that the rows set, and the key that lists their values
@@ -114,7 +114,11 @@ def read_table(path: Path) -> Table:
         raise UserError(f"{path}: output_strides: a classifier has none; remove the key")
     if strides is None:
         model = layers[0][1].get("model") or {}
-        strides = [model.get("output_stride", 16) if task == "segmentation" else None]
+        strides = [
+            model.get("output_stride", ModelConfig.output_stride)
+            if task == "segmentation"
+            else None
+        ]
     rows = [_row(entry, stride, path) for entry in file.encoders for stride in strides]
     names = [row.name for row in rows]
     for key, values in (("output_strides", strides), ("encoders", names), ("seeds", file.seeds)):

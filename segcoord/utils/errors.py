@@ -1,5 +1,7 @@
 """The exception for errors that the user can fix; the commands print it without a traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -30,3 +32,17 @@ def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
         return True
     messages = ("can't allocate memory", "MemoryError", "CUDA error: out of memory")
     return any(message in str(error) for message in messages)
+
+
+@contextmanager
+def explain_out_of_memory(
+    size: tuple[int, int], remedy: str, path: Path | None = None
+) -> Iterator[None]:
+    """Re-raise an out-of-memory error at an image of size (H, W) as a UserError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = f"out of memory at {size[1]}x{size[0]} pixels."
+        raise UserError(message, path=path, remedy=remedy) from error

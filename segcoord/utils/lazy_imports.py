@@ -69,8 +69,10 @@ def _disable(fn: Callable | None = None, *args: object, **kwargs: object) -> Cal
     if fn is None:
         return lambda fn: _disable(fn, *args, **kwargs)
 
+    wrapped = functools.cache(lambda: _load(_DYNAMO).disable(fn, *args, **kwargs))
+
     @functools.wraps(fn)
     def disabled(*inputs: object, **options: object) -> object:
-        return _load(_DYNAMO).disable(fn, *args, **kwargs)(*inputs, **options)
+        return wrapped()(*inputs, **options)
 
     return disabled
