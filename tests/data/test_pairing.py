@@ -157,6 +157,25 @@ def test_names_in_other_unicode_forms_pair(tmp_path: Path) -> None:
     assert listed.samples[0] == sample
 
 
+def test_names_that_differ_only_in_unicode_form_are_told_apart(tmp_path: Path) -> None:
+    root = write(tmp_path, "images/train/{a,é}.jpg", "masks/train/{a,é,e\u0301}.png")
+    with pytest.raises(UserError) as caught:
+        find_split(folder(root), "train")
+    message = str(caught.value)
+    assert r"this name is NFC ('\xe9.png'), the other NFD ('e\u0301.png')" in message
+
+
+def test_a_lossy_mask_among_the_images_is_an_error(tmp_path: Path) -> None:
+    names = {"images": "{split}/{name}.jpg", "masks": "{split}/{name}_mask.png"}
+    root = write(tmp_path, "train/{a,b,b_mask}.jpg", "train/{a,b}_mask.png")
+    with pytest.raises(UserError, match=r"b_mask\.jpg: is named like a mask") as caught:
+        find_split(folder(root, **names), "train")
+    assert "Remove it: b_mask.png is the mask." in str(caught.value)
+    (root / "train" / "b_mask.png").unlink()
+    with pytest.raises(UserError, match=r"named like a mask.* Use the original masks"):
+        find_split(folder(root, **names), "train")
+
+
 # -- an image as its own mask
 
 
