@@ -49,6 +49,11 @@ class ImageFolderConfig:
     workers: int = 2
     """Data loading processes; 0 to load in the main process."""
 
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of a training crop."""
+        return self.crop_size, self.crop_size
+
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""
         low, high = self.scale

@@ -107,6 +107,11 @@ class DataConfig:
         if isinstance(self.crop_size, int):
             self.crop_size = (self.crop_size, self.crop_size)
 
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of a training crop."""
+        return self.crop_size
+
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""
         low, high = self.scale

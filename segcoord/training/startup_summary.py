@@ -25,8 +25,7 @@ def print_summary(task: Task, fabric: Fabric) -> None:
         UserError: the encoder doesn't accept images of the crop size.
     """
     config, settings = task.config, task.config.train
-    size = config.data.crop_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = config.data.crop
     try:
         macs = giga_macs(task.model, height, width)
     except Exception as error:  # each fixed-size encoder raises an error of its own
