@@ -110,7 +110,7 @@ def _describe_split(split: Split, check: SplitCheck) -> dict:
         "classes": [
             {
                 "name": c.name,
-                "id": list(c.ids) if c.other_ids else c.id,
+                "id": c.id_or_ids,
                 "pixels": pixels,
                 "share": pixels / max(1, labeled),
                 "images": images,
