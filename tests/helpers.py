@@ -45,6 +45,8 @@ ROOT = Path(__file__).parents[1]
 
 
 CAMVID = Path(os.environ.get("SEGCOORD_CAMVID", ROOT / "data" / "camvid"))
+_WEIGHTS = Path(os.environ.get("SEGCOORD_WEIGHTS", ROOT / "weights"))
+IMAGENET_WEIGHTS = _WEIGHTS / "mobilenetv2_100_imagenet.pth"  # of timm's mobilenetv2_100
 
 
 # The tests of all commands: a warning of a library is an error in them, unless Python hides its

@@ -39,6 +39,7 @@ def models(program: str, argv: list[str]) -> int:
     console.print(
         "\nparams, MACs (multiply-adds): with a 1000-class classifier, at 224x224.\n"
         f"seg.: DeepLabV3 with 21 classes at output stride {args.output_stride}, at 512x512.\n"
-        "weights: source of encoder_weights: imagenet; + random: attention is initialized randomly."
+        "weights: source of encoder_weights: imagenet; + new: attention without weights, see "
+        "docs/weights.md."
     )
     return 0

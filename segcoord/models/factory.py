@@ -56,8 +56,8 @@ def create_model(
         reduction: of the encoder's attention; default of the encoder.
         encoder_weights: None for random weights; the path of a file; or "imagenet" for the
             authors' weights (mobilenetv2_ca_100), timm's, or, for an attention without published
-            weights, those of the encoder without attention, with a warning that lists the
-            randomly initialized tensors.
+            weights, those of the encoder without attention. New attention begins as the identity
+            (see docs/weights.md for EfficientNet). A warning reports what is new.
         offline: read weights from the cache only.
         labels: names, colors and mask values of the classes; default: numbers.
         mean, std: what `normalize` subtracts and divides by, per channel, for images in 0..1;

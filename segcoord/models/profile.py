@@ -80,7 +80,7 @@ def count_encoder(name: str, output_stride: int = 16) -> EncoderCounts:
     if name in PUBLISHED:
         weights = "authors"
     elif timm.models.is_model_pretrained(plain):
-        weights = "timm" if plain == name else "timm + random"
+        weights = "timm" if plain == name else "timm + new"
     return EncoderCounts(
         name,
         weights,
