@@ -51,6 +51,7 @@ CAMVID = Path(os.environ.get("SEGCOORD_CAMVID", ROOT / "data" / "camvid"))
 COMMAND_TESTS = {
     "train": "training/test_loop.py",
     "evaluate": "evaluation/test_evaluate.py",
+    "score": "evaluation/test_score.py",
     "predict": "inference/test_run.py",
     "export": "deploy/test_export.py",
     "compare": "evaluation/test_compare.py",

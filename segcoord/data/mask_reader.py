@@ -15,6 +15,7 @@ from segcoord.data.color_table import Color, color_table
 from segcoord.data.image_io import PNG_DEPTH, decode, histogram, open_image, size_mismatch_error
 from segcoord.data.labels import MAX_ID, UNKNOWN, LabelSet
 from segcoord.data.mask_diagnosis import (
+    UNKNOWN_VALUES,
     palette_error,
     palette_indices,
     palette_matches,
@@ -77,7 +78,15 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
 
 def decode_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> DecodedMask:
     """Read a mask, and tell whether by its colors. Args and errors as in `read_mask`."""
-    mask = _read_for(path, labels, size)
+    return decode_stored_mask(path, _read_for(path, labels, size), labels)
+
+
+def decode_stored_mask(path: Path, mask: StoredMask, labels: LabelSet) -> DecodedMask:
+    """Convert the pixels of a mask file to class indices.
+
+    Raises:
+        UserError: unknown values or colors, or a palette that contradicts the class ids.
+    """
     if (by_color := _indices_by_color(path, mask, labels)) is not None:
         return DecodedMask(by_color, True)
     indices = labels.indices(mask.pixels)
@@ -262,7 +271,7 @@ def _to_uint16(path: Path, values: np.ndarray) -> np.ndarray:
             f"the mask value {low if low < 0 else high}, expected 0 to {MAX_ID}.",
             path=path,
             remedy="Save class ids of 8 or 16 bits.",
-            kind="mask values outside the classes",
+            kind=UNKNOWN_VALUES,
         )
     return values.astype(np.uint16)
 
