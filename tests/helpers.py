@@ -54,6 +54,7 @@ IMAGENET_WEIGHTS = _WEIGHTS / "mobilenetv2_100_imagenet.pth"  # of timm's mobile
 COMMAND_TESTS = {
     "train": "training/test_loop.py",
     "evaluate": "evaluation/test_evaluate.py",
+    "score": "evaluation/test_score.py",
     "predict": "inference/test_run.py",
     "export": "deploy/test_export.py",
     "compare": "evaluation/test_compare.py",

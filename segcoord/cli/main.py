@@ -19,6 +19,7 @@ from segcoord.cli.export import export
 from segcoord.cli.models import models
 from segcoord.cli.predict import predict
 from segcoord.cli.runs import runs
+from segcoord.cli.score import score
 from segcoord.cli.share import share
 from segcoord.cli.table import table
 from segcoord.cli.train import train
@@ -27,7 +28,10 @@ from segcoord.utils.allocator import keep_freed_memory
 from segcoord.utils.cpu import limit_busy_waiting
 from segcoord.utils.errors import UserError
 
-_TOP = (train, evaluate, predict, export, compare, models, table, runs, attend, share, demo)
+_TOP = (
+    *(train, evaluate, score, predict, export, compare),
+    *(models, table, runs, attend, share, demo),
+)
 _DATA = (sample, check, get, trainaug, ids, weights, pack)
 COMMANDS: dict[str, Command] = {command.__name__: command for command in _TOP}
 COMMANDS |= {f"data {command.__name__}": command for command in _DATA}

@@ -87,8 +87,9 @@ def parser_error(
     if error.argument_name is not None:
         return option_error(error, parser)
     for source, key, value in settings:
-        action = parser._option_string_actions.get(f"--{key}")
-        if action is not None and (text := _rejected(key, value, action)):
+        option = key if key in options else key.replace("_", "-")
+        action = parser._option_string_actions.get(f"--{option}")
+        if action is not None and (text := _rejected(option, value, action)):
             return _with_help(text if source is None else f"{source}: {text}", parser)
     return _with_help("these options and settings can't be read", parser)
 

@@ -10,6 +10,8 @@ from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
 CONVERT = "segcoord data ids converts masks drawn in the class colors."
+UNKNOWN_VALUES = "mask values outside the classes"
+"""The `kind` of the error for mask values that belong to no class."""
 _MAX_CITYSCAPES_ID = 33
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, used by Pillow and OpenCV
 
@@ -31,7 +33,7 @@ def unknown_values_error(path: Path, counts: np.ndarray, labels: LabelSet) -> Us
         f"expected {expected}{void}.",
         path=path,
         remedy=_hint(values, unknown, ids, labels),
-        kind="mask values outside the classes",
+        kind=UNKNOWN_VALUES,
     )
 
 

@@ -16,6 +16,7 @@ from segcoord.data.color_table import Color, color_table
 from segcoord.data.image_io import PNG_DEPTH, decode, histogram, open_image, size_mismatch_error
 from segcoord.data.labels import MAX_ID, UNKNOWN, LabelSet, MaskKind
 from segcoord.data.mask_diagnosis import (
+    UNKNOWN_VALUES,
     palette_error,
     palette_indices,
     palette_matches,
@@ -80,7 +81,15 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
 
 def decode_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> DecodedMask:
     """Read a mask, and tell how. Args and errors as in `read_mask`."""
-    mask = _read_for(path, labels, size)
+    return decode_stored_mask(path, _read_for(path, labels, size), labels)
+
+
+def decode_stored_mask(path: Path, mask: StoredMask, labels: LabelSet) -> DecodedMask:
+    """Convert the pixels of a mask file to class indices.
+
+    Raises:
+        UserError: unknown values or colors, or a palette that contradicts the class ids.
+    """
     if (by_color := _indices_by_color(path, mask, labels)) is not None:
         return DecodedMask(by_color, True, mask.kind)
     indices = labels.indices(mask.pixels)
@@ -266,7 +275,7 @@ def _to_uint16(path: Path, values: np.ndarray) -> np.ndarray:
             f"the mask value {low if low < 0 else high}, expected 0 to {MAX_ID}.",
             path=path,
             remedy="Save class ids of 8 or 16 bits.",
-            kind="mask values outside the classes",
+            kind=UNKNOWN_VALUES,
         )
     return values.astype(np.uint16)
 

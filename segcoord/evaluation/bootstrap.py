@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from segcoord.evaluation.metrics import count_pairs, divide, or_none
+from segcoord.evaluation.metrics import divide, joint_histogram, or_none
 
 MIN_IMAGES = 10
 """An interval from fewer images is too narrow to be trusted."""
@@ -28,16 +27,16 @@ def count_image(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> 
     """Counts the pixels of one image from which IoU is computed.
 
     Args:
-        prediction: (H, W) uint8 class indices.
+        prediction: (H, W) uint8 class indices; values of `num_classes` and above are void, which is
+            wrong.
         truth: (H, W) uint8 class indices; values of `num_classes` and above (void) are ignored.
         num_classes: K.
 
     Returns:
         (3, K) int64: per class the true positives, the pixels in truth and the predicted pixels.
     """
-    pairs = (torch.from_numpy(np.ascontiguousarray(x)) for x in (truth, prediction))
-    confusion = count_pairs(*pairs).numpy()[:num_classes, :num_classes]
-    return np.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)])
+    counts = joint_histogram(truth, prediction)[:num_classes]
+    return np.stack([counts.diagonal(), counts.sum(1), counts.sum(0)[:num_classes]])
 
 
 def iou_in_truth(counts: np.ndarray) -> np.ndarray:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from segcoord.data.corruption import DECODE_ERRORS
 from segcoord.data.labels import CITYSCAPES, VOID
-from segcoord.data.split import Sample
+from segcoord.data.split import Sample, Split
 from segcoord.evaluation.metrics import Scores, divide, mean, or_none
+from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 
 CATEGORIES = {
@@ -43,7 +43,8 @@ VOID_INSTANCE_IDS = (29, 30)
 
 _K, _C = len(CITYSCAPES), len(CATEGORIES)
 _MEMBERS = np.array([[n in names for n in CITYSCAPES.names] for names in CATEGORIES.values()])
-_CATEGORY_OF = _MEMBERS.argmax(0)  # (19,) class index -> category
+_CATEGORY_OF = np.full(256, _C)  # class index -> category; void is in none of them
+_CATEGORY_OF[:_K] = _MEMBERS.argmax(0)
 _SIZES = np.array([AVERAGE_SIZES.get(name, np.nan) for name in CITYSCAPES.names])  # (19,)
 _HAS_INSTANCES = np.isfinite(_SIZES)
 _CATEGORY_HAS_INSTANCES = ~(_MEMBERS & ~_HAS_INSTANCES).any(1)  # (7,): human and vehicle
@@ -60,13 +61,13 @@ class InstanceWeights:
     """
 
     def __init__(self) -> None:
-        self.weights = torch.zeros(2, _K + _C, dtype=torch.float64)
+        self.weights = np.zeros((2, _K + _C))
 
     def update(self, prediction: np.ndarray, instances: np.ndarray) -> None:
         """Counts one image.
 
         Args:
-            prediction: (H, W) uint8 class indices.
+            prediction: (H, W) uint8 class indices, 255 for void.
             instances: (H, W) integers, 1000 * label id + number for an instance's pixels, from
                 `read_instances`.
         """
@@ -86,12 +87,25 @@ class InstanceWeights:
         ):
             found = np.bincount(inverse, correct, len(ids))
             for row, pixels in zip(self.weights[:, offset:], (found, sizes - found)):
-                counts = np.bincount(groups, pixels * pixel_weight, length)
-                row[:length] += torch.from_numpy(counts)
+                row[:length] += np.bincount(groups, pixels * pixel_weight, length)
 
     def add_image(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
         """An `ImageCallback` that reads the instance file of a sample and counts the image."""
         self.update(prediction, read_instances(instances_path(sample), prediction.shape))
+
+
+def instance_weights(split: Split) -> InstanceWeights | None:
+    """The iIoU metric; None, with a note, unless every mask has an instance file beside it."""
+    if not split.labelled:
+        return None
+    missing = [p for p in map(instances_path, split.samples) if not p.is_file()]
+    if not missing:
+        return InstanceWeights()
+    console.print(
+        f"iIoU is left out: {len(missing)} of {len(split)} masks have no instance file beside "
+        f"them, such as {missing[0].name}"
+    )
+    return None
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ class CityscapesScores:
     """Scores by category and instance; NaN where undefined.
 
     Args:
-        confusion: (19, 19) int64 pixel counts, as in `Scores`.
+        confusion: (19, 19) or (19, 20) int64 pixel counts, as in `Scores`.
         weights: (2, 26) float64 from `InstanceWeights`; None without instance files.
     """
 
@@ -109,24 +123,24 @@ class CityscapesScores:
     @property
     def categories(self) -> Scores:
         """Scores of the 7 categories, in the order of CATEGORIES."""
-        return Scores(_MEMBERS.astype(np.int64) @ self.confusion @ _MEMBERS.T)
+        by_class = _MEMBERS.astype(np.int64) @ self.confusion
+        return Scores(np.hstack([by_class[:, :_K] @ _MEMBERS.T, by_class[:, _K:]]))
 
     @property
     def class_iiou(self) -> np.ndarray | None:
         """(19,) float64; NaN for classes without instances."""
-        return self._iiou(self.confusion, slice(_K), _HAS_INSTANCES)
+        return self._iiou(Scores(self.confusion), slice(_K), _HAS_INSTANCES)
 
     @property
     def category_iiou(self) -> np.ndarray | None:
         """(7,) float64; NaN except for human and vehicle."""
-        confusion = self.categories.confusion
-        return self._iiou(confusion, slice(_K, None), _CATEGORY_HAS_INSTANCES)
+        return self._iiou(self.categories, slice(_K, None), _CATEGORY_HAS_INSTANCES)
 
-    def _iiou(self, confusion: np.ndarray, part: slice, mask: np.ndarray) -> np.ndarray | None:
+    def _iiou(self, scores: Scores, part: slice, mask: np.ndarray) -> np.ndarray | None:
         if self.weights is None:
             return None
         true_positives, false_negatives = self.weights[:, part]
-        false_positives = confusion.sum(0) - confusion.diagonal()
+        false_positives = scores.predicted - scores.confusion.diagonal()
         union = true_positives + false_negatives + false_positives
         return np.where(mask, divide(true_positives, union), np.nan)
 

@@ -8,10 +8,10 @@ from jsonargparse import Namespace
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import find_split
-from segcoord.data.pack.reader import pixel_source, with_pack
+from segcoord.data.pack.reader import pixel_source, verify_masks, with_pack
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.bootstrap import count_image, paired_bootstrap
-from segcoord.evaluation.evaluate import check_labels, evaluate, verify_masks
+from segcoord.evaluation.evaluate import check_labels, evaluate
 from segcoord.evaluation.protocol import protocol
 from segcoord.evaluation.tables import print_comparison
 from segcoord.inference.load import checkpoint_path, is_exported, load_with_metadata

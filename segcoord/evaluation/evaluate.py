@@ -1,6 +1,6 @@
 """Evaluates a model on a split: each image once, at its original size, in one confusion matrix."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +11,14 @@ from torch.utils.data import Dataset
 from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import label_set
 from segcoord.data.loader import WorkerLoader
-from segcoord.data.pack.reader import verify
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation.metrics import Scores, confusion_matrix
+from segcoord.evaluation.outputs import ImageCallback
 from segcoord.inference.predict import SINGLE_VIEW, predict_on_device
 from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.utils.console import progress_counter
 from segcoord.utils.distributed import all_reduce, rank_indices
 from segcoord.utils.errors import UserError, explain_out_of_memory
-
-ImageCallback = Callable[[Sample, np.ndarray, np.ndarray, "np.ndarray | None"], None]
-"""Called with a sample, its image (H, W, 3) uint8 RGB, and prediction and truth (H, W) uint8."""
-
 
 _MORE_MEMORY = (
     "Use a device with more memory, or evaluate in tiles, for example with --tile 1024x1024."
@@ -143,14 +138,3 @@ def check_labels(model: SegmentationModel, checkpoint: Path | str, data: DataCon
         f"({', '.join(model.labels.names[:4])}, ...); a score needs the same classes in the same "
         "order. Check data.layout and data.classes."
     )
-
-
-def verify_masks(split: Split) -> None:
-    """Verifies the checksums of a pack's masks: a flipped bit would silently change the score.
-
-    Raises:
-        UserError: a damaged pack.
-    """
-    if split.pack is not None and split.labelled:
-        with progress_counter(f"verify {split.name}", len(split)) as on_progress:
-            verify(split.pack, split, on_progress, masks_alone=True)

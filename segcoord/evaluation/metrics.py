@@ -3,18 +3,21 @@
 Definition of the Pascal VOC development kit and cityscapesscripts/evaluation: counts are summed
 over all images, then divided per class (intersection / union), then averaged over the classes.
 segmentation.MeanIoU of torchmetrics averages over images instead, which gives another number.
+
+Imports no torch: masks in files are counted without it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _CHUNK = 2**24  # OpenCV's histogram is float32, which holds integers exactly up to 2**24
 
 
@@ -36,11 +39,14 @@ def confusion_matrix(
         ValueError: different shapes, logits instead of indices, or a value out of range, such as
             an `ignore_index` that is a class.
     """
+    import torch
+
+    integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     require_ignore_index(ignore_index, num_classes)
     if preds.shape != target.shape:
         raise ValueError(f"preds {tuple(preds.shape)} and target {tuple(target.shape)} differ")
     for name, values in (("preds", preds), ("target", target)):
-        if values.dtype not in _INTEGERS:
+        if values.dtype not in integers:
             raise ValueError(f"{name}: expected integer class indices, found {values.dtype}")
     k = num_classes
     if preds.numel() == 0:
@@ -76,15 +82,30 @@ def count_pairs(rows: Tensor, columns: Tensor) -> Tensor:
     Returns:
         (256, 256) int64 on the same device.
     """
+    import torch
+
     rows, columns = rows.flatten(), columns.flatten()
     if rows.device.type != "cpu":
         return torch.bincount(rows.int() * 256 + columns, minlength=256 * 256).view(256, 256)
+    return torch.from_numpy(joint_histogram(rows.numpy(), columns.numpy()))
+
+
+def joint_histogram(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Joint histogram of two maps.
+
+    Args:
+        rows, columns: uint8, of the same shape.
+
+    Returns:
+        (256, 256) int64.
+    """
+    rows, columns = rows.ravel(), columns.ravel()
     counts = np.zeros((256, 256), np.int64)
-    for pair in zip(rows.split(_CHUNK), columns.split(_CHUNK)):
-        maps = [values.numpy()[None] for values in pair]
+    for start in range(0, rows.size, _CHUNK):
+        maps = [values[None, start : start + _CHUNK] for values in (rows, columns)]
         # calcHist needs no memory for the pairs, and void needs no masking.
         counts += cv2.calcHist(maps, [0, 1], None, [256, 256], [0, 256] * 2).astype(np.int64)
-    return torch.from_numpy(counts)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,8 @@ class Scores:
     """Scores of a confusion matrix; NaN where the denominator is 0.
 
     Args:
-        confusion: (K, K) int64 pixel counts, truth in rows, prediction in columns.
+        confusion: (K, K) int64 pixel counts, truth in rows, prediction in columns; or (K, K + 1),
+            whose last column counts labeled pixels predicted as void: they are wrong.
     """
 
     confusion: np.ndarray
@@ -103,16 +125,21 @@ class Scores:
         return self.confusion.sum(1)
 
     @property
+    def predicted(self) -> np.ndarray:
+        """(K,) int64: labeled pixels predicted as each class."""
+        return self.confusion.sum(0)[: len(self.confusion)]
+
+    @property
     def iou(self) -> np.ndarray:
         """(K,) float64; NaN for a class in neither truth nor prediction."""
-        union = self.truth + self.confusion.sum(0) - self.confusion.diagonal()
+        union = self.truth + self.predicted - self.confusion.diagonal()
         return divide(self.confusion.diagonal(), union)
 
     @property
     def dice(self) -> np.ndarray:
         """(K,) float64: Dice coefficient, 2 * intersection / (truth + prediction), also called F1;
         NaN for a class in neither truth nor prediction."""
-        total = self.truth + self.confusion.sum(0)
+        total = self.truth + self.predicted
         return divide(2 * self.confusion.diagonal(), total)
 
     @property

@@ -1,5 +1,6 @@
-"""Checks of the output options of `segcoord evaluate`, before any image is predicted."""
+"""Checks of the output options of `segcoord evaluate` and `segcoord score`, before any work."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -8,7 +9,6 @@ from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import in_dataset
 from segcoord.data.split import Split
 from segcoord.evaluation.submission import check_server
-from segcoord.inference.load import checkpoint_path
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import require_writable_path
@@ -22,6 +22,8 @@ FILES, FOLDERS = ("sheet", "json", "report", "out"), ("masks", "overlays", "figu
 
 def check_options(args: Namespace, processes: int) -> None:
     """Raises UserError for options that don't go together and outputs that can't be written."""
+    from segcoord.inference.load import checkpoint_path  # imports torch
+
     for option, other in (("export", "out"), ("out", "export")):
         if getattr(args, option) and not getattr(args, other):
             raise UserError(f"--{option}: found without --{other}; give both or none")
@@ -31,7 +33,10 @@ def check_options(args: Namespace, processes: int) -> None:
         )
     if args.against and not (args.report or args.figures):
         raise UserError("--against: is part of a report; give --report or --figures too")
-    _check_paths(args)
+    inputs = {"checkpoint": Path(args.checkpoint)}
+    if args.against:
+        inputs["against"] = checkpoint_path(args.against)
+    check_paths(args, inputs)
     given = [option for option in SINGLE_PROCESS if getattr(args, option)]
     if processes > 1 and given:
         raise UserError(
@@ -61,23 +66,29 @@ def check_split_outputs(args: Namespace, data: DataConfig, split: Split) -> None
         raise UserError(
             f"--json, --sheet, --report and --figures need masks; split {split.name!r} has none"
         )
-    for option, path in _paths(args).items():
-        if in_dataset(data, split, path if option in FOLDERS else path.parent):
-            raise UserError(
-                f"--{option} {path.resolve()}: is in a folder of the dataset and could overwrite "
-                "its files; choose another folder"
-            )
+    require_outside_dataset(args, data, split)
     if args.export:
         warning = check_server(args.export, Path(args.out), split, data.layout)
         if warning:
             console.print(warning, style="yellow")
 
 
-def _check_paths(args: Namespace) -> None:
-    """Raises UserError for outputs that can't be written or that share a path."""
-    options = {Path(args.checkpoint).resolve(): "checkpoint"}
-    if args.against:
-        options[checkpoint_path(args.against).resolve()] = "against"
+def require_outside_dataset(args: Namespace, data: DataConfig, split: Split) -> None:
+    """Raises UserError for an output that is in a folder of the split's files."""
+    for option, path in _paths(args).items():
+        if in_dataset(data, split, path if option in FOLDERS else path.parent):
+            raise UserError(
+                f"--{option} {path.resolve()}: is in a folder of the dataset and could overwrite "
+                "its files; choose another folder"
+            )
+
+
+def check_paths(args: Namespace, inputs: Mapping[str, Path]) -> None:
+    """Raises UserError for outputs that can't be written or that share a path.
+
+    `inputs` are the options that name what the command reads, and their paths.
+    """
+    options = {path.resolve(): option for option, path in inputs.items()}
     for option, path in _paths(args).items():
         other = options.setdefault(path.resolve(), option)
         if other != option:
@@ -90,4 +101,4 @@ def _check_paths(args: Namespace) -> None:
 
 def _paths(args: Namespace) -> dict[str, Path]:
     """The requested files and folders by option."""
-    return {o: Path(getattr(args, o)) for o in (*FILES, *FOLDERS) if getattr(args, o)}
+    return {o: Path(getattr(args, o)) for o in (*FILES, *FOLDERS) if getattr(args, o, None)}

@@ -1,9 +1,11 @@
 """The protocol of a score, and the JSON file with scores and protocol."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
-import torch.distributed as dist
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.labels import VOID, LabelSet
@@ -11,9 +13,28 @@ from segcoord.data.split import Split
 from segcoord.evaluation.metrics import Scores, or_none
 from segcoord.inference.scales_and_tiles import Views
 from segcoord.inference.sessions import runtime_version
-from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.files import write_json
 from segcoord.utils.provenance import origin
+
+if TYPE_CHECKING:
+    from segcoord.models.segmentation import SegmentationModel
+
+
+def split_protocol(split: Split, data: DataConfig) -> dict:
+    """Describes the scored images, and how their pixels are counted."""
+    return {
+        "split": split.name,
+        "layout": data.layout,
+        "root": data.root,
+        "pack": None if split.pack is None else str(split.pack.folder),
+        "images": len(split),
+        "left_out": split.left_out,
+        "exif": split.exif,
+        "size": "original",
+        "average": "one confusion matrix over the split; mean over classes in truth or prediction",
+        "classes": len(split.labels),
+        "ignore_index": VOID,
+    }
 
 
 def protocol(
@@ -28,23 +49,15 @@ def protocol(
     `checkpoint` is its path and content. Step and EMA are null for a checkpoint that was not
     written by a training run.
     """
+    import torch.distributed as dist
+
     path, content = checkpoint
     training = content.get("config", {}).get("train")
     provenance = origin()
     versions = {"opencv": cv2.__version__} | runtime_version(model.runtime)
     return {
-        "split": split.name,
-        "layout": data.layout,
-        "root": data.root,
-        "pack": None if split.pack is None else str(split.pack.folder),
-        "images": len(split),
-        "left_out": split.left_out,
-        "exif": split.exif,
-        "size": "original",
+        **split_protocol(split, data),
         **views.to_dict(),
-        "average": "one confusion matrix over the split; mean over classes in truth or prediction",
-        "classes": len(model.labels),
-        "ignore_index": VOID,
         "checkpoint": str(path),
         "step": content.get("progress", {}).get("step"),
         # Runs from before this setting existed have no moving average.

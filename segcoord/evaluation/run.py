@@ -8,25 +8,30 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from jsonargparse import Namespace
-from torch import Tensor
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import find_split
-from segcoord.data.mask_writer import write_mask
-from segcoord.data.pack.reader import pixel_source, with_pack
+from segcoord.data.pack.reader import pixel_source, verify_masks, with_pack
 from segcoord.data.split import Sample, Split
 from segcoord.evaluation import output_options
-from segcoord.evaluation.cityscapes import CityscapesScores, InstanceWeights, instances_path
-from segcoord.evaluation.evaluate import ImageCallback, check_labels, evaluate, verify_masks
+from segcoord.evaluation.cityscapes import instance_weights
+from segcoord.evaluation.compare import device_for, predict_counts
+from segcoord.evaluation.evaluate import check_labels, evaluate
 from segcoord.evaluation.metrics import Scores
+from segcoord.evaluation.outputs import (
+    ImageCallback,
+    mask_writer,
+    overlay_writer,
+    print_layout_scores,
+    print_paths,
+)
 from segcoord.evaluation.protocol import protocol, write_scores
-from segcoord.evaluation.report.build import ReportBuilder
+from segcoord.evaluation.report.build import OtherCounts, ReportBuilder, require_report_packages
 from segcoord.evaluation.sheet import SampleSheet
 from segcoord.evaluation.submission import server_archive
-from segcoord.evaluation.tables import print_cityscapes, print_scores
-from segcoord.inference.load import accelerator_for, load_with_metadata
+from segcoord.evaluation.tables import print_scores
+from segcoord.inference.load import accelerator_for, checkpoint_path, load, load_with_metadata
 from segcoord.inference.scales_and_tiles import Views, parse_tile
-from segcoord.inference.visualize import overlay, write_picture
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.console import console, progress_bar
 from segcoord.utils.devices import (
@@ -54,14 +59,20 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     model, checkpoint, split = _load(args, data, device)
 
     with ExitStack() as stack:
-        callbacks = _mask_writers(args, data, split)
+        callbacks = []
+        if args.masks:
+            palette = data.layout != "cityscapes"
+            callbacks.append(mask_writer(args.masks, split.labels, palette))
+        if args.overlays:
+            callbacks.append(overlay_writer(args.overlays, split.labels))
         sheet = instances = report = None
         if args.sheet:
             callbacks.append(sheet := SampleSheet(split))
-        if data.layout == "cityscapes" and (instances := _instance_weights(split)) is not None:
+        if data.layout == "cityscapes" and (instances := instance_weights(split)) is not None:
             callbacks.append(instances.add_image)
         if args.report or args.figures:
-            report = ReportBuilder(args, model, split, data, views)
+            require_report_packages()
+            report = ReportBuilder(args, split, model, _against(args, model, split, data, views))
             callbacks.append(report.add)
         source = f"{split.name}: read from {pixel_source(split, data)}"
         console.print(f"{source}; {views}" if str(views) else source)
@@ -72,12 +83,14 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
 
     if scores is None and split.labelled:
         _report_dummy_masks(args, split)
-    weights = None if instances is None else all_reduce(instances.weights, model.mean.device)
+    weights = None
+    if instances is not None:
+        weights = all_reduce(torch.from_numpy(instances.weights), model.mean.device).numpy()
     if not is_main_process():
         return 0
     if scores is not None:
         print_scores(scores, split.labels, len(split), str(views))
-        extra = _print_layout_scores(data, scores, weights)
+        extra = print_layout_scores(data, scores, weights)
         description = protocol(model, split, data, views, (Path(args.checkpoint), checkpoint))
         description |= sizes
         if args.json:
@@ -86,9 +99,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
             report.write(scores, description)
     if sheet is not None:
         sheet.write(Path(args.sheet))
-    for option in (*output_options.FOLDERS, *output_options.FILES):
-        if getattr(args, option):
-            console.print(f"{option:10} {getattr(args, option)}")
+    print_paths(args)
     return 0
 
 
@@ -111,32 +122,20 @@ def _load(
     return model, checkpoint, split
 
 
-def _mask_writers(args: Namespace, data: DataConfig, split: Split) -> list[ImageCallback]:
-    """Callbacks that write the files of `--masks` and `--overlays`."""
+def _against(
+    args: Namespace, model: SegmentationModel, split: Split, data: DataConfig, views: Views
+) -> OtherCounts | None:
+    """Predicts the split with the checkpoint of `--against`, if any.
 
-    def mask(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
-        path = Path(args.masks) / f"{sample.stem}.png"
-        write_mask(path, prediction, split.labels, palette=data.layout != "cityscapes")
-
-    def blended(sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
-        path = Path(args.overlays) / f"{sample.stem}.png"
-        write_picture(path, overlay(image, prediction, split.labels))
-
-    return [write for write, folder in ((mask, args.masks), (blended, args.overlays)) if folder]
-
-
-def _instance_weights(split: Split) -> InstanceWeights | None:
-    """The iIoU metric; None, with a note, unless every mask has an instance file beside it."""
-    if not split.labelled:
+    Raises:
+        UserError: a checkpoint with other classes.
+    """
+    if args.against is None:
         return None
-    missing = [p for p in map(instances_path, split.samples) if not p.is_file()]
-    if not missing:
-        return InstanceWeights()
-    console.print(
-        f"iIoU is left out: {len(missing)} of {len(split)} masks have no instance file beside "
-        f"them, such as {missing[0].name}"
-    )
-    return None
+    path = checkpoint_path(args.against)
+    other = load(path, device_for(path, model.mean.device))
+    check_labels(other, path, data)
+    return OtherCounts(str(path), predict_counts(other, path, split, data.workers, views))
 
 
 def _predict(
@@ -169,13 +168,3 @@ def _report_dummy_masks(args: Namespace, split: Split) -> None:
     if output_options.writes_scores(args) or not output_options.writes_predictions(args):
         raise UserError(f"{message}; it can't be scored. Write its predictions with --masks.")
     console.print(f"{message}; it is not scored.")
-
-
-def _print_layout_scores(data: DataConfig, scores: Scores, weights: Tensor | None) -> dict:
-    """Prints and returns the scores that only a dataset layout has, for the JSON."""
-    if data.layout != "cityscapes":
-        return {}
-    instance_weights = None if weights is None else weights.numpy()
-    cityscapes = CityscapesScores(scores.confusion, instance_weights).to_dict()
-    print_cityscapes(cityscapes)
-    return {"cityscapes": cityscapes}

@@ -1,14 +1,18 @@
 """Sheets of a few images with their truth and prediction, as one picture."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from segcoord.data.labels import LabelSet
 from segcoord.data.split import Sample, Split
-from segcoord.inference.predict import predict
 from segcoord.inference.visualize import blend, sheet, write_picture
-from segcoord.models.segmentation import SegmentationModel
+
+if TYPE_CHECKING:
+    from segcoord.models.segmentation import SegmentationModel
 
 TITLES = ("image", "truth", "prediction")
 
@@ -18,6 +22,8 @@ def draw_examples(model: SegmentationModel, split: Split, n: int = 4) -> np.ndar
 
     The model is in eval mode. Returns (H, W, 3) uint8 RGB.
     """
+    from segcoord.inference.predict import predict  # imports torch
+
     rows = []
     for index in evenly_spaced(n, len(split)):
         image, truth = split.read(index)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from segcoord.cli.evaluate import evaluate
 from segcoord.cli.main import run
+from segcoord.cli.score import score as score_masks
 from segcoord.config.schema import DataConfig
 from segcoord.data.labels import CITYSCAPES, VOID
 from segcoord.data.layouts import find_split
@@ -94,7 +95,7 @@ def score(root: Path, predictions: dict[str, np.ndarray], masks: Path) -> tuple:
         weights.update(prediction, read_instances(instances_path(sample), prediction.shape))
         write_mask(masks / f"{sample.stem}.png", prediction, CITYSCAPES, palette=False)
     scores = metric.scores()
-    return scores, CityscapesScores(scores.confusion, weights.weights.numpy())
+    return scores, CityscapesScores(scores.confusion, weights.weights)
 
 
 def write_frame(root: Path, number: int, ids: np.ndarray, instances: np.ndarray) -> str:
@@ -151,6 +152,33 @@ def test_edge_cases_score_as_with_the_official_tool(edge_cases, tmp_path: Path) 
     assert scores.iou[3] == 0  # wall, which is only predicted
     assert np.isfinite(extra.class_iiou).sum() == 7  # of the 8 classes with instances
     assert_equal(*official(root, tmp_path / "masks"), scores, extra)
+
+
+def test_predicted_void_scores_as_with_the_official_tool(edge_cases, tmp_path: Path) -> None:
+    """Void is label id 0; the official tool counts it as wrong."""
+    root, predictions = edge_cases
+    random = np.random.default_rng(1)
+    (tmp_path / "masks").mkdir()
+    for stem, prediction in predictions.items():
+        ids = CITYSCAPES.to_value[prediction]
+        ids[random.random(ids.shape) < 0.2] = 0
+        cv2.imwrite(str(tmp_path / "masks" / f"{stem}.png"), ids)
+    arguments = ["--data.layout=cityscapes", f"--data.root={root}"]
+    arguments += [f"--predictions={tmp_path / 'masks'}", f"--json={tmp_path / 'score.json'}"]
+    assert run(score_masks, "segcoord score", arguments) == 0
+    ours = json.loads((tmp_path / "score.json").read_text())
+    assert ours["predicted_void"] > 1000
+    _, theirs = official(root, tmp_path / "masks")
+    for rows, name, key in (
+        (ours["classes"], "class", "iou"),
+        (ours["cityscapes"]["categories"], "category", "iou"),
+        (ours["cityscapes"]["classes"], "classInst", "iiou"),
+        (ours["cityscapes"]["categories"], "categoryInst", "iiou"),
+    ):
+        for row in rows:
+            value = theirs[f"{name}Scores"][row["name"]]
+            expected = None if np.isnan(value) else pytest.approx(value, rel=1e-12)
+            assert row[key] == expected, (name, row)
 
 
 def test_void_only_scores_as_with_the_official_tool(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from segcoord.data.file_pattern import stored_path
 from segcoord.data.image_io import has_transparency
 from segcoord.data.labels import LabelSet
 from segcoord.data.split import Sample, Split
+from segcoord.utils.console import progress_counter
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
@@ -333,3 +334,16 @@ def verify(
             f"{pack.folder}: the pack is damaged: {len(bad)} of {len(pack)} {what} don't match "
             f"their checksums ({join_first(bad, 5)}). {REWRITE}"
         )
+
+
+def verify_masks(split: Split) -> None:
+    """Check the checksums of a pack's masks: a flipped bit would silently change a score.
+
+    Does nothing for a split that is read from files.
+
+    Raises:
+        UserError: a damaged pack.
+    """
+    if split.pack is not None and split.labelled:
+        with progress_counter(f"verify {split.name}", len(split)) as on_progress:
+            verify(split.pack, split, on_progress, masks_alone=True)

@@ -47,17 +47,19 @@ class BoundaryBands:
     """
 
     def __init__(self, num_classes: int) -> None:
-        self.confusion = np.zeros((MAX_WIDTH, num_classes, num_classes), np.int64)
-        """Truth in rows; entry d holds the pixels at distances from d to below d + 1."""
+        self.confusion = np.zeros((MAX_WIDTH, num_classes, num_classes + 1), np.int64)
+        """Truth in rows, predicted void in the last column; entry d holds the pixels at distances
+        from d to below d + 1."""
 
     def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Counts one image: (H, W) uint8 class indices, 255 in truth for void."""
+        """Counts one image: (H, W) uint8 class indices, 255 for void."""
         k = self.confusion.shape[1]
         distance = boundary_distance(truth)
         near = (distance < MAX_WIDTH) & (truth < k)
         ring = distance[near].astype(np.int64)
-        cells = (ring * k + truth[near]) * k + prediction[near]
-        self.confusion += np.bincount(cells, minlength=self.confusion.size).reshape(-1, k, k)
+        cells = (ring * k + truth[near]) * (k + 1) + np.minimum(prediction[near], k)
+        counts = np.bincount(cells, minlength=self.confusion.size)
+        self.confusion += counts.reshape(self.confusion.shape)
 
     def bands(self) -> list[Scores]:
         """Scores of the bands of width 1 to `MAX_WIDTH` pixels."""

@@ -2,54 +2,61 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from jsonargparse import Namespace
 
-from segcoord.config.schema import DataConfig
 from segcoord.data.split import Split
 from segcoord.evaluation.bootstrap import paired_bootstrap
-from segcoord.evaluation.compare import device_for, predict_counts
-from segcoord.evaluation.evaluate import check_labels
 from segcoord.evaluation.metrics import Scores
 from segcoord.evaluation.report.collect import ReportCollector, ReportData
-from segcoord.inference.load import checkpoint_path, load
-from segcoord.inference.scales_and_tiles import Views
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.errors import UserError
 from segcoord.utils.fonts import figure_fonts
 
 
-class ReportBuilder:
-    """Collects and writes `--report` and `--figures`; `add` is an `ImageCallback` for `evaluate`.
+class OtherCounts(NamedTuple):
+    """Predictions of the same images to compare with."""
 
-    Predicts the split, which has masks, with the checkpoint of `--against` first.
+    name: str
+    """Shown in the report: the path of a checkpoint, or of a folder of masks."""
+    counts: np.ndarray
+    """(N, 3, K) int64 from `count_image`, in the order of the images."""
+
+
+def require_report_packages() -> None:
+    """Raises UserError if a package is missing that only reports need."""
+    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--report and --figures need {' and '.join(missing)}: pip install 'segcoord[report]'"
+        )
+
+
+class ReportBuilder:
+    """Collects and writes `--report` and `--figures`; `add` is an `ImageCallback`.
+
+    Args:
+        args: with `report` and `figures`, the paths of the requested outputs.
+        split: with masks.
+        model: of the predictions, for their calibration; None for masks of another program.
+        against: what to compare with.
 
     Raises:
-        UserError: missing packages, or another checkpoint with other classes.
+        UserError: missing packages.
     """
 
     def __init__(
         self,
         args: Namespace,
-        model: SegmentationModel,
         split: Split,
-        data: DataConfig,
-        views: Views,
+        model: SegmentationModel | None = None,
+        against: OtherCounts | None = None,
     ) -> None:
-        missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
-        if missing:
-            raise UserError(
-                f"--report and --figures need {' and '.join(missing)}: "
-                "pip install 'segcoord[report]'"
-            )
-        self.args, self.labels = args, model.labels
-        self.against = self.other_counts = None
-        if args.against is not None:
-            self.against = checkpoint_path(args.against)
-            other = load(self.against, device_for(self.against, model.mean.device))
-            check_labels(other, self.against, data)
-            self.other_counts = predict_counts(other, self.against, split, data.workers, views)
-        self.collector = ReportCollector(model, len(split))
+        require_report_packages()
+        self.args, self.labels, self.against = args, split.labels, against
+        self.collector = ReportCollector(split.labels, len(split), model)
         self.add = self.collector.add
 
     def write(self, scores: Scores, protocol: dict) -> None:
@@ -59,8 +66,8 @@ class ReportBuilder:
 
         change = against = None
         if self.against is not None:
-            change = paired_bootstrap(self.other_counts, self.collector.counts)
-            against = str(self.against)
+            against, counts = self.against
+            change = paired_bootstrap(counts, self.collector.counts)
         data = ReportData(scores, self.labels, protocol, self.collector, change, against)
         with figure_fonts(self.labels.names):
             if self.args.report:

@@ -54,12 +54,13 @@ def classes(scores: Scores, labels: LabelSet) -> Figure:
 def confusion(scores: Scores, labels: LabelSet) -> Figure:
     """Confusion matrix; each row (truth) sums to 100 %."""
     rates = scores.confusion / np.maximum(scores.truth, 1)[:, None]
+    predicted = [*labels.names, "void"][: rates.shape[1]]
     side = 1.8 + 0.34 * len(labels)
     figure = Figure((side + 0.6, side), layout="constrained")
     ax = figure.subplots()
     ax.imshow(rates, cmap="Blues", vmin=0, vmax=1)
     ticks = np.arange(len(labels))
-    ax.set_xticks(ticks, labels.names, rotation=90, fontsize=8, color=INK)
+    ax.set_xticks(range(len(predicted)), predicted, rotation=90, fontsize=8, color=INK)
     ax.set_yticks(ticks, labels.names, fontsize=8, color=INK)
     ax.set_xlabel("predicted", color=MUTED, fontsize=9)
     ax.set_ylabel("truth", color=MUTED, fontsize=9)

@@ -23,25 +23,29 @@ class ReportCollector:
     """Collects everything but the confusion matrix, which `evaluate` counts.
 
     Args:
-        model: in eval mode; the calibration predicts some images with it.
+        labels: the classes.
         images: number of images to come.
+        model: in eval mode; the calibration predicts some images with it. Masks of another program
+            have none, and no calibration.
     """
 
-    def __init__(self, model: SegmentationModel, images: int) -> None:
-        self.model = model
-        k = len(model.labels)
+    def __init__(
+        self, labels: LabelSet, images: int, model: SegmentationModel | None = None
+    ) -> None:
+        self.labels, self.model = labels, model
+        k = len(labels)
         self.bands = BoundaryBands(k)
         self.sizes = ObjectSizes(k)
-        self.calibration = Calibration()
+        self.calibration = None if model is None else Calibration()
         self.extremes = ExtremeImages()
         self._calibrated = set(evenly_spaced(MAX_IMAGES, images))
         self._counts: list[np.ndarray] = []
 
     def add(self, sample: Sample, image: np.ndarray, prediction: np.ndarray, truth) -> None:
         """An `ImageCallback` for `evaluate`."""
-        if len(self._counts) in self._calibrated:
+        if self.calibration is not None and len(self._counts) in self._calibrated:
             self.calibration.add(self.model, image, truth)
-        counts = count_image(prediction, truth, len(self.model.labels))
+        counts = count_image(prediction, truth, len(self.labels))
         self._counts.append(counts)
         self.bands.add(prediction, truth)
         self.sizes.add(prediction, truth)

@@ -28,8 +28,9 @@ def write_figures(folder: Path, data: ReportData) -> list[Path]:
         "confusion": charts.confusion(scores, labels),
         "sizes": charts.sizes(collected.sizes),
         "boundary": charts.boundary(collected.bands, scores),
-        "calibration": charts.calibration(collected.calibration),
     }
+    if collected.calibration is not None:
+        figures["calibration"] = charts.calibration(collected.calibration)
     if data.change is not None:
         figures["change"] = charts.change(data.change, labels.names)
     written = []

@@ -32,10 +32,11 @@ class ObjectSizes:
         """(BINS, K) int64: objects in truth, their pixels, and pixels of the prediction."""
 
     def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Counts one image: (H, W) uint8 class indices, 255 in truth for void."""
+        """Counts one image: (H, W) uint8 class indices, 255 for void."""
         k = self.truth.shape[1]
         labeled = truth < k
-        for c in np.unique([*np.unique(truth[labeled]), *np.unique(prediction[labeled])]):
+        classes = np.unique([*np.unique(truth[labeled]), *np.unique(prediction[labeled])])
+        for c in classes[classes < k]:
             actual, predicted = truth == c, (prediction == c) & labeled
             areas, objects = _regions(actual)
             region_areas, regions = _regions(predicted)

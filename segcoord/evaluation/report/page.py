@@ -56,6 +56,7 @@ def _points(value: float) -> str:
 
 def _headline(data: ReportData) -> dict:
     scores, protocol, counts = data.scores, data.protocol, data.collected.counts
+    views = protocol.get("scales"), protocol.get("flip"), protocol.get("tiles")
     verdict = data.change and data.change.summary("the former", "the latter")
     return {
         "scores": scores,
@@ -65,7 +66,9 @@ def _headline(data: ReportData) -> dict:
         "in_truth": int((scores.truth > 0).sum()),
         "drawn": int(counts[:, 1].any(1).sum()),
         "protocol": protocol,
-        "single": protocol["scales"] == [1.0] and not protocol["flip"] and not protocol["tiles"],
+        "source": protocol.get("checkpoint") or protocol["predictions"],
+        "of_model": "checkpoint" in protocol,
+        "single": views[0] == [1.0] and not any(views[1:]),
         "shown_protocol": {key: _format(value) for key, value in protocol.items()},
         "change": data.change,
         "verdict": verdict and verdict[0].upper() + verdict[1:],
@@ -95,14 +98,16 @@ def _classes(data: ReportData) -> dict:
         }
         for i, c in enumerate(labels.classes)
     ]
-    wrong = scores.confusion * (1 - np.eye(len(labels), dtype=np.int64))
+    wrong = scores.confusion * (1 - np.eye(*scores.confusion.shape, dtype=np.int64))
     largest = np.argsort(-wrong, axis=None, kind="stable")[:5]
+    predicted = [*labels.names, "void"][: wrong.shape[1]]
     return {
         "rows": rows,
+        "predicted": predicted,
         "confusion": scores.confusion,
         "rates": scores.confusion / np.maximum(scores.truth, 1)[:, None],
         "confused": [
-            (labels.names[t], labels.names[p], wrong[t, p] / scores.confusion.sum())
+            (labels.names[t], predicted[p], wrong[t, p] / scores.confusion.sum())
             for t, p in zip(*np.unravel_index(largest, wrong.shape))
             if wrong[t, p]
         ],
@@ -118,7 +123,6 @@ def _charts(data: ReportData) -> dict:
     figures = {
         "sizes": charts.sizes(sizes),
         "boundary": charts.boundary(collected.bands, scores),
-        "calibration": charts.calibration(calibration),
     }
     cells = {
         "sizes": [
@@ -134,14 +138,15 @@ def _charts(data: ReportData) -> dict:
             (width, *map(_percent, (band.miou, band.pixel_accuracy, fraction)))
             for width, (band, fraction) in enumerate(zip(bands, pixels), 1)
         ],
-        "calibration": [
-            (_percent(confidence), _percent(accuracy), f"{n:,}")
-            for confidence, accuracy, n in zip(
-                calibration.mean_confidence, calibration.accuracy, calibration.pixels
-            )
-            if n
-        ],
     }
+    if calibration is not None:
+        figures["calibration"] = charts.calibration(calibration)
+        columns = calibration.mean_confidence, calibration.accuracy, calibration.pixels
+        cells["calibration"] = [
+            (_percent(confidence), _percent(accuracy), f"{n:,}")
+            for confidence, accuracy, n in zip(*columns)
+            if n
+        ]
     if change is not None:
         names = data.labels.names
         figures["change"] = charts.change(change, names)
@@ -159,10 +164,9 @@ def _charts(data: ReportData) -> dict:
     return {
         "charts": {n: _data_uri(f.savefig, "svg", transparent=True) for n, f in figures.items()},
         "cells": cells,
-        "ece": calibration.ece,
+        "calibration": calibration,
         "bins": BINS,
         "step": STEP,
-        "calibrated_pixels": int(calibration.pixels.sum()),
         "calibrated_images": collected.calibrated_images,
     }
 
