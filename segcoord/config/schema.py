@@ -24,9 +24,9 @@ class ModelConfig:
     """Channel reduction ratio of the attention blocks; null for the default of each."""
     output_stride: int = 16
     """Ratio of the image size to the size of the encoder's last feature map: 16 or 8; for pan 16
-    or 32; for unet and fpn 32."""
+    or 32; for unet, fpn and light 32."""
     decoder: str = "deeplabv3"
-    """deeplabv3, deeplabv3plus, unet, fpn or pan."""
+    """deeplabv3, deeplabv3plus, unet, fpn, pan or light."""
     atrous_rates: list[int] | None = None
     """Three dilation rates of the ASPP; null for 6, 12, 18 at output stride 16 and twice that at
     8."""

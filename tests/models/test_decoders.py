@@ -9,6 +9,7 @@ from torch import nn
 
 import segcoord
 from segcoord.config.decoders import STRIDES, decoder_settings
+from segcoord.models.light import Light
 from segcoord.utils.errors import UserError
 
 ENCODERS = [
@@ -29,6 +30,7 @@ SMP = {
     "unet": smp.Unet,
     "fpn": smp.FPN,
     "pan": smp.PAN,
+    "light": Light,
 }
 
 
@@ -60,6 +62,7 @@ def test_logits_have_the_size_of_any_image(decoder: str, encoder: str) -> None:
         ("unet", "mobilenext_ca_050"),
         ("fpn", "efficientnet_b0_ca"),
         ("pan", "mobilenetv2_cbam_050"),
+        ("light", "mobilenetv2_ca_y_050"),
     ],
 )
 def test_models_built_with_smp_run_and_script(decoder: str, encoder: str) -> None:
@@ -94,10 +97,11 @@ def test_decoders_are_initialized(decoder: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("segformer", 16, None, None), "one of deeplabv3, deeplabv3plus, pan, unet, fpn"),
+        (("segformer", 16, None, None), "one of deeplabv3, deeplabv3plus, pan, unet, fpn, light"),
         (("unet", 16, None, None), "found 16, expected 32 for unet"),
         (("pan", 8, None, None), "found 8, expected 16 or 32 for pan"),
         (("fpn", 32, (1, 2, 3), None), "fpn has no ASPP"),
+        (("light", 16, None, None), "found 16, expected 32 for light"),
         (("unet", 32, None, 0.1), "unet has no ASPP"),
     ],
 )
