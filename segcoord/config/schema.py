@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from segcoord.config.base import TaskConfig, require
+from segcoord.config.base import TaskConfig, require, split_parts
 from segcoord.config.classes import ClassConfig as ClassConfig
 from segcoord.config.classes import parse_classes
 from segcoord.config.classification import ClassificationConfig
@@ -83,9 +83,10 @@ class DataConfig:
     """What to do with photos turned by EXIF orientation: turn them as viewers show them, ignore it
     and use the stored pixels, or error."""
     train_split: str = "train"
-    """Split to train on; trainaug reads its masks from SegmentationClassAug."""
+    """Split to train on, or several joined with +, for example train+val; trainaug reads its masks
+    from SegmentationClassAug."""
     val_split: str = "val"
-    """Split to validate on."""
+    """Split to validate on; may be joined too."""
     crop_size: tuple[int, int] | int = (513, 513)
     """Height and width of a training crop in pixels, or one number for a square."""
     scale: tuple[float, float] = (0.5, 2.0)
@@ -145,9 +146,13 @@ class DataConfig:
         require(ok, "data.lists", self.lists, "null with data.val_fraction: only one of them")
         ok = fraction is not None or seed == 0
         require(ok, "data.split_seed", seed, "0 without data.val_fraction, which it belongs to")
-        ok = fraction is None or self.train_split != self.val_split
-        expected = "another name than data.train_split with data.val_fraction"
+        train, val = split_parts(self.train_split), split_parts(self.val_split)
+        ok = fraction is None or (len(val) == 1 and train != val)
+        expected = "one name, other than data.train_split, with data.val_fraction"
         require(ok, "data.val_split", self.val_split, expected)
+        ok = fraction is None or len({*train} - {*val}) == 1
+        expected = "one name, or one joined with data.val_split by +, with data.val_fraction"
+        require(ok, "data.train_split", self.train_split, expected)
         for key in ("images", "masks"):
             pattern = getattr(self, key)
             ok = fraction is None or "{split}" not in (pattern or "")

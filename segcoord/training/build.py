@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import torch
 
+from segcoord.config.base import split_parts
 from segcoord.config.schema import ClassificationConfig, SegmentationConfig
 from segcoord.data.checks.run import check_for_training
 from segcoord.data.class_weights import class_weights
@@ -71,8 +72,11 @@ def build_classification(config: ClassificationConfig, *, check: bool) -> Classi
         with progress_bar() as bar:
             task = bar.add_task("check", total=sum(len(split.samples) for split in folders))
             check_folders(folders, lambda: bar.advance(task))
-    if config.data.train_split == config.data.val_split:
-        console.print("Training and validation use the same images.", style="bold red")
+    if {*split_parts(config.data.train_split)} & {*split_parts(config.data.val_split)}:
+        console.print(
+            "Validation images are trained on, so scores on them don't measure generalization.",
+            style="bold red",
+        )
     for split in folders:
         console.print(f"{split.name}: {len(split.samples)} images of {len(split.classes)} classes")
     return ClassificationTask(config, model, folders)

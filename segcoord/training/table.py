@@ -16,6 +16,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from torchvision.datasets.folder import find_classes
 
+from segcoord.config.base import split_parts
 from segcoord.config.loading import read_yaml
 from segcoord.config.schema import ClassificationConfig
 from segcoord.data.layouts import label_set
@@ -228,7 +229,7 @@ def _count_model(config: AnyConfig) -> tuple[int, float]:
 
 @functools.cache  # slow for a large folder, and the same for every row
 def _classes(root: str, split: str) -> list[str]:
-    return find_classes(Path(root, split))[0]
+    return find_classes(Path(root, split_parts(split)[0]))[0]
 
 
 def _bar(cells: list[object]) -> str:

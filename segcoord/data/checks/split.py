@@ -208,8 +208,9 @@ def missing_labels(split: Split, check: SplitCheck, data: DataConfig) -> list[Fi
     masks = "only void in its masks" if split.labelled else "no masks"
     found = f"split {split.name!r} of {data.root} has {masks}; training and evaluation need labels."
     remedy = SEE_README
-    if not split.labelled and (patterns := find_patterns(data, split.name)):
-        remedy = patterns.remedy() or remedy
+    if not split.labelled:
+        remedies = (patterns.remedy() for patterns in find_patterns(data, split.name))
+        remedy = next(filter(None, remedies), remedy)
     return [Finding("error", "splits without labels", split.name, found, remedy)]
 
 
