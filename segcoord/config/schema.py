@@ -92,6 +92,9 @@ class DataConfig:
     """Range of the random scale of a training image."""
     flip: bool = True
     """Random horizontal flip."""
+    rare_class_sampling: float = 0.0
+    """Probability that a training crop is drawn around a pixel of a rare class, in any image with
+    that class; 0 for crops anywhere in the image of the epoch."""
     color_jitter: float = 0.2
     """Strength of random brightness, contrast and saturation changes; 0 for none."""
     augmentation: str | None = None
@@ -113,6 +116,8 @@ class DataConfig:
         require(0 < low <= high, "data.scale", [low, high], "the smaller above 0, then the larger")
         jitter = self.color_jitter
         require(0 <= jitter < 1, "data.color_jitter", jitter, "0 up to below 1")
+        rare = self.rare_class_sampling
+        require(0 <= rare <= 1, "data.rare_class_sampling", rare, "0 to 1")
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         require(bool(self.pack), "data.pack", repr(self.pack), "auto, off or a folder")
         self._check_split()

@@ -12,6 +12,7 @@ from segcoord.data.custom_augmentation import CustomAugmentation
 from segcoord.data.image_folder import check_folders, find_folders
 from segcoord.data.layouts import find_split, label_set
 from segcoord.data.pack.reader import pixel_source, with_pack
+from segcoord.data.rare_class_sampling import RareClassSampler
 from segcoord.models.classifier import create_classifier
 from segcoord.models.factory import create_model
 from segcoord.training.classification import ClassificationTask
@@ -26,8 +27,8 @@ def build_segmentation(
     """Build the segmentation task.
 
     `fresh` loads model.encoder_weights, which a resumed run doesn't need; `check` checks all images
-    and masks and computes the class weights. Replaces train.epochs with train.max_steps. Raises
-    UserError for unusable data or settings.
+    and masks, and counts pixels for the class weights and the rare classes. Replaces train.epochs
+    with train.max_steps. Raises UserError for unusable data or settings.
     """
     labels, settings = label_set(config.data), asdict(config.model)
     if not fresh:
@@ -53,9 +54,12 @@ def build_segmentation(
     if checks and weighting is not None:
         weights = weighting if isinstance(weighting, list) else class_weights(checks[0], weighting)
         weights = torch.tensor(weights, dtype=torch.float32)
+    rare_classes = None
+    if checks and (probability := config.data.rare_class_sampling):
+        rare_classes = RareClassSampler(checks[0].pixels, checks[0].present, probability)
     for split in splits:
         console.print(f"{split.name}: read from {pixel_source(split, config.data)}")
-    return SegmentationTask(config, model, splits, weights)
+    return SegmentationTask(config, model, splits, weights, rare_classes)
 
 
 def build_classification(config: ClassificationConfig, *, check: bool) -> ClassificationTask:

@@ -185,7 +185,7 @@ def flat_settings(config: SegmentationConfig, saved: dict | None = None) -> dict
 
 
 def run_inputs(task: Task) -> dict[str, object]:
-    """What a resumed run must find unchanged: class weights, training images, augmentation file.
+    """What a resumed run must find unchanged: training images, their classes, augmentation file.
 
     The images are their number and a digest of their names, in the order that sampling depends on.
     With data.skip_bad also, for the record only, how many samples of each split it left out.
@@ -193,10 +193,12 @@ def run_inputs(task: Task) -> dict[str, object]:
     names = [task.train_set.path(index).name for index in range(len(task.train_set))]
     images = {"count": len(names), "names_sha256": _sha256("\n".join(names).encode())}
     path = getattr(task.config.data, "augmentation", None)
+    rare_classes = getattr(task.train_set, "rare_classes", None)
     return {
         "class_weights": class_weights_by_name(task),
         "train_images": images,
         "augmentation_sha256": path and _sha256(Path(path).expanduser().read_bytes()),
+        "rare_classes_sha256": rare_classes and rare_classes.sha256,
         **_left_out(task),
     }
 
@@ -230,6 +232,11 @@ def require_same_inputs(run: Path, task: Task) -> None:
         raise UserError(
             f"--resume {run}: the file of data.augmentation has changed since the start of the "
             f"run. Restore it, or {remedy}"
+        )
+    if saved.get("rare_classes_sha256") != current["rare_classes_sha256"]:
+        raise UserError(
+            f"--resume {run}: the training masks have changed since the start of the run, and "
+            f"data.rare_class_sampling depends on their classes. Restore the masks, or {remedy}"
         )
     before, now = (inputs.get("class_weights") or {} for inputs in (saved, current))
     changes = [f"{n} {before.get(n)}, now {w}" for n, w in now.items() if w != before.get(n)]

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from segcoord.config.schema import SegmentationConfig, TrainConfig
 from segcoord.data.loader import TrainDataset
+from segcoord.data.rare_class_sampling import RareClassSampler
 from segcoord.data.split import Split
 from segcoord.data.transforms import TrainTransform
 from segcoord.evaluation.evaluate import evaluate
@@ -131,7 +132,11 @@ class SegmentationLoss(nn.Module):
 
 
 class SegmentationTask:
-    """The `Task` that trains a segmentation model; `splits` are for training and validation."""
+    """The `Task` that trains a segmentation model; `splits` are for training and validation.
+
+    Class weights and rare classes are None without their settings, and until the main process has
+    sent them.
+    """
 
     def __init__(
         self,
@@ -139,6 +144,7 @@ class SegmentationTask:
         model: SegmentationModel,
         splits: tuple[Split, Split],
         class_weights: Tensor | None = None,
+        rare_classes: RareClassSampler | None = None,
     ) -> None:
         self.config, self.model = config, model
         self.module = SegmentationLoss(model, config.train, class_weights)
@@ -147,7 +153,7 @@ class SegmentationTask:
         if self.val_split.labels.binary:
             self.columns += ("foreground_iou", "foreground_dice")
         transform = TrainTransform(config.data, tuple(model.mean.flatten().tolist()))
-        self.train_set = TrainDataset(train_split, transform, config.train.seed)
+        self.train_set = TrainDataset(train_split, transform, config.train.seed, rare_classes)
         self.val_images = len(self.val_split)
         self.scores: Scores | None = None  # of the latest validation
 
