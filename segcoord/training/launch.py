@@ -103,7 +103,9 @@ def _setup(
     torch.manual_seed(config.train.seed)
     check = is_main_process()
     if isinstance(config, SegmentationConfig):
-        task = build_segmentation(config, fresh=not resumed, offline=offline, check=check)
+        task = build_segmentation(
+            config, fabric.device, fresh=not resumed, offline=offline, check=check
+        )
     else:
         task = build_classification(config, check=check)
     print_summary(task, fabric)
