@@ -1,7 +1,7 @@
 """Settings of a run that trains a segmentation model, and the configuration class of each task."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from segcoord.config.base import TaskConfig, require, split_parts
 from segcoord.config.classes import ClassConfig as ClassConfig
@@ -93,6 +93,9 @@ class DataConfig:
     """Range of the random scale of a training image."""
     flip: bool = True
     """Random horizontal flip."""
+    rare_class_sampling: float = 0.0
+    """Probability that a training crop is drawn around a pixel of a rare class, in any image with
+    that class; 0 for crops anywhere in the image of the epoch."""
     color_jitter: float = 0.2
     """Strength of random brightness, contrast and saturation changes; 0 for none."""
     augmentation: str | None = None
@@ -119,6 +122,8 @@ class DataConfig:
         require(0 < low <= high, "data.scale", [low, high], "the smaller above 0, then the larger")
         jitter = self.color_jitter
         require(0 <= jitter < 1, "data.color_jitter", jitter, "0 up to below 1")
+        rare = self.rare_class_sampling
+        require(0 <= rare <= 1, "data.rare_class_sampling", rare, "0 to 1")
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         require(bool(self.pack), "data.pack", repr(self.pack), "auto, off or a folder")
         self._check_split()
@@ -163,6 +168,15 @@ class DataConfig:
         require(ok, "data.lists", repr(self.lists), expected)
 
 
+class TeacherSettings(NamedTuple):
+    """Settings of a distillation; the fields of `TrainConfig` that begin with teacher."""
+
+    path: str
+    weight: float
+    temperature: float
+    scales: list[float]
+
+
 @dataclass
 class TrainConfig(OptimConfig):
     """Optimization, devices and loss; see docs/recipes.md for when to use which."""
@@ -189,6 +203,18 @@ class TrainConfig(OptimConfig):
     map, for example 0.4; 0 for none. best.ckpt never contains the head."""
     freeze_batch_norm: bool = False
     """Freeze the running statistics of the encoder's batch norms."""
+    teacher: str | None = None
+    """Distillation: a checkpoint or exported folder of a model with the same classes, whose
+    predictions are a further target of the loss; null for none."""
+    teacher_weight: float | None = None
+    """Weight of the distillation loss, which is added to the cross-entropy; null for 1; must be
+    null without teacher."""
+    teacher_temperature: float | None = None
+    """Temperature that softens the probabilities of teacher and student; null for 1; must be null
+    without teacher."""
+    teacher_scales: list[float] | None = None
+    """Scales of the crop whose predictions by the teacher are averaged, for example
+    [0.75, 1.0, 1.5]; null for [1.0]; must be null without teacher."""
 
     @property
     def ohem(self) -> tuple[float, float] | None:
@@ -196,6 +222,15 @@ class TrainConfig(OptimConfig):
         if self.ohem_threshold is None:
             return None
         return self.ohem_threshold, 1 / 16 if self.ohem_min_kept is None else self.ohem_min_kept
+
+    @property
+    def distillation(self) -> TeacherSettings | None:
+        """The settings of the teacher with their defaults; None without a teacher."""
+        if self.teacher is None:
+            return None
+        weight = 1.0 if self.teacher_weight is None else self.teacher_weight
+        temperature = 1.0 if self.teacher_temperature is None else self.teacher_temperature
+        return TeacherSettings(self.teacher, weight, temperature, self.teacher_scales or [1.0])
 
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""
@@ -219,6 +254,23 @@ class TrainConfig(OptimConfig):
         for key in ("dice_weight", "lovasz_weight", "aux_weight"):
             weight = getattr(self, key)
             require(0 <= weight < float("inf"), f"train.{key}", weight, "0 or more")
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        """Raises UserError for settings of the teacher that can't work."""
+        expected = "the path of a checkpoint or of an exported folder, or null"
+        require(self.teacher != "", "train.teacher", repr(self.teacher), expected)
+        for key in ("teacher_weight", "teacher_temperature"):
+            value = getattr(self, key)
+            ok = value is None or (self.teacher is not None and 0 < value < float("inf"))
+            expected = "above 0 with train.teacher, null without"
+            require(ok, f"train.{key}", value, expected)
+        scales = self.teacher_scales
+        ok = scales is None or (
+            self.teacher is not None and bool(scales) and all(0 < s <= 4 for s in scales)
+        )
+        expected = "numbers above 0 up to 4 with train.teacher, null without"
+        require(ok, "train.teacher_scales", scales, expected)
 
 
 @dataclass

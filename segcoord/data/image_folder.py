@@ -135,6 +135,10 @@ class ClassTrainDataset(Dataset):
         """The image file of a sample."""
         return Path(self.folders.samples[index][0])
 
+    def source(self, key: tuple[int, int]) -> Path:
+        """The image file of an (epoch, index)."""
+        return self.path(key[1])
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, object]:
         epoch, index = key
         path, label = self.folders.samples[index]
