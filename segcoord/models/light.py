@@ -7,6 +7,7 @@ Segvic, CVPR 2019, section 3), but with a narrow path and depthwise separable co
 
     stride 32   1x1 convolution, pooling pyramid, coordinate attention
     stride 16   upsample x2, add the encoder's feature by a 1x1 convolution, separable convolution
+                with a residual connection
     stride 8    the same
     stride 4    the same, then the classifier
 
@@ -14,8 +15,10 @@ The pyramid pools windows of 5, 9 and 13 pixels by a chain (SPPF of YOLOv5), bec
 can't be exported for any size. Coordinate attention adds what whole rows and columns contain, and
 street scenes are ordered by rows.
 
+One width at all strides lets the residual path run through the whole decoder without a convolution.
+
 Shapes: N batch, K classes, H and W of the image, C_s channels of the encoder's feature at stride s,
-D_s of the decoder's.
+D decoder width.
 """
 
 from collections.abc import Sequence
@@ -30,8 +33,8 @@ from torch import Tensor, nn
 
 from segcoord.models.attention import CoordAtt
 
-DECODER_CHANNELS = (128, 128, 96, 64)
-"""D_32, D_16, D_8, D_4."""
+DECODER_CHANNELS = 88
+"""D: 14 GMACs with mobilenetv2_ca_100 at 1024x2048."""
 
 
 class Context(nn.Module):
@@ -65,43 +68,40 @@ class SeparableConv(nn.Sequential):
 
 
 class Fusion(nn.Module):
-    """One step up: (N, D_2s, h, w) and (N, C_s, 2h, 2w) -> (N, D_s, 2h, 2w)."""
+    """One step up: (N, D, h, w) and the encoder's (N, C_s, 2h, 2w) -> (N, D, 2h, 2w)."""
 
-    def __init__(self, above: int, skip: int, width: int) -> None:
+    def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.top = _linear(above, width)
-        self.lateral = _linear(skip, width)
+        self.lateral = nn.Sequential(
+            nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width)
+        )
         self.blend = SeparableConv(width)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = F.interpolate(self.top(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.blend(F.relu(x + self.lateral(skip)))
-
-
-def _linear(channels: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
+    def forward(self, x: Tensor, feature: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        x = F.relu(x + self.lateral(feature))  # (N, D, 2h, 2w)
+        return x + self.blend(x)
 
 
 class LightDecoder(nn.Module):
-    """Features of the encoder -> (N, D_4, H/4, W/4).
+    """Features of the encoder -> (N, D, H/4, W/4).
 
     Args:
         encoder_channels: of the encoder's features; the last four have strides 4, 8, 16 and 32.
-        decoder_channels: D_32, D_16, D_8, D_4.
+        width: D.
     """
 
-    def __init__(self, encoder_channels: Sequence[int], decoder_channels: Sequence[int]) -> None:
+    def __init__(self, encoder_channels: Sequence[int], width: int) -> None:
         super().__init__()
         *skips, last = encoder_channels[-4:]
-        self.context = Context(last, decoder_channels[0])
-        steps = zip(decoder_channels, reversed(skips), decoder_channels[1:])
-        self.fusions = nn.ModuleList(Fusion(*channels) for channels in steps)
-        self.out_channels = decoder_channels[-1]
+        self.context = Context(last, width)
+        self.fusions = nn.ModuleList(Fusion(channels, width) for channels in reversed(skips))
+        self.out_channels = width
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        x = self.context(features[-1])  # (N, D_32, H/32, W/32)
+        x = self.context(features[-1])  # (N, D, H/32, W/32)
         for i, fusion in enumerate(self.fusions):
-            x = fusion(x, features[-2 - i])  # (N, D_16, H/16, W/16), then at 8 and 4
+            x = fusion(x, features[-2 - i])  # at 16, 8 and 4
         return x
 
 
@@ -111,7 +111,7 @@ class Light(SmpModel):
     Args:
         encoder_name: of smp, "tu-NAME" for timm's; features at strides 4, 8, 16 and 32.
         encoder_weights: as in smp; None for random weights.
-        decoder_channels: D_32, D_16, D_8, D_4.
+        decoder_channels: D.
         in_channels: of the image.
         classes: K.
         upsampling: 4 for logits of the image's size, 1 for (N, K, H/4, W/4).
@@ -122,7 +122,7 @@ class Light(SmpModel):
         self,
         encoder_name: str,
         encoder_weights: str | None = None,
-        decoder_channels: Sequence[int] = DECODER_CHANNELS,
+        decoder_channels: int = DECODER_CHANNELS,
         in_channels: int = 3,
         classes: int = 1,
         upsampling: int = 4,

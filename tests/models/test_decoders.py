@@ -10,6 +10,7 @@ from torch import nn
 import segcoord
 from segcoord.config.decoders import STRIDES, decoder_settings
 from segcoord.models.light import Light
+from segcoord.models.profile import giga_macs
 from segcoord.utils.errors import UserError
 
 ENCODERS = [
@@ -108,3 +109,24 @@ def test_decoders_are_initialized(decoder: str) -> None:
 def test_settings_that_a_decoder_does_not_support(arguments: tuple, message: str) -> None:
     with pytest.raises(UserError, match=message):
         decoder_settings(*arguments)
+
+
+@pytest.mark.parametrize(
+    "encoder", ["efficientvit_b0", "hgnetv2_b0", "swin_tiny_patch4_window7_224"]
+)
+def test_light_takes_encoders_without_a_feature_at_stride_2(encoder: str) -> None:
+    with torch.device("meta"):
+        net = Light(f"tu-{encoder}", classes=3)
+        assert net(torch.randn(1, 3, 224, 224)).shape == (1, 3, 224, 224)
+
+
+def test_light_needs_features_at_four_strides() -> None:
+    with pytest.raises(UserError, match=r"test_vit.*features at strides 4, 8, 16 and 32"):
+        segcoord.create_model("test_vit", 3, 32, decoder="light")
+
+
+def test_light_costs_less_than_half_of_deeplabv3() -> None:
+    """14 GMACs at 1024x2048, as docs/models.md says."""
+    with torch.device("meta"):
+        model = segcoord.create_model("mobilenetv2_ca_100", 19, 32, decoder="light")
+    assert 13.9 < giga_macs(model, 1024, 2048) < 14.0
