@@ -123,7 +123,7 @@ def test_a_run_with_a_teacher_resumes_exactly_and_needs_that_teacher(
     teacher, moved = tmp_path / "teacher.ckpt", tmp_path / "moved.ckpt"
     shutil.copy(tiny_run / "best.ckpt", teacher)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    options = ["--train.max_steps=2", f"--train.teacher={teacher}", "--train.ema_decay=0.9"]
+    options = ["--train.max_steps=3", f"--train.teacher={teacher}", "--train.ema_decay=0.9"]
     options += ["--train.teacher_scales=[1.0,0.5]", "--train.teacher_temperature=2"]
     options += ["--train.accumulate=2", "--train.aux_weight=0.4"]
     assert run(train, "train.py", command(sample_voc, whole, *options)) == 0
@@ -143,7 +143,8 @@ def test_a_run_with_a_teacher_resumes_exactly_and_needs_that_teacher(
     error = " ".join(capsys.readouterr().err.split())
     assert f"train.teacher ({teacher}) is not the file that the run started with" in error
     assert run(train, "train.py", [*resume, f"--train.teacher={moved}"]) == 0
-    assert all(torch.equal(t, weights(whole)[name]) for name, t in weights(stopped).items())
+    mine, theirs = weights(stopped), weights(whole)
+    assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
     assert rows(stopped) == rows(whole)
 
 
