@@ -8,8 +8,10 @@ import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from image_files import png_by_hand
 from PIL import Image
 
 from segcoord.config.schema import ClassConfig, DataConfig
@@ -512,6 +514,36 @@ def test_bad_samples_with_exif_colors_and_subfolders(tmp_path: Path) -> None:
     assert [s.stem for s in split.samples] == ["seq/a", "seq/b", "seq/c"]
     assert split.samples[2].mask == root / "resized" / "train" / "seq" / "c.png"
     assert (split.read(2)[1] == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["16-bit RGB", "2-bit gray", "4-bit gray", "palette", "16 bits"])
+def test_resized_masks_hold_the_values_of_their_nearest_pixels(tmp_path: Path, kind: str) -> None:
+    """The reader of masks decodes them: Pillow alone changes the values of some types."""
+    values = np.array([[0, 1, 2, 3], [3, 0, 0, 1], [2, 2, 1, 0]], np.uint8)
+    root = write(tmp_path, "images/train/a.png", "masks/train/a.png")
+    path = root / "masks" / "train" / "a.png"
+    colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+    classes = [ClassConfig(name, id=i) for i, name in enumerate("abcd")]
+    if kind == "16-bit RGB":
+        classes = [ClassConfig(name, c.tolist()) for name, c in zip("abcd", colors)]
+        cv2.imwrite(str(path), colors[values][..., ::-1].astype(np.uint16))
+    elif kind.endswith("-bit gray"):
+        rows = [int("".join(f"{v:0{int(kind[0])}b}" for v in row), 2) for row in values]
+        raw = b"".join(b"\0" + row.to_bytes(int(kind[0]) // 2, "big") for row in rows)
+        path.write_bytes(png_by_hand(4, 3, int(kind[0]), 0, raw))
+    elif kind == "palette":
+        image = Image.fromarray(values)
+        image.putpalette(np.roll(colors, 1, 0).ravel().tolist())
+        image.save(path)
+    else:
+        classes = [ClassConfig(name, id=1000 * i) for i, name in enumerate("abcd")]
+        Image.fromarray(values.astype(np.uint16) * 1000).save(path)
+    data = folder(root, classes=classes, val_split="train")
+    lists = usable_lists(str(root / "lists"), str(root / "resized"), data.root)
+    check_data(data, None, lists=lists)
+    split = find_split(replace(data, lists="lists/{split}.txt"), "train")
+    assert split.samples[0].mask == root / "resized" / "train" / "a.png"
+    assert split.read(0)[1].tolist() == values.repeat(2, 0).repeat(2, 1).tolist()
 
 
 # -- outputs
