@@ -12,6 +12,7 @@ from segcoord.data.color_table import Color, ColorTable
 from segcoord.data.file_pattern import MASK_SUFFIXES, list_files, parse_pattern
 from segcoord.data.labels import MAX_ID, UNKNOWN, VOID, LabelSet
 from segcoord.data.mask_diagnosis import unknown_values_error
+from segcoord.data.mask_palette import palette_indices
 from segcoord.data.mask_reader import (
     StoredMask,
     read_mask_values,
@@ -86,6 +87,7 @@ class MaskConverter:
                     f"--value {value}={target}: no class has the id {target}; expected one of "
                     f"{ids} (data.classes), or void"
                 )
+        self._any_color = labels.binary and not labels.colors_given
         self._map = np.arange(MAX_ID + 1, dtype=np.uint16)
         self._map[list(self.values)] = list(self.values.values())
 
@@ -103,7 +105,10 @@ class MaskConverter:
         if mask.is_color:
             return self._colors.indices(path, mask.pixels)
         if mask.palette is not None and not self.values:
-            return self._colors.indices(path, _palette_colors(path, mask))
+            if not self._any_color:
+                return self._colors.indices(path, _palette_colors(path, mask))
+            table = palette_indices(path, mask.pixels, mask.palette, self.labels, self.void)
+            return self.labels.indices(mask.pixels) if table is None else table[mask.pixels]
         values = self._map[mask.pixels]
         indices = self.labels.indices(values)
         if (indices == UNKNOWN).any():

@@ -12,15 +12,11 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
-from segcoord.data.color_table import Color, color_table
+from segcoord.data.color_table import Color, color_table, unique_colors
 from segcoord.data.image_io import PNG_DEPTH, decode, histogram, open_image, size_mismatch_error
 from segcoord.data.labels import MAX_ID, UNKNOWN, LabelSet, MaskKind
-from segcoord.data.mask_diagnosis import (
-    palette_error,
-    palette_indices,
-    palette_matches,
-    unknown_values_error,
-)
+from segcoord.data.mask_diagnosis import unknown_values_error
+from segcoord.data.mask_palette import palette_error, palette_indices, palette_matches
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
@@ -64,7 +60,7 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
     Gray and palette masks hold class ids. RGB and RGBA masks, and palette masks of classes with
     given colors and no given ids, hold class colors; without given colors, RGB channels that are
     equal hold class ids. In binary segmentation without a given color, every color but black is the
-    foreground.
+    foreground, also of a palette of black and one other color.
 
     Args:
         path: a lossless file of 1 to 16 bits per channel.
@@ -94,7 +90,7 @@ def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None
     """Count a mask's pixels by class index. Args and errors as in `read_mask`."""
     mask = _read_for(path, labels, size)
     if (by_color := _indices_by_color(path, mask, labels)) is not None:
-        any_color = labels.binary and not labels.colors_given
+        any_color = labels.binary and not labels.colors_given and mask.is_color
         colors = mask.pixels[by_color == 1] if any_color else np.empty((0, 3), np.uint8)
         return MaskCounts(histogram(by_color), _first_colors(colors))
     counts = value_counts(mask.pixels)
@@ -120,7 +116,7 @@ def value_counts(values: np.ndarray) -> np.ndarray:
 def _indices_by_color(path: Path, mask: StoredMask, labels: LabelSet) -> np.ndarray | None:
     """Class indices (H, W) uint8 if the mask is read by its colors, otherwise None."""
     if mask.palette is not None:
-        table = palette_indices(mask.pixels, mask.palette, labels)
+        table = palette_indices(path, mask.pixels, mask.palette, labels)
         return None if table is None else cv2.LUT(mask.pixels, table)
     if not mask.is_color:
         return None
@@ -154,7 +150,7 @@ def _read_for(path: Path, labels: LabelSet, size: tuple[int, int] | None) -> Sto
         return StoredMask(gray, None, mask.kind)
     if labels.binary:
         return mask
-    colors = np.unique(mask.pixels.reshape(-1, 3), axis=0).tolist()
+    colors = unique_colors(mask.pixels)
     raise UserError(
         f"a mask of the colors {join_first(colors, 6)}, but data.classes has no colors.",
         path=path,
