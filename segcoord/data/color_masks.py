@@ -58,9 +58,12 @@ class MaskConverter:
         void: colors of void pixels.
         values: (value, class id) pairs: values that stand for another id, or None for void. With
             any, the indices of palette masks are values too.
+        threshold: the smallest value of gray masks that is the second of two classes, or in binary
+            segmentation the foreground; lower values are the other class. None for exact values.
 
     Raises:
-        UserError: a color or value with two meanings, or an id that belongs to no class.
+        UserError: a color or value with two meanings, an id that belongs to no class, a threshold
+            with `values` or other than two classes.
     """
 
     def __init__(
@@ -68,7 +71,11 @@ class MaskConverter:
         labels: LabelSet,
         void: Sequence[Color] = (),
         values: Sequence[tuple[int, int | None]] = (),
+        threshold: int | None = None,
     ) -> None:
+        self.threshold = threshold
+        if threshold is not None:
+            _check_threshold(threshold, labels, bool(void or values))
         self.labels, self.void = labels, tuple(void)
         if (void or None in dict(values).values()) and not labels.has_void:
             raise UserError(
@@ -102,6 +109,11 @@ class MaskConverter:
             UserError: unreadable, or with a color or value of no class.
         """
         mask = read_stored_mask(path)
+        if self.threshold is not None:
+            gray = mask.pixels[..., 0] if mask.is_color else mask.pixels
+            if mask.palette is not None or (mask.pixels.T != gray.T).any():
+                raise UserError("colors, but --threshold needs gray masks.", path=path)
+            return (gray >= self.threshold).astype(np.uint8)
         if mask.is_color:
             return self._colors.indices(path, mask.pixels)
         if mask.palette is not None and not self.values:
@@ -125,6 +137,19 @@ class MaskConverter:
                 name = "void" if index == VOID else repr(self.labels.names[index])
                 lines.append(f"--value {value}={target}: written as {written}, the id of {name}")
         return lines
+
+
+def _check_threshold(threshold: int, labels: LabelSet, others: bool) -> None:
+    """Raise UserError for a threshold that can't be used."""
+    if not 1 <= threshold <= MAX_ID:
+        raise UserError(f"--threshold: found {threshold}, expected 1 to {MAX_ID}, for example 128")
+    if len(labels) != 2:
+        raise UserError(
+            f"--threshold: found {len(labels)} classes, expected two, or one without an id (binary "
+            "segmentation)"
+        )
+    if others:
+        raise UserError("--threshold: can't be combined with --value or --void; omit one")
 
 
 def _palette_colors(path: Path, mask: StoredMask) -> np.ndarray:

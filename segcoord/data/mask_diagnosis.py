@@ -9,6 +9,10 @@ from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
 CONVERT = "segcoord data ids converts masks drawn in the class colors."
+_INTERPOLATED = (
+    "The values between come from resizing with interpolation, blurred edges or JPEG compression: "
+    "use the original masks, or make masks of two values with segcoord data ids --threshold 128."
+)
 _MAX_CITYSCAPES_ID = 33
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, used by Pillow and OpenCV
 
@@ -32,6 +36,34 @@ def unknown_values_error(path: Path, counts: np.ndarray, labels: LabelSet) -> Us
         remedy=_hint(values, unknown, ids, labels),
         kind="mask values outside the classes",
     )
+
+
+def interpolation_error(path: Path, counts: np.ndarray, labels: LabelSet) -> UserError | None:
+    """The error for a mask of binary segmentation with edges between 0 and 255; None for others.
+
+    Read as they are, the edges would be foreground. `counts` as in `unknown_values_error`.
+    """
+    if not (labels.binary and _is_interpolated(counts, labels)):
+        return None
+    between = np.flatnonzero(counts[:VOID])[1:]
+    return UserError(
+        f"mask values {join_first(between.tolist(), 8)} ({int(counts[between].sum())} pixels) "
+        "between 0 and 255.",
+        path=path,
+        remedy=_INTERPOLATED,
+        kind="masks with values between 0 and 255",
+    )
+
+
+def _is_interpolated(counts: np.ndarray, labels: LabelSet) -> bool:
+    """Whether most pixels of a mask are 0 or 255, and others have at least three other values.
+
+    Numbers of objects, which are foreground too, hardly make 255 the most frequent one.
+    """
+    if counts[VOID + 1 :].any() or labels.table(256)[VOID] == VOID:
+        return False
+    between = counts[1:VOID] * (labels.table(VOID)[1:] != VOID)
+    return np.count_nonzero(between) >= 3 and counts[0] > 0 and counts[VOID] >= between.max()
 
 
 def binary_remedy(value: int) -> str:
@@ -60,6 +92,8 @@ def _hint(values: list[int], unknown: list[int], ids: list[int], labels: LabelSe
             "They are the gray levels of the class colors: the mask was converted to gray. "
             f"Make ids from the original color mask: {CONVERT}"
         )
+    if len(labels) == 2 and _is_interpolated(np.bincount(values, minlength=256), labels):
+        return _INTERPOLATED
     if len(values) > 40:
         return "So many values suggest a gray photograph, or a color mask converted to gray."
     if unknown == [k]:

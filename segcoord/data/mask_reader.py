@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE
 from segcoord.data.color_table import Color, color_table, unique_colors
 from segcoord.data.image_io import PNG_DEPTH, decode, histogram, open_image, size_mismatch_error
 from segcoord.data.labels import MAX_ID, UNKNOWN, LabelSet, MaskKind
-from segcoord.data.mask_diagnosis import unknown_values_error
+from segcoord.data.mask_diagnosis import interpolation_error, unknown_values_error
 from segcoord.data.mask_palette import palette_error, palette_indices, palette_matches
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
@@ -87,7 +87,10 @@ def decode_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = Non
 
 
 def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> MaskCounts:
-    """Count a mask's pixels by class index. Args and errors as in `read_mask`."""
+    """Count a mask's pixels by class index. Args and errors as in `read_mask`.
+
+    In binary segmentation, values between 0 and 255 that interpolation made are errors too.
+    """
     mask = _read_for(path, labels, size)
     if (by_color := _indices_by_color(path, mask, labels)) is not None:
         any_color = labels.binary and not labels.colors_given and mask.is_color
@@ -95,6 +98,8 @@ def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None
         return MaskCounts(histogram(by_color), _first_colors(colors))
     counts = value_counts(mask.pixels)
     _check_values(path, counts, mask.palette, labels)
+    if mask.palette is None and (error := interpolation_error(path, counts, labels)):
+        raise error
     by_class = np.zeros(256, np.int64)
     np.add.at(by_class, labels.table(len(counts)), counts)
     return MaskCounts(by_class, np.flatnonzero(counts).tolist())

@@ -279,6 +279,36 @@ def test_binary_segmentation_with_void_and_with_a_given_color(tmp_path: Path) ->
         read_mask(path, binary_labels("a", (128, 0, 0)))
 
 
+def test_blurred_edges_in_binary_segmentation_are_an_error(tmp_path: Path) -> None:
+    """Everything but 0 is foreground, so that objects would grow."""
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:15, 5:15] = 255
+    blurred = cv2.GaussianBlur(mask, (5, 5), 0)
+    path = write_mask(tmp_path, blurred)
+    crack, two = binary_labels("crack", RED, colors_given=False), [0, 255]
+    two = LabelSet([LabelClass(str(v), (0, 0, 0), v) for v in two])
+    for labels in (crack, two):
+        with pytest.raises(UserError, match=r"resizing with interpolation.* --threshold 128"):
+            count_mask(path, labels)
+        assert (MaskConverter(labels, threshold=128).indices(path) == (blurred >= 128)).all()
+    # Numbers of objects, or a few other values.
+    for values in ([0, 1, 2, 3, 4, 255, 4], [0, 64, 128, 255]):
+        assert count_mask(write_mask(tmp_path, [values]), crack).by_class[0] == 1
+
+
+def test_a_threshold_needs_two_classes_and_gray_masks(tmp_path: Path) -> None:
+    for arguments, message in (
+        ((VOC, (), (), 128), "found 21 classes, expected two"),
+        ((numbered_labels(2), (), [(1, 1)], 128), "can't be combined with --value"),
+        ((numbered_labels(2), (), (), 0), "found 0, expected 1 to 65535"),
+    ):
+        with pytest.raises(UserError, match=message):
+            MaskConverter(*arguments)
+    path = write(tmp_path, "mask.png", encode(np.uint8([[WHITE, RED]]), format="PNG"))
+    with pytest.raises(UserError, match="needs gray masks"):
+        MaskConverter(numbered_labels(2), threshold=128).indices(path)
+
+
 BLACK, WHITE, RED, YELLOW = (0, 0, 0), (255, 255, 255), (255, 0, 0), (255, 255, 0)
 
 
