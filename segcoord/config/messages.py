@@ -88,6 +88,9 @@ def parser_error(
         return option_error(error, parser)
     for source, key, value in settings:
         action = parser._option_string_actions.get(f"--{key}")
+        if action is None:  # the key of --allow-pixels is allow_pixels
+            key = key.replace("_", "-")
+            action = parser._option_string_actions.get(f"--{key}")
         if action is not None and (text := _rejected(key, value, action)):
             return _with_help(text if source is None else f"{source}: {text}", parser)
     return _with_help("these options and settings can't be read", parser)

@@ -113,14 +113,22 @@ def listed_pairs(
     return [pair for _, pair in listed.values()]
 
 
-def has_columns_only(path: Path) -> bool:
-    """Whether each line of a list names an image and a mask, so that no pairing is needed."""
-    lines = read_list(path, lambda _: None, paths=True)
-    return bool(lines) and all(_columns(text) for _, text in lines)
+def has_columns_only(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether each line of a list names an image and a mask, so that no pairing is needed.
+
+    `roots` are as in `listed_pairs`; a name may contain spaces and a suffix ("a.jpg 1.png").
+    """
+    lines = [text for _, text in read_list(path, lambda _: None, paths=True)]
+    return bool(lines) and all(
+        _columns(text) and ("\t" in text or _existing(text, roots) is None) for text in lines
+    )
 
 
 def _columns(text: str) -> tuple[str, str] | None:
-    """The paths of the image and the mask in a line of two columns."""
+    """The paths of the image and the mask in a line of two columns; a tab wins over spaces."""
+    if "\t" in text:
+        parts = [part.strip() for part in text.split("\t") if part.strip()]
+        return (parts[0], parts[1]) if len(parts) == 2 else None
     match = _TWO_FILES.fullmatch(text)
     return match and (match[1], match[2])
 
@@ -128,7 +136,7 @@ def _columns(text: str) -> tuple[str, str] | None:
 def _find_pair(
     text: str, by_key: dict[str, Pair], patterns: Patterns, roots: Sequence[Path]
 ) -> Pair | None:
-    pair = _look_up(text, by_key)
+    pair = None if "\t" in text else _look_up(text, by_key)
     words = text.split()
     columns = _columns(text) or (words if len(words) == 2 else None)
     if pair is not None or columns is None:

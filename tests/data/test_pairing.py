@@ -470,6 +470,18 @@ def test_usable_samples_are_listed_with_resized_masks(bad: Path, capsys) -> None
         usable_lists(None, "x", data.root)
 
 
+def test_lists_of_names_with_a_suffix_and_a_space_are_read_back(tmp_path: Path) -> None:
+    root = write(tmp_path, "images/train/{x,y,z}.png", "masks/train/{x,y,z}.png")
+    for name, new in (("x", "a.jpg 1"), ("y", "a.jpg, 2"), ("z", "a.png masks,train")):
+        for kind in ("images", "masks"):
+            (root / kind / "train" / f"{name}.png").rename(root / kind / "train" / f"{new}.png")
+    images = sorted((root / "images" / "train").iterdir())
+    lists = usable_lists(str(root / "lists"), None, str(root))
+    check_data(folder(root, val_split="train"), None, lists=lists)
+    split = find_split(folder(root, lists="lists/{split}.txt", val_split="train"), "train")
+    assert [s.image for s in split.samples] == images
+
+
 def test_resized_masks_never_replace_files_and_are_no_part_of_the_dataset(
     bad: Path, tmp_path: Path, capsys
 ) -> None:
