@@ -124,7 +124,11 @@ class MaskConverter:
         values = self._map[mask.pixels]
         indices = self.labels.indices(values)
         if (indices == UNKNOWN).any():
-            raise unknown_values_error(path, value_counts(values), self.labels)
+            error = unknown_values_error(path, value_counts(values), self.labels)
+            value, second = int(mask.pixels[indices == UNKNOWN][0]), self.labels.classes[1:]
+            option = f"--value {value}={second[0].id if second else 'void'}"
+            remedy = f"{error.remedy} Or assign each value an id or void here, such as {option}."
+            raise UserError(error.found, path=path, remedy=remedy, kind=error.kind)
         return indices
 
     def written_ids(self) -> list[str]:

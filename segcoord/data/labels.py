@@ -100,7 +100,7 @@ class LabelSet:
 
     def _check(self) -> None:
         if not 1 <= len(self.classes) <= UNKNOWN:
-            raise UserError(f"classes: found {len(self.classes)}, expected 1 to {UNKNOWN}")
+            raise UserError(f"data.classes: found {len(self.classes)}, expected 1 to {UNKNOWN}")
         ids = [value for c in self.classes for value in c.ids]
         for what, values in (
             ("name", [c.name for c in self.classes]),
@@ -109,11 +109,13 @@ class LabelSet:
             duplicates = sorted({str(v) for v in values if values.count(v) > 1})
             if duplicates:
                 raise UserError(
-                    f"classes: duplicate {what}: {', '.join(duplicates)}; each must be unique"
+                    f"data.classes: duplicate {what}: {', '.join(duplicates)}; each must be unique"
                 )
         outside = [v for v in self.void_ids if not 0 <= v <= MAX_ID]
         if outside:
-            raise UserError(f"void_ids: found {outside}, expected mask values from 0 to {MAX_ID}")
+            raise UserError(
+                f"data.void_ids: found {outside}, expected mask values from 0 to {MAX_ID}"
+            )
         for c in self.classes:
             for value in c.ids:
                 if not 0 <= value <= MAX_ID:

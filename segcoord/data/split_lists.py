@@ -9,6 +9,7 @@ from pathlib import Path
 from segcoord.data.file_pattern import IMAGE_SUFFIXES, SEE_README, nfc, stored_path
 from segcoord.data.pairing import OnError, Pair, Patterns, own_mask_error, raise_error
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import join_first
 
 _SUFFIX = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _TWO_FILES = re.compile(rf"(.+\.(?:{_SUFFIX}))[\s,;]+(.+\.(?:{_SUFFIX}))", re.IGNORECASE)
@@ -45,7 +46,8 @@ def read_list(
             leave the dataset's folder.
     """
     if not path.is_file():
-        hint = available_splits(p.stem for p in path.parent.glob("*.txt"))
+        lists = sorted(p.name for p in path.parent.glob("*.txt"))
+        hint = f"; its folder has {join_first(lists, 8)}" if lists else ""
         raise UserError(f"{path}: no such split list{hint}. {SEE_README}")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")

@@ -194,7 +194,7 @@ def _decode(job: _Job) -> dict:
     sample = job.sample
     # Before the pixels, so that a file that changes meanwhile makes the pack stale.
     record = source_of(sample)
-    size, orientation, _ = job.header
+    size, orientation = job.header.size, job.header.orientation
     record |= {"size": list(size), "start": job.start, "orientation": orientation}
     image, transparent = decode_image(sample.image, strict=True, exif=job.exif)
     if image.shape[:2] != size:
