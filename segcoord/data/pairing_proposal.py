@@ -14,9 +14,11 @@ _TRAIN, _VAL = ("train", "training"), ("val", "valid", "validation", "test", "te
 _MASK_WORDS = re.compile(
     r"mask|label|annot|lbl|seg|ground.?truth|(?<![a-z])gt(?![a-z])|target|trimap|matte", re.I
 )
-_MAX_AFFIXES, _MAX_GROUPS = 6, 8  # the most frequent ones
+_MAX_AFFIXES, _MAX_GROUPS = 6, 12  # the most frequent ones
 _MAX_FILES = 20_000  # of a group
 _MAX_SEARCHED = 300_000  # more files: the root is probably not the dataset's folder
+
+_ANY = ".*"
 
 Affix = tuple[str, str]
 """Beginning and end of a file's stem, around the sample's name."""
@@ -24,7 +26,10 @@ Affix = tuple[str, str]
 
 @dataclass(frozen=True)
 class _Group:
-    """Files with the same suffix below a folder, which may contain `{split}`."""
+    """Files with the same suffix below a folder, which may contain `{split}`.
+
+    The suffix ".*" stands for images of several types.
+    """
 
     root: Path
     folder: str
@@ -112,7 +117,10 @@ def propose_pairing(root: Path, made_split: bool = False) -> Proposal | None:
                     made_split,
                 )
                 length = len(proposal.images) + len(proposal.masks)
-                ranked.append((pairs, clues, -length, proposal.images, proposal.masks, proposal))
+                one_type = images.suffix != _ANY
+                ranked.append(
+                    (pairs, clues, one_type, -length, proposal.images, proposal.masks, proposal)
+                )
     return max(ranked, key=lambda row: row[:-1])[-1] if ranked else None
 
 
@@ -138,7 +146,14 @@ def _groups(root: Path, made_split: bool) -> list[_Group]:
             if split and "{split}" not in parts[:depth]:
                 continue
             below = "/".join([*parts[depth:], stem])
-            members["/".join(parts[:depth]), suffix].append((split, below, file))
+            for key in (suffix, _ANY):
+                members["/".join(parts[:depth]), key].append((split, below, file))
+    for folder, suffix in [key for key in members if key[1] == _ANY]:
+        if any(
+            len(members.get((folder, s), ())) == len(members[folder, suffix])
+            for s in IMAGE_SUFFIXES
+        ):
+            del members[folder, suffix]  # one type only
     distinct = {}  # the deepest folder of the same files
     for (folder, suffix), files in sorted(members.items(), key=lambda item: -len(item[0][0])):
         group = _Group(root, folder, suffix, tuple(files[:_MAX_FILES]))
@@ -172,6 +187,6 @@ def _mask_clues(masks: _Group, affix: Affix, images: _Group, image_affix: Affix)
     words = bool(_MASK_WORDS.search(own)) - bool(_MASK_WORDS.search(other))
     if words:
         return 2 * words
-    if images.suffix not in MASK_SUFFIXES:
+    if images.suffix not in (*MASK_SUFFIXES, _ANY):
         return 1
     return masks.has_mask_mode(affix) - images.has_mask_mode(image_affix)

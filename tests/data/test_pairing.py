@@ -296,6 +296,23 @@ def test_nothing_is_proposed_without_masks(tmp_path: Path) -> None:
     assert propose_pairing(tmp_path / "nowhere") is None
 
 
+@pytest.mark.parametrize(
+    ("files", "images", "masks"),
+    [
+        (["{a,b,c}.jpg", "{d,e}.png", "{a,b,c,d,e}_mask.png"], "{name}.*", "{name}_mask.png"),
+        (["img/{a,b,c}.jpg", "img/{d,e}.jpeg", "mask/{a,b,c,d,e}.png"], "img", "mask"),
+    ],
+)
+def test_images_of_several_types_are_proposed(
+    tmp_path: Path, files: list[str], images: str, masks: str
+) -> None:
+    root = write(tmp_path, *files)
+    proposal = propose_pairing(root)
+    assert (proposal.images, proposal.masks) == (images, masks)
+    data = folder(root, images=images, masks=masks, val_fraction=0.4)
+    assert sum(len(find_split(data, name)) for name in ("train", "val")) == 5
+
+
 def test_check_proposes_masks_that_are_elsewhere(tmp_path: Path, capsys) -> None:
     root = write(tmp_path, "images/train/{a,b}.jpg", "labels/train/{a,b}.png")
     assert check_data(folder(root), "train") == 0  # a split without masks can be predicted
