@@ -11,6 +11,7 @@ from PIL import Image
 from segcoord.data.file_pattern import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files, nfc
 
 _TRAIN, _VAL = ("train", "training"), ("val", "valid", "validation", "test", "testing")
+_SPLIT = re.compile(rf"({'|'.join(_TRAIN + _VAL)})((?:[_\-. ].+)?)", re.I)
 _MASK_WORDS = re.compile(
     r"mask|label|annot|lbl|seg|ground.?truth|(?<![a-z])gt(?![a-z])|target|trimap|matte", re.I
 )
@@ -139,11 +140,12 @@ def _groups(root: Path, made_split: bool) -> list[_Group]:
             continue
         parts, split = head.split("/") if head else [], ""
         for position, part in enumerate(parts):
-            if part.lower() in _TRAIN + _VAL and not made_split:
-                split, parts[position] = part, "{split}"
+            match = None if made_split else _SPLIT.fullmatch(part)
+            if match:  # train, or train_masks beside it
+                split, parts[position] = match[1], "{split}" + match[2]
                 break
         for depth in range(len(parts) + 1):
-            if split and "{split}" not in parts[:depth]:
+            if split and not any("{split}" in part for part in parts[:depth]):
                 continue
             below = "/".join([*parts[depth:], stem])
             for key in (suffix, _ANY):

@@ -300,17 +300,24 @@ def test_nothing_is_proposed_without_masks(tmp_path: Path) -> None:
     ("files", "images", "masks"),
     [
         (["{a,b,c}.jpg", "{d,e}.png", "{a,b,c,d,e}_mask.png"], "{name}.*", "{name}_mask.png"),
+        (
+            ["train/{a,b,c}.png", "train_labels/{a,b,c}_L.png", "val/d.png", "val_labels/d_L.png"],
+            *("{split}", "{split}_labels/{name}_L.png"),
+        ),
         (["img/{a,b,c}.jpg", "img/{d,e}.jpeg", "mask/{a,b,c,d,e}.png"], "img", "mask"),
     ],
 )
-def test_images_of_several_types_are_proposed(
+def test_images_of_several_types_and_folders_named_after_splits_are_proposed(
     tmp_path: Path, files: list[str], images: str, masks: str
 ) -> None:
     root = write(tmp_path, *files)
     proposal = propose_pairing(root)
     assert (proposal.images, proposal.masks) == (images, masks)
-    data = folder(root, images=images, masks=masks, val_fraction=0.4)
-    assert sum(len(find_split(data, name)) for name in ("train", "val")) == 5
+    fraction = None if "{split}" in images else 0.4
+    data = folder(root, images=images, masks=masks, val_fraction=fraction)
+    splits = [find_split(data, name) for name in ("train", "val")]
+    assert sum(map(len, splits)) == (4 if "{split}" in images else 5)
+    assert all(split.labelled for split in splits)
 
 
 def test_check_proposes_masks_that_are_elsewhere(tmp_path: Path, capsys) -> None:
