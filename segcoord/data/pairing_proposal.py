@@ -111,11 +111,13 @@ def propose_pairing(root: Path, made_split: bool = False) -> Proposal | None:
                 clues = _mask_clues(masks, mask_affix, images, image_affix)
                 if clues <= 0:
                     continue
-                proposal = Proposal(
-                    _pattern(images, image_affix, masks),
-                    _pattern(masks, mask_affix, images),
-                    images.splits & masks.splits,
-                    made_split,
+                proposal = _with_val_split(
+                    Proposal(
+                        _pattern(images, image_affix, masks),
+                        _pattern(masks, mask_affix, images),
+                        images.splits & masks.splits,
+                        made_split,
+                    )
                 )
                 length = len(proposal.images) + len(proposal.masks)
                 one_type = images.suffix != _ANY
@@ -123,6 +125,18 @@ def propose_pairing(root: Path, made_split: bool = False) -> Proposal | None:
                     (pairs, clues, one_type, -length, proposal.images, proposal.masks, proposal)
                 )
     return max(ranked, key=lambda row: row[:-1])[-1] if ranked else None
+
+
+def _with_val_split(proposal: Proposal) -> Proposal:
+    """The proposal, without {split} if there are only a train folder and one such as train_masks.
+
+    Then a fraction makes both splits. Kaggle's Carvana challenge has these folders.
+    """
+    beside = re.search(r"\{split\}[^/\n]", f"{proposal.images}\n{proposal.masks}")
+    if not beside or len(proposal.splits) != 1 or not proposal.splits <= {*_TRAIN}:
+        return proposal
+    patterns = (p.replace("{split}", *proposal.splits) for p in (proposal.images, proposal.masks))
+    return Proposal(*patterns, frozenset(), proposal.made_split)
 
 
 def _groups(root: Path, made_split: bool) -> list[_Group]:

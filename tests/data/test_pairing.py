@@ -304,6 +304,10 @@ def test_nothing_is_proposed_without_masks(tmp_path: Path) -> None:
             ["train/{a,b,c}.png", "train_labels/{a,b,c}_L.png", "val/d.png", "val_labels/d_L.png"],
             *("{split}", "{split}_labels/{name}_L.png"),
         ),
+        (
+            ["train/{a,b,c,d,e}.png", "train_masks/{a,b,c,d,e}_mask.png"],
+            *("train", "train_masks/{name}_mask.png"),
+        ),
         (["img/{a,b,c}.jpg", "img/{d,e}.jpeg", "mask/{a,b,c,d,e}.png"], "img", "mask"),
     ],
 )
