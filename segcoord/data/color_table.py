@@ -120,7 +120,7 @@ def format_rgb(color: Sequence[int]) -> str:
 
 def unique_colors(colors: np.ndarray) -> list[list[int]]:
     """The different colors in (..., 3) uint8 RGB, sorted."""
-    found = np.zeros(1 << 24, bool)  # 200 times as fast as np.unique on rows
+    found = np.zeros(1 << 24, bool)  # np.unique of rows is slow
     found[_pack_rgb(colors)] = True
     return [[c >> 16, c >> 8 & 255, c & 255] for c in np.flatnonzero(found).tolist()]
 
