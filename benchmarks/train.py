@@ -3,10 +3,10 @@
     python benchmarks/train.py [--crop 321] [--batch 4] [--rounds 9] [--only WORD...] [--json FILE]
 
 Each variant has its own process, with its own allocator settings and peak memory; the variants take
-turns, and ratios are paired within a round. Stride 16 (light: 32), SGD, cross-entropy at full size, 21 classes.
-"plain" is a common loop: float images in NCHW, eager, the network with the original form of the
-coordinate attention block; "smp" is segmentation_models_pytorch's DeepLabV3 on mobilenet_v2 with
-its defaults: another stride, a standard ASPP and no attention.
+turns, and ratios are paired within a round. Stride 16 (light: 32), SGD, cross-entropy at full size,
+21 classes. "plain" is a common loop: float images in NCHW, eager, the network with the original
+form of the coordinate attention block; "smp" is segmentation_models_pytorch's DeepLabV3 on
+mobilenet_v2 with its defaults: another stride, a standard ASPP and no attention.
 """
 
 from __future__ import annotations
