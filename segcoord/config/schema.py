@@ -9,7 +9,7 @@ from segcoord.config.classes import parse_classes
 from segcoord.config.classification import ClassificationConfig
 from segcoord.config.classification import ClassifierConfig as ClassifierConfig
 from segcoord.config.classification import ImageFolderConfig as ImageFolderConfig
-from segcoord.config.decoders import decoder_settings
+from segcoord.config.decoders import STRIDES, decoder_settings
 from segcoord.config.optim import OptimConfig
 from segcoord.utils.errors import UserError
 
@@ -22,9 +22,9 @@ class ModelConfig:
     """timm name of the encoder; segcoord's own are named FAMILY_ATTENTION_WIDTH."""
     reduction: int | None = None
     """Channel reduction ratio of the attention blocks; null for the default of each."""
-    output_stride: int = 16
+    output_stride: int | None = None
     """Ratio of the image size to the size of the encoder's last feature map: 16 or 8; for pan 16
-    or 32; for unet, fpn and light 32."""
+    or 32; for unet, fpn and light 32; null for the first of these."""
     decoder: str = "deeplabv3"
     """deeplabv3, deeplabv3plus, unet, fpn, pan or light."""
     atrous_rates: list[int] | None = None
@@ -34,6 +34,10 @@ class ModelConfig:
     """Dropout probability after the projection of the ASPP; default: 0.1."""
     encoder_weights: str | None = None
     """Initial weights: imagenet (pretrained), the path of a file, or null for random."""
+
+    def __post_init__(self) -> None:
+        if self.output_stride is None and self.decoder in STRIDES:
+            self.output_stride = STRIDES[self.decoder][0]
 
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""
