@@ -88,10 +88,13 @@ def test_imagenet_weights_give_the_plain_logits() -> None:
         )
 
 
-def test_a_model_without_attention_starts_one_with_it(tmp_path: Path) -> None:
-    plain = shaken(segcoord.create_model("mobilenetv2_050", 3)).eval()
+@pytest.mark.parametrize("decoder", ["deeplabv3", "light"])
+def test_a_model_without_attention_starts_one_with_it(decoder: str, tmp_path: Path) -> None:
+    """Attention in the decoder, as that of light, is loaded like any other layer."""
+    stride = 32 if decoder == "light" else 16
+    plain = shaken(segcoord.create_model("mobilenetv2_050", 3, stride, decoder=decoder)).eval()
     segcoord.save(plain, tmp_path / "plain.ckpt")
-    model = segcoord.create_model("mobilenetv2_ca_050", 3)
+    model = segcoord.create_model("mobilenetv2_ca_050", 3, stride, decoder=decoder)
     report = init_from(model, tmp_path / "plain.ckpt")
     assert len(report.identity) == len(report.new) == 160
     with torch.no_grad():
