@@ -13,7 +13,7 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
 
 import segcoord
-from segcoord.models.encoders.identity_gates import _mean_gate
+from segcoord.models.encoders.identity_gates import _mean_gate, initialize_gates
 from segcoord.models.encoders.initial_weights import load_pretrained, name_without_attention
 from segcoord.models.encoders.weights import load_without_attention
 from segcoord.training.init_from import init_from
@@ -99,6 +99,12 @@ def test_a_model_without_attention_starts_one_with_it(decoder: str, tmp_path: Pa
     assert len(report.identity) == len(report.new) == 160
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(images()), plain(images()), rtol=0, atol=1e-4)
+
+
+def test_gates_begin_on_the_device_of_the_network() -> None:
+    model = network("mobilenetv2_ca_050").to("meta")
+    attention = [name for name in model.state_dict() if ".se." in name]
+    assert initialize_gates(model, attention, {})[0]
 
 
 # EfficientNet: its squeeze-and-excitation is replaced
