@@ -216,10 +216,10 @@ class TrainConfig(OptimConfig):
     """Weight of the distillation loss, which is added to the cross-entropy; null for 1; must be
     null without teacher."""
     teacher_temperature: float | None = None
-    """Temperature that softens the probabilities of teacher and student; null for 1; must be null
-    without teacher."""
+    """Temperature that softens the probabilities of teacher and student, from 0.1 to 100; null for
+    1; must be null without teacher."""
     teacher_scales: list[float] | None = None
-    """Scales of the crop whose predictions by the teacher are averaged, for example
+    """Scales of the crop whose predictions by the teacher are averaged, from 0.25 to 4, for example
     [0.75, 1.0, 1.5]; null for [1.0]; must be null without teacher."""
 
     @property
@@ -266,16 +266,18 @@ class TrainConfig(OptimConfig):
         """Raises UserError for settings of the teacher that can't work."""
         expected = "the path of a checkpoint or of an exported folder, or null"
         require(self.teacher != "", "train.teacher", repr(self.teacher), expected)
-        for key in ("teacher_weight", "teacher_temperature"):
-            value = getattr(self, key)
-            ok = value is None or (self.teacher is not None and 0 < value < float("inf"))
-            expected = "above 0 with train.teacher, null without"
-            require(ok, f"train.{key}", value, expected)
+        weight, temperature = self.teacher_weight, self.teacher_temperature
+        ok = weight is None or (self.teacher is not None and 0 < weight < float("inf"))
+        expected = "above 0 with train.teacher, null without"
+        require(ok, "train.teacher_weight", weight, expected)
+        ok = temperature is None or (self.teacher is not None and 0.1 <= temperature <= 100)
+        expected = "from 0.1 to 100 with train.teacher, null without"
+        require(ok, "train.teacher_temperature", temperature, expected)
         scales = self.teacher_scales
         ok = scales is None or (
-            self.teacher is not None and bool(scales) and all(0 < s <= 4 for s in scales)
+            self.teacher is not None and bool(scales) and all(0.25 <= s <= 4 for s in scales)
         )
-        expected = "numbers above 0 up to 4 with train.teacher, null without"
+        expected = "numbers from 0.25 to 4 with train.teacher, null without"
         require(ok, "train.teacher_scales", scales, expected)
 
 
