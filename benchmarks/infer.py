@@ -3,9 +3,10 @@
     python benchmarks/infer.py [--checkpoint C] [--rounds 9] [--quick] [--only WORD...]
                                [--json FILE]
 
-Batch 1, 512x512 and 1024x2048, output strides 16 and 8, 21 classes (or the checkpoint's). Each
-variant runs in its own process with the allocator setting of its name; variants alternate within a
-round, and ratios are medians over rounds.
+Batch 1, 512x512 and 1024x2048, 21 classes: DeepLabV3 at output strides 16 and 8 and the decoder
+light at 32, or the checkpoint's decoder, classes and strides. Each variant runs in its own process
+with the allocator setting of its name; variants alternate within a round, and ratios are medians
+over rounds.
 
 Peers are unmodified: smp's DeepLabV3 on mobilenet_v2 (stride 8, a standard ASPP, no attention), and
 torchvision's two models on mobilenet_v3_large (stride 16). "logits" is their forward pass at full
@@ -38,6 +39,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import segcoord
+from segcoord.config.decoders import STRIDES
 from segcoord.config.schema import ClassConfig, DataConfig
 from segcoord.data.layouts import find_split
 from segcoord.deploy import onnx, openvino
@@ -51,7 +53,7 @@ from segcoord.models.fold_batch_norm import fold_batch_norm
 from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.allocator import keep_freed_memory
 
-CASES = [(size, stride) for size in ((512, 512), (1024, 2048)) for stride in (16, 8)]
+DECODERS = {16: "deeplabv3", 8: "deeplabv3", 32: "light"}  # by output stride
 EAGER, PEER = "ours, eager NCHW", "smp.DeepLabV3, defaults"
 BASELINES = {"eager": EAGER, "smp": PEER}
 VARIANTS = {  # name: whether freed memory is kept as in our commands, and the precision
@@ -76,7 +78,8 @@ def our_model(checkpoint: str | None, stride: int) -> SegmentationModel:
     """A model with the checkpoint's weights, or random ones, without fused batch norms."""
     if checkpoint is None:
         torch.manual_seed(0)
-        return segcoord.create_model("mobilenetv2_ca_100", 21, stride).eval()
+        decoder = DECODERS[stride]
+        return segcoord.create_model("mobilenetv2_ca_100", 21, stride, decoder=decoder).eval()
     trained = segcoord.load(checkpoint, fold=False)
     spec = trained.spec | {"output_stride": stride, "atrous_rates": None}
     mean, std = trained.mean.flatten().tolist(), trained.std.flatten().tolist()
@@ -274,7 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", help="a trained model, for the weights and int8")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--quick", action="store_true", help="only 512x512 at stride 16")
+    parser.add_argument("--quick", action="store_true", help="only 512x512, not stride 8")
     parser.add_argument(
         "--only", nargs="+", help="only variants whose name contains one of these words"
     )
@@ -283,9 +286,15 @@ def main() -> None:
     names = [n for n in VARIANTS if any(w in n for w in args.only or [""])]
     peak = peaks()
     print(f"measured peaks: {', '.join(f'{k} {v:.0f} GFLOP/s' for k, v in peak.items())}")
+    strides = DECODERS
+    if args.checkpoint:
+        strides = STRIDES[segcoord.load(args.checkpoint).spec["decoder"]]
+    cases = [(size, stride) for size in ((512, 512), (1024, 2048)) for stride in strides]
+    if args.quick:
+        cases = [(size, stride) for size, stride in cases if size[0] == 512 and stride != 8]
     rows, equal, folders = [], {}, {}
     with tempfile.TemporaryDirectory() as scratch:
-        for size, stride in CASES[:1] if args.quick else CASES:
+        for size, stride in cases:
             if stride not in folders:
                 folders[stride] = Path(scratch) / str(stride)
                 folders[stride].mkdir()

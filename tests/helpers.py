@@ -29,6 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from segcoord.cli.common import Command
 from segcoord.cli.main import run
 from segcoord.cli.train import train
+from segcoord.config.loading import read_yaml
 from segcoord.config.schema import ClassConfig, DataConfig
 from segcoord.data.labels import numbered_labels
 from segcoord.data.layouts import find_split
@@ -44,6 +45,8 @@ ROOT = Path(__file__).parents[1]
 
 
 CAMVID = Path(os.environ.get("SEGCOORD_CAMVID", ROOT / "data" / "camvid"))
+_WEIGHTS = Path(os.environ.get("SEGCOORD_WEIGHTS", ROOT / "weights"))
+IMAGENET_WEIGHTS = _WEIGHTS / "mobilenetv2_100_imagenet.pth"  # of timm's mobilenetv2_100
 
 
 # The tests of all commands: a warning of a library is an error in them, unless Python hides its
@@ -234,7 +237,9 @@ def train_on(tree: Tree, *more: str) -> int:
     return run(train, "train.py", arguments)
 
 
-CLASSES = [ClassConfig(str(n), [n, n, n]) for n in range(8)]
+CLASSES = [  # of the sample dataset
+    ClassConfig(**c) for c in read_yaml(ROOT / "configs" / "sample.yaml")["data"]["classes"]
+]
 MEAN = (0.485, 0.456, 0.406)
 
 
@@ -351,6 +356,8 @@ def _run_child(
         os.dup2(file.fileno(), 2)
     os.environ.update(env)
     os.fsync = lambda _: None
+    # The system's default, as `python train.py`: workers of a fork server would import torch again.
+    multiprocessing.set_start_method(None, force=True)
     torch.set_num_threads(threads)
     if target is run:
         sys.argv = [str(ROOT / args[1]), *args[2]]

@@ -1,6 +1,7 @@
 """segcoord models."""
 
 from segcoord.cli.common import new_parser
+from segcoord.config.decoders import STRIDES
 from segcoord.config.loading import parse
 
 
@@ -11,9 +12,15 @@ def models(program: str, argv: list[str]) -> int:
         "pattern", type=str, nargs="?", default="*", help='Part of a name, or a glob: "*_ca_*"'
     )
     parser.add_argument(
-        "--output-stride", type=int, default=16, help="Output stride for seg. MACs: 16 or 8"
+        "--decoder", choices=list(STRIDES), default="deeplabv3", help="Decoder for seg. counts"
+    )
+    parser.add_argument(
+        "--output-stride",
+        type=int | None,
+        help="Output stride for seg. counts; default: 16, or 32 for unet, fpn and light",
     )
     args = parse(parser, argv)
+    stride = args.output_stride or STRIDES[args.decoder][0]
     from rich.table import Table
 
     from segcoord.models.profile import count_encoder, encoder_names
@@ -26,7 +33,7 @@ def models(program: str, argv: list[str]) -> int:
         rows.add_column(head, justify="left" if left else "right", no_wrap=True)
     with progress_bar() as bar:
         for name in bar.track(names, description="count"):
-            counts = count_encoder(name, args.output_stride)
+            counts = count_encoder(name, stride, args.decoder)
             rows.add_row(
                 name,
                 f"{counts.parameters / 1e6:.2f} M",
@@ -38,7 +45,8 @@ def models(program: str, argv: list[str]) -> int:
     console.print(rows)
     console.print(
         "\nparams, MACs (multiply-adds): with a 1000-class classifier, at 224x224.\n"
-        f"seg.: DeepLabV3 with 21 classes at output stride {args.output_stride}, at 512x512.\n"
-        "weights: source of encoder_weights: imagenet; + random: attention is initialized randomly."
+        f"seg.: {args.decoder} with 21 classes at output stride {stride}, at 512x512.\n"
+        "weights: source of encoder_weights: imagenet; + new: attention without weights, see "
+        "docs/weights.md."
     )
     return 0

@@ -1,4 +1,4 @@
-"""What the configurations share: reporting a wrong value, and writing YAML."""
+"""What the configurations share: reporting a wrong value, names of splits, writing YAML."""
 
 import json
 from dataclasses import asdict
@@ -29,3 +29,18 @@ def require(ok: bool, key: str, found: object, expected: str) -> None:
     """Raise UserError naming the key, the value found and the values expected, unless `ok`."""
     if not ok:
         raise UserError(f"{key}: found {found}, expected {expected}")
+
+
+def split_parts(name: str) -> list[str]:
+    """The splits that a name joins with "+", as in TensorFlow Datasets: "train+val" is two.
+
+    Raises:
+        UserError: an empty part, or the same one twice.
+    """
+    parts = name.split("+")
+    if len(parts) > 1 and (not all(parts) or len({*parts}) < len(parts)):
+        raise UserError(
+            f"split {name!r}: expected the names of different splits, joined with +, for example "
+            "train+val"
+        )
+    return parts

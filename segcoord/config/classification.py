@@ -33,9 +33,9 @@ class ImageFolderConfig:
     root: str
     """Folder of the dataset."""
     train_split: str = "train"
-    """Subfolder of root to train on."""
+    """Subfolder of root to train on, or several joined with +, for example train+val."""
     val_split: str = "val"
-    """Subfolder of root to validate on."""
+    """Subfolder of root to validate on; may be joined too."""
     crop_size: int = 224
     """Height and width of the network's input in pixels."""
     resize: int = 256
@@ -48,6 +48,11 @@ class ImageFolderConfig:
     """Random horizontal flip."""
     workers: int = 2
     """Data loading processes; 0 to load in the main process."""
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of a training crop."""
+        return self.crop_size, self.crop_size
 
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""

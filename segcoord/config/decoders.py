@@ -10,6 +10,7 @@ STRIDES = {
     "pan": (16, 32),
     "unet": (32,),
     "fpn": (32,),
+    "light": (32,),
 }
 """Decoder -> output strides of the encoder that it supports."""
 

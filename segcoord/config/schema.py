@@ -1,9 +1,9 @@
 """Settings of a run that trains a segmentation model, and the configuration class of each task."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
-from segcoord.config.base import TaskConfig, require
+from segcoord.config.base import TaskConfig, require, split_parts
 from segcoord.config.classes import ClassConfig as ClassConfig
 from segcoord.config.classes import parse_classes
 from segcoord.config.classification import ClassificationConfig
@@ -24,9 +24,9 @@ class ModelConfig:
     """Channel reduction ratio of the attention blocks; null for the default of each."""
     output_stride: int = 16
     """Ratio of the image size to the size of the encoder's last feature map: 16 or 8; for pan 16
-    or 32; for unet and fpn 32."""
+    or 32; for unet, fpn and light 32."""
     decoder: str = "deeplabv3"
-    """deeplabv3, deeplabv3plus, unet, fpn or pan."""
+    """deeplabv3, deeplabv3plus, unet, fpn, pan or light."""
     atrous_rates: list[int] | None = None
     """Three dilation rates of the ASPP; null for 6, 12, 18 at output stride 16 and twice that at
     8."""
@@ -83,15 +83,19 @@ class DataConfig:
     """What to do with photos turned by EXIF orientation: turn them as viewers show them, ignore it
     and use the stored pixels, or error."""
     train_split: str = "train"
-    """Split to train on; trainaug reads its masks from SegmentationClassAug."""
+    """Split to train on, or several joined with +, for example train+val; trainaug reads its masks
+    from SegmentationClassAug."""
     val_split: str = "val"
-    """Split to validate on."""
+    """Split to validate on; may be joined too."""
     crop_size: tuple[int, int] | int = (513, 513)
     """Height and width of a training crop in pixels, or one number for a square."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Range of the random scale of a training image."""
     flip: bool = True
     """Random horizontal flip."""
+    rare_class_sampling: float = 0.0
+    """Probability that a training crop is drawn around a pixel of a rare class, in any image with
+    that class; 0 for crops anywhere in the image of the epoch."""
     color_jitter: float = 0.2
     """Strength of random brightness, contrast and saturation changes; 0 for none."""
     augmentation: str | None = None
@@ -107,12 +111,19 @@ class DataConfig:
         if isinstance(self.crop_size, int):
             self.crop_size = (self.crop_size, self.crop_size)
 
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of a training crop."""
+        return self.crop_size
+
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""
         low, high = self.scale
         require(0 < low <= high, "data.scale", [low, high], "the smaller above 0, then the larger")
         jitter = self.color_jitter
         require(0 <= jitter < 1, "data.color_jitter", jitter, "0 up to below 1")
+        rare = self.rare_class_sampling
+        require(0 <= rare <= 1, "data.rare_class_sampling", rare, "0 to 1")
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         require(bool(self.pack), "data.pack", repr(self.pack), "auto, off or a folder")
         self._check_split()
@@ -140,9 +151,13 @@ class DataConfig:
         require(ok, "data.lists", self.lists, "null with data.val_fraction: only one of them")
         ok = fraction is not None or seed == 0
         require(ok, "data.split_seed", seed, "0 without data.val_fraction, which it belongs to")
-        ok = fraction is None or self.train_split != self.val_split
-        expected = "another name than data.train_split with data.val_fraction"
+        train, val = split_parts(self.train_split), split_parts(self.val_split)
+        ok = fraction is None or (len(val) == 1 and train != val)
+        expected = "one name, other than data.train_split, with data.val_fraction"
         require(ok, "data.val_split", self.val_split, expected)
+        ok = fraction is None or len({*train} - {*val}) == 1
+        expected = "one name, or one joined with data.val_split by +, with data.val_fraction"
+        require(ok, "data.train_split", self.train_split, expected)
         for key in ("images", "masks"):
             pattern = getattr(self, key)
             ok = fraction is None or "{split}" not in (pattern or "")
@@ -151,6 +166,15 @@ class DataConfig:
         ok = self.lists is None or "{split}" in self.lists or self.train_split == self.val_split
         expected = "a path that contains {split}, for example lists/{split}.txt"
         require(ok, "data.lists", repr(self.lists), expected)
+
+
+class TeacherSettings(NamedTuple):
+    """Settings of a distillation; the fields of `TrainConfig` that begin with teacher."""
+
+    path: str
+    weight: float
+    temperature: float
+    scales: list[float]
 
 
 @dataclass
@@ -179,6 +203,18 @@ class TrainConfig(OptimConfig):
     map, for example 0.4; 0 for none. best.ckpt never contains the head."""
     freeze_batch_norm: bool = False
     """Freeze the running statistics of the encoder's batch norms."""
+    teacher: str | None = None
+    """Distillation: a checkpoint or exported folder of a model with the same classes, whose
+    predictions are a further target of the loss; null for none."""
+    teacher_weight: float | None = None
+    """Weight of the distillation loss, which is added to the cross-entropy; null for 1; must be
+    null without teacher."""
+    teacher_temperature: float | None = None
+    """Temperature that softens the probabilities of teacher and student; null for 1; must be null
+    without teacher."""
+    teacher_scales: list[float] | None = None
+    """Scales of the crop whose predictions by the teacher are averaged, for example
+    [0.75, 1.0, 1.5]; null for [1.0]; must be null without teacher."""
 
     @property
     def ohem(self) -> tuple[float, float] | None:
@@ -186,6 +222,15 @@ class TrainConfig(OptimConfig):
         if self.ohem_threshold is None:
             return None
         return self.ohem_threshold, 1 / 16 if self.ohem_min_kept is None else self.ohem_min_kept
+
+    @property
+    def distillation(self) -> TeacherSettings | None:
+        """The settings of the teacher with their defaults; None without a teacher."""
+        if self.teacher is None:
+            return None
+        weight = 1.0 if self.teacher_weight is None else self.teacher_weight
+        temperature = 1.0 if self.teacher_temperature is None else self.teacher_temperature
+        return TeacherSettings(self.teacher, weight, temperature, self.teacher_scales or [1.0])
 
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""
@@ -209,6 +254,23 @@ class TrainConfig(OptimConfig):
         for key in ("dice_weight", "lovasz_weight", "aux_weight"):
             weight = getattr(self, key)
             require(0 <= weight < float("inf"), f"train.{key}", weight, "0 or more")
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        """Raises UserError for settings of the teacher that can't work."""
+        expected = "the path of a checkpoint or of an exported folder, or null"
+        require(self.teacher != "", "train.teacher", repr(self.teacher), expected)
+        for key in ("teacher_weight", "teacher_temperature"):
+            value = getattr(self, key)
+            ok = value is None or (self.teacher is not None and 0 < value < float("inf"))
+            expected = "above 0 with train.teacher, null without"
+            require(ok, f"train.{key}", value, expected)
+        scales = self.teacher_scales
+        ok = scales is None or (
+            self.teacher is not None and bool(scales) and all(0 < s <= 4 for s in scales)
+        )
+        expected = "numbers above 0 up to 4 with train.teacher, null without"
+        require(ok, "train.teacher_scales", scales, expected)
 
 
 @dataclass

@@ -110,6 +110,17 @@ class MaskConverter:
             raise unknown_values_error(path, value_counts(values), self.labels)
         return indices
 
+    def written_ids(self) -> list[str]:
+        """A line for each of `values` whose target is written as another id of the same class."""
+        targets, lines = self.labels.table(MAX_ID + 1), []
+        for value, target in self.values.items():
+            index = int(targets[target])
+            written = int(self.labels.to_value[index])
+            if written != target:
+                name = "void" if index == VOID else repr(self.labels.names[index])
+                lines.append(f"--value {value}={target}: written as {written}, the id of {name}")
+        return lines
+
 
 def _palette_colors(path: Path, mask: StoredMask) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a palette mask."""

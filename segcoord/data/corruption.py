@@ -6,19 +6,19 @@ these warnings into errors.
 """
 
 import io
+import re
 import warnings
 import zlib
 from pathlib import Path
 
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLESPERPIXEL, ImageFileDirectory_v2
 
 from segcoord.utils.errors import UserError
 
 _PNG_SIGNATURE = 8  # bytes before the first chunk
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
-_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 258, 277
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a damaged file."""
 
@@ -41,6 +41,13 @@ def not_an_image_error(
     remedy: str = "Download it again, or remove it from the split.",
 ) -> UserError:
     """The error for a file that Pillow can't open; `start` is empty if it can't be read."""
+    if isinstance(error, Image.DecompressionBombError):
+        return UserError(
+            describe_too_large(error),
+            path=path,
+            remedy="Cut it, and its mask, into smaller images.",
+            kind="images that are too large",
+        )
     found = str(error)
     if isinstance(error, UnidentifiedImageError):
         if start[:4] in _TIFF_SIGNATURES and (channels := _tiff_channels(path, start)):
@@ -58,6 +65,13 @@ def not_an_image_error(
     )
 
 
+def describe_too_large(error: Image.DecompressionBombError) -> str:
+    """How many pixels an image has and how many Pillow decodes at most."""
+    pixels = re.search(r"\d+", str(error))  # Pillow gives them nowhere else
+    found = f": {int(pixels[0]):,} pixels" if pixels else ""
+    return f"too large{found}, expected at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,}."
+
+
 def _tiff_channels(path: Path, start: bytes) -> tuple[int, list[int]] | None:
     """Number of channels of a TIFF, and the bits of each; None if its header is damaged."""
     try:
@@ -69,7 +83,7 @@ def _tiff_channels(path: Path, start: bytes) -> tuple[int, list[int]] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             directory.load(file)
-        return int(directory[_SAMPLES_PER_PIXEL]), [int(n) for n in directory[_BITS_PER_SAMPLE]]
+        return int(directory[SAMPLESPERPIXEL]), [int(n) for n in directory[BITSPERSAMPLE]]
     except Exception:  # Pillow raises many types for damaged headers
         return None
 

@@ -152,12 +152,11 @@ def list_files(folder: Path, without: Iterable[Path] = (), limit: int | None = N
     return sorted(files, key=lambda file: file.split("/"))
 
 
-def found_files(pattern: FilePattern) -> str:
-    """What a folder contains in place of a pattern's files, for messages."""
-    files = [file.rpartition("/")[2] for file in list_files(pattern.folder)]
+def count_files(folder: Path, files: Iterable[str]) -> str:
+    """What a folder with these files of `list_files` contains, for messages."""
     counts = Counter(Path(file).suffix or "without suffix" for file in files)
     most_common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:4]
     found = [f"{n} {suffix}" for suffix, n in most_common]
-    folders = sum(path.is_dir() for path in pattern.folder.iterdir())
+    folders = sum(path.is_dir() for path in folder.iterdir())
     found += [f"{folders} folder{'s' * (folders > 1)}"] if folders else []
     return ", ".join(found) or "nothing"

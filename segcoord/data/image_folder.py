@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import find_classes, make_dataset
 
+from segcoord.config.base import split_parts
 from segcoord.config.schema import ImageFolderConfig
 from segcoord.data.checks.findings import MAX_LISTED
 from segcoord.data.file_pattern import IMAGE_SUFFIXES, nfc, stored_path
@@ -55,19 +56,35 @@ def find_folders(data: ImageFolderConfig) -> tuple[ImageFolders, ImageFolders]:
     root = dataset_root(data.root)
     train = _find(root, data.train_split)
     val = _find(root, data.val_split, train.classes)
-    if train.classes != val.classes:
-        unmatched = sorted({*train.classes} ^ {*val.classes})
-        raise UserError(
-            f"{data.root}: {data.train_split} has {len(train.classes)} classes, {data.val_split} "
-            f"{len(val.classes)}; only in one of them: {join_first(unmatched, 4)}. Both need the "
-            "same class folders."
-        )
+    _require_same_classes(root, train, val)
     if len(train.classes) < 2:
         raise UserError(f"{data.root}: found {len(train.classes)} class, expected at least 2")
     return train, val
 
 
+def _require_same_classes(root: Path, first: ImageFolders, second: ImageFolders) -> None:
+    """Raise UserError if the classes of two splits differ."""
+    if first.classes != second.classes:
+        unmatched = sorted({*first.classes} ^ {*second.classes})
+        raise UserError(
+            f"{root}: {first.name} has {len(first.classes)} classes, {second.name} "
+            f"{len(second.classes)}; only in one of them: {join_first(unmatched, 4)}. Both need "
+            "the same class folders."
+        )
+
+
 def _find(root: Path, name: str, order: Sequence[str] = ()) -> ImageFolders:
+    """List a split, or several joined with "+"; `order` as in `_find_part`."""
+    first, *others = split_parts(name)
+    joined = _find_part(root, first, order)
+    for part in others:
+        found = _find_part(root, part, joined.classes)
+        _require_same_classes(root, joined, found)
+        joined = ImageFolders(name, joined.classes, ImageList([*joined.samples, *found.samples]))
+    return joined
+
+
+def _find_part(root: Path, name: str, order: Sequence[str]) -> ImageFolders:
     """List a split; its classes are in this order if they differ from it only in Unicode form."""
     folder = stored_path(root / name)
     if not folder.is_dir():
@@ -117,6 +134,10 @@ class ClassTrainDataset(Dataset):
     def path(self, index: int) -> Path:
         """The image file of a sample."""
         return Path(self.folders.samples[index][0])
+
+    def source(self, key: tuple[int, int]) -> Path:
+        """The image file of an (epoch, index)."""
+        return self.path(key[1])
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, object]:
         epoch, index = key

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from segcoord.data.corruption import (
     DECODE_ERRORS,
@@ -163,7 +164,7 @@ def check_image_depth(path: Path, header: Image.Image, start: bytes) -> None:
     if header.format == "PNG":
         depth = start[PNG_DEPTH]  # Pillow's mode of a 16-bit color PNG is RGB too
     elif header.format == "TIFF":
-        depth = max(header.tag_v2.get(258, (8,)))  # BitsPerSample
+        depth = max(header.tag_v2.get(BITSPERSAMPLE, (8,)))
     if depth > 8 or header.mode not in _IMAGE_MODES:
         raise UserError(
             f"an image of mode {header.mode} with more than 8 bits per channel, expected 8.",

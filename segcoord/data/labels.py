@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from segcoord.utils.errors import UserError
 VOID = 255
 UNKNOWN = 254  # in LabelSet.to_index: a mask value that is neither a class nor void
 MAX_ID = 65535
+MaskKind = Literal["gray", "palette", "rgb"]
+"""What the pixels of a mask file are: values, indices of palette colors, or colors."""
 VOID_COLOR = (224, 224, 192)  # of object borders in VOC's masks
 
 
@@ -37,6 +40,11 @@ class LabelClass:
     @property
     def ids(self) -> tuple[int, ...]:
         return self.id, *self.other_ids
+
+    @property
+    def id_or_ids(self) -> int | list[int]:
+        """`id`, or the list of `ids` if there are several, as in `data.classes`."""
+        return list(self.ids) if self.other_ids else self.id
 
 
 class LabelSet:
@@ -138,9 +146,21 @@ class LabelSet:
         return bool((self.to_index == VOID).any())
 
     @cached_property
-    def checksums(self) -> tuple[int, int]:
-        """CRC-32 of the tables from mask values, and from mask colors, to class indices."""
-        return zlib.crc32(self.to_index), zlib.crc32(self.colors, int(self.colors_given) + 1)
+    def checksums(self) -> dict[MaskKind, int]:
+        """CRC-32 of all that decides how masks become class indices, by the kind of mask."""
+        by_value, by_color = zlib.crc32(self.to_index), self.color_checksum
+        by_both = zlib.crc32(self.to_index, by_color)
+        return {
+            "gray": by_value,
+            "palette": by_value if self.ids_given or not self.colors_given else by_both,
+            # Without given colors, equal channels hold values.
+            "rgb": by_color if self.colors_given else by_both,
+        }
+
+    @cached_property
+    def color_checksum(self) -> int:
+        """CRC-32 of the class colors, and of whether they were given."""
+        return zlib.crc32(self.colors, int(self.colors_given) + 1)
 
     def indices(self, values: np.ndarray) -> np.ndarray:
         """Map mask values, uint8 or uint16 of any shape, to uint8 class indices."""
@@ -165,7 +185,7 @@ class LabelSet:
             {
                 "name": c.name,
                 "color": list(c.color),
-                "id": list(c.ids) if c.other_ids else c.id,
+                "id": c.id_or_ids,
             }
             for c in self.classes
         ]

@@ -1,13 +1,14 @@
 """Find the images and masks of a split: Pascal VOC, Cityscapes, or folders of images and masks.
 
 Lists file names and reads no pixels, unless data.skip_bad asks for it. Samples are sorted by path,
-or in the order of a list.
+or in the order of a list. "train+val" is the samples of train, then those of val.
 """
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from segcoord.config.base import split_parts
 from segcoord.config.schema import DataConfig
 from segcoord.data.custom_labels import custom_labels
 from segcoord.data.file_pattern import (
@@ -51,27 +52,31 @@ def find_split(data: DataConfig, name: str, on_error: OnError = raise_error) -> 
 
     Args:
         data: the dataset's root and layout.
-        name: of the split.
+        name: of the split, or of several, joined with "+".
         on_error: called with each error about a single file, which is then skipped. The default
             raises the first one. With data.skip_bad such files are left out instead.
 
     Raises:
         UserError: a missing root, split, image or mask; an empty split; a duplicate stem; a listed
-            name that would leave the root; an image that is its own mask.
+            name that would leave the root; an image that is its own mask; a sample in two of the
+            joined splits.
     """
     root = dataset_root(data.root)
-    if name in {"", ".", ".."} or any(c in name for c in "/\\\0"):
-        raise UserError(f"split {name!r}: expected a name without folders")
     labels = label_set(data)
     left_out: list[UserError] = []
     on_error = left_out.append if data.skip_bad else on_error
-    if data.layout == "cityscapes":
-        samples = _cityscapes(root, name, labels, on_error)
-    else:
-        pairs = _pairs(data, root, name, on_error)
-        samples = [Sample(pair.name, pair.image, pair.mask, labels) for pair in pairs]
-    if not samples:
-        raise left_out[0] if left_out else UserError(f"split {name!r} of {root} is empty")
+    parts: dict[str, list[Sample]] = {}
+    for part in split_parts(name):
+        if part in {"", ".", ".."} or any(c in part for c in "/\\\0"):
+            raise UserError(f"split {part!r}: expected a name without folders")
+        before = len(left_out)
+        parts[part] = _samples(data, root, part, labels, on_error)
+        if not parts[part]:
+            errors = left_out[before:]
+            raise errors[0] if errors else UserError(f"split {part!r} of {root} is empty")
+    if len(parts) > 1:
+        _require_joinable(data, root, name, parts)
+    samples = [sample for part in parts.values() for sample in part]
     unlabeled = [s for s in samples if s.mask is None]
     if unlabeled and len(unlabeled) < len(samples):
         for sample in unlabeled:
@@ -88,14 +93,20 @@ def find_split(data: DataConfig, name: str, on_error: OnError = raise_error) -> 
     return leave_out_unusable(split, data, len(left_out)) if data.skip_bad else split
 
 
-def find_patterns(data: DataConfig, name: str) -> Patterns | None:
-    """Where the images and masks of a split are; None for Cityscapes, whose names are fixed.
+def find_patterns(data: DataConfig, name: str) -> list[Patterns]:
+    """Where the images and masks of each of the joined splits are.
+
+    Empty for Cityscapes, whose names are fixed.
 
     Raises:
         UserError: a missing root, a setting that is not a valid pattern.
     """
     if data.layout == "cityscapes":
-        return None
+        return []
+    return [_patterns(data, part) for part in split_parts(name)]
+
+
+def _patterns(data: DataConfig, name: str) -> Patterns:
     root = dataset_root(data.root)
     made = data.val_fraction is not None or data.lists is not None
     if data.layout == "voc":
@@ -125,10 +136,10 @@ def in_dataset(data: DataConfig, split: Split, folder: Path) -> bool:
     folder = folder.resolve()
     files = [path for s in split.samples for path in (s.image, s.mask) if path]
     folders = {path.parent for path in files} | {path.resolve().parent for path in files}
-    patterns = find_patterns(data, split.name)
-    searched = [] if patterns is None else [patterns.images, patterns.masks]
+    found = find_patterns(data, split.name)
+    searched = [pattern for patterns in found for pattern in (patterns.images, patterns.masks)]
     if data.layout == "voc":
-        folders |= {patterns.root / name for name in _VOC_MASKS}
+        folders |= {found[0].root / name for name in _VOC_MASKS}
     folders |= {pattern.folder for pattern in searched if not pattern.has_name}
     if folder in {f.resolve() for f in folders}:
         return True
@@ -148,22 +159,30 @@ def masks_without_image(data: DataConfig, split: Split) -> list[Path]:
     """
     if not split.labelled:
         return []
-    patterns = find_patterns(data, split.name)
-    if patterns is None:
+    if data.layout == "cityscapes":
         return _cityscapes_masks_without_image(split)
-    if not (patterns.images.folder.is_dir() and patterns.masks.folder.is_dir()):
-        return []  # a list names the files of other folders
-    images, masks = (patterns.files(p, lambda _: None) for p in (patterns.images, patterns.masks))
     used = {sample.mask for sample in split.samples}
-    return [path for key, path in masks.items() if key not in images and path not in used]
+    unmatched: dict[Path, None] = {}  # ordered; joined splits may share a folder
+    for patterns in find_patterns(data, split.name):
+        both = patterns.images, patterns.masks
+        if all(pattern.folder.is_dir() for pattern in both):  # else a list names other folders
+            images, masks = (patterns.files(pattern, lambda _: None) for pattern in both)
+            paths = (path for key, path in masks.items() if key not in images)
+            unmatched |= dict.fromkeys(path for path in paths if path not in used)
+    return list(unmatched)
 
 
 def skipped_files(data: DataConfig, split: Split) -> list[Path]:
     """Files in the split's image folder that are neither images nor masks; none for Cityscapes."""
-    patterns = find_patterns(data, split.name)
-    if patterns is None or not patterns.images.folder.is_dir():
-        return []
+    found = find_patterns(data, split.name)
+    # Ordered; joined splits may share a folder.
+    return list(dict.fromkeys(path for patterns in found for path in _skipped_files(patterns)))
+
+
+def _skipped_files(patterns: Patterns) -> list[Path]:
     images, shared = patterns.images, patterns.shared
+    if not images.folder.is_dir():
+        return []
     files = list_files(images.folder, () if shared else (patterns.masks.folder,))
     skipped = [
         images.folder / file
@@ -175,15 +194,63 @@ def skipped_files(data: DataConfig, split: Split) -> list[Path]:
     return skipped
 
 
+def _samples(
+    data: DataConfig, root: Path, name: str, labels: LabelSet, on_error: OnError
+) -> list[Sample]:
+    """The samples of one split, not of joined ones."""
+    if data.layout == "cityscapes":
+        return _cityscapes(root, name, labels, on_error)
+    pairs = _pairs(data, root, name, on_error)
+    return [Sample(pair.name, pair.image, pair.mask, labels) for pair in pairs]
+
+
+def _require_joinable(
+    data: DataConfig, root: Path, name: str, parts: Mapping[str, Sequence[Sample]]
+) -> None:
+    """Raise UserError if two parts of a split share a sample, or the split exists by itself."""
+    own = _source(data, root, name)
+    if own.exists() and own != _source(data, root, next(iter(parts))):
+        raise UserError(
+            f"{own}: is the file or folder of a split {name!r}, but + joins the splits "
+            f"{' and '.join(parts)}. Give it a name without +."
+        )
+    first: dict[str | Path, tuple[str, Sample]] = {}
+    for part, samples in parts.items():
+        for sample in samples:
+            for key in (nfc(sample.stem), sample.image):
+                other, same = first.setdefault(key, (part, sample))
+                if other != part:
+                    raise UserError(
+                        f"split {name!r}: sample {sample.stem!r} is in split {other!r} "
+                        f"({same.image}) and in split {part!r} ({sample.image}). Joined splits "
+                        "can't share a sample, or its name, which also names its outputs. Remove "
+                        "one of the two or rename its files, or list the images by their paths "
+                        "(data.lists)."
+                    )
+
+
+def _source(data: DataConfig, root: Path, name: str) -> Path:
+    """The list or image folder that makes a split; with data.val_fraction the same for each."""
+    if data.layout == "cityscapes":
+        return root / "leftImg8bit" / name
+    if data.lists is not None:
+        return stored_path(root / Path(data.lists.replace("{split}", name)).expanduser())
+    patterns = _patterns(data, name)
+    if data.layout == "voc" and data.val_fraction is None:
+        return stored_path(patterns.root / "ImageSets" / "Segmentation" / f"{name}.txt")
+    return patterns.images.folder
+
+
 def _pairs(data: DataConfig, root: Path, name: str, on_error: OnError) -> list[Pair]:
     """The images and masks of a split of layout voc or folder."""
-    patterns = find_patterns(data, name)
+    patterns = _patterns(data, name)
     if data.val_fraction is not None:
-        if name not in (data.train_split, data.val_split):
+        made = list(dict.fromkeys([*split_parts(data.train_split), data.val_split]))
+        if name not in made:
             raise UserError(
-                f"split {name!r}: data.val_fraction makes the splits {data.train_split!r} and "
-                f"{data.val_split!r} only. For a split with its own files use --data.val_fraction "
-                "null with --data.images and --data.masks."
+                f"split {name!r}: data.val_fraction makes the splits "
+                f"{' and '.join(map(repr, made))} only. For a split with its own files use "
+                "--data.val_fraction null with --data.images and --data.masks."
             )
         pairs = pair_files(patterns, on_error)
         if data.layout == "voc" and any(pair.mask for pair in pairs):
@@ -191,12 +258,11 @@ def _pairs(data: DataConfig, root: Path, name: str, on_error: OnError) -> list[P
         if len(pairs) < 2:
             raise UserError(f"{root}: data.val_fraction needs 2 images or more, found {len(pairs)}")
         return split_pairs(pairs, data.val_fraction, data.split_seed, name == data.val_split)
-    if data.lists is not None:
-        list_file = stored_path(root / Path(data.lists.replace("{split}", name)).expanduser())
-    elif data.layout == "voc":
-        list_file = _voc_list(patterns, name)
-    else:
+    if data.lists is None and data.layout == "folder":
         return pair_files(patterns, on_error)
+    list_file = _source(data, root, name)
+    if data.lists is None and not list_file.is_file():
+        raise _no_voc_list(list_file, patterns)
     columns_only = list_file.is_file() and has_columns_only(list_file)
     pairs = [] if columns_only else pair_files(patterns, on_error)
     return listed_pairs(list_file, pairs, patterns, (patterns.root, root), on_error)
@@ -226,17 +292,13 @@ def _voc_base(root: Path, images: str | None) -> Path:
     return root
 
 
-def _voc_list(patterns: Patterns, name: str) -> Path:
-    """The list of a split in ImageSets/Segmentation."""
-    folder = stored_path(patterns.root / "ImageSets" / "Segmentation")
-    file = stored_path(folder / f"{name}.txt")
-    if file.is_file():
-        return file
-    hint = available_splits(path.stem for path in folder.glob("*.txt"))
+def _no_voc_list(file: Path, patterns: Patterns) -> UserError:
+    """The error for a split without a list in ImageSets/Segmentation."""
+    hint = available_splits(path.stem for path in file.parent.glob("*.txt"))
     remedy = "Set data.lists to the list files"
     if not hint and patterns.images.folder.is_dir():
         remedy += ", or data.val_fraction: 0.2 to split the images that have masks"
-    raise UserError(f"{file}: no such split list{hint}. {remedy}. {SEE_README}")
+    return UserError(f"{file}: no such split list{hint}. {remedy}. {SEE_README}")
 
 
 def _cityscapes(root: Path, name: str, labels: LabelSet, on_error: OnError) -> list[Sample]:

@@ -14,18 +14,32 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from segcoord.data.random_crop import Pixels
+from segcoord.data.rare_class_sampling import RareClassSampler
 from segcoord.data.split import Split
 from segcoord.data.transforms import TrainTransform
 from segcoord.utils.errors import UserError
 
+MAX_PIXELS = 4096  # of a class that a crop's place is drawn from; more would only cost time
+
 
 class TrainDataset(Dataset):
-    """Augmented samples by (epoch, index): image (h, w, 3) uint8 RGB, mask (h, w) uint8."""
+    """Augmented samples by (epoch, index): image (h, w, 3) uint8 RGB, mask (h, w) uint8.
 
-    def __init__(self, split: Split, transform: TrainTransform, seed: int) -> None:
+    With `rare_classes`, some are crops of another image than that of the index.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        transform: TrainTransform,
+        seed: int,
+        rare_classes: RareClassSampler | None = None,
+    ) -> None:
         self.split = split
         self.transform = transform
         self.seed = seed
+        self.rare_classes = rare_classes
 
     def __len__(self) -> int:
         return len(self.split)
@@ -34,16 +48,37 @@ class TrainDataset(Dataset):
         """The file of an image."""
         return self.split.samples[index].image
 
+    def source(self, key: tuple[int, int]) -> Path:
+        """The image file that the sample of an (epoch, index) is cropped from."""
+        return self.path(self._draw(key)[0])
+
+    def _draw(self, key: tuple[int, int]) -> tuple[int, int | None]:
+        """The image of a sample, and the class that its crop must contain."""
+        drawn = self.rare_classes and self.rare_classes.draw((self.seed, *key))
+        return drawn or (key[1], None)
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
-        epoch, index = key
+        index, class_index = self._draw(key)
         image, mask = self.split.read(index)
         if min(image.shape[:2]) * self.transform.smallest_scale < 1:
             raise UserError(
                 f"{self.path(index)}: {image.shape[1]}x{image.shape[0]} pixels can't be scaled by "
                 f"{self.transform.smallest_scale}; take it out of the split or raise data.scale"
             )
-        image, mask = self.transform(image, mask, (self.seed, epoch, index))
+        pixels = None if class_index is None else self._pixels_of(class_index, mask, index)
+        image, mask = self.transform(image, mask, (self.seed, *key), pixels)
         return {"image": image, "mask": mask}
+
+    def _pixels_of(self, class_index: int, mask: np.ndarray, index: int) -> Pixels:
+        flat = np.flatnonzero(mask == class_index)
+        if not len(flat):
+            name = self.split.labels.names[class_index]
+            raise UserError(
+                f"{self.split.samples[index].mask}: has no {name!r} any more, which it had when "
+                "training started; resume, which checks all masks again"
+            )
+        thinned = flat[:: -(-len(flat) // MAX_PIXELS)]
+        return np.divmod(thinned, mask.shape[1])
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from segcoord.data.color_table import Color, color_table
 from segcoord.data.image_io import PNG_DEPTH, decode, histogram, open_image, size_mismatch_error
-from segcoord.data.labels import MAX_ID, UNKNOWN, LabelSet
+from segcoord.data.labels import MAX_ID, UNKNOWN, LabelSet, MaskKind
 from segcoord.data.mask_diagnosis import (
     UNKNOWN_VALUES,
     palette_error,
@@ -36,6 +37,7 @@ class StoredMask(NamedTuple):
 
     pixels: np.ndarray  # (H, W) uint8 or uint16 values, or (H, W, 3) uint8 RGB
     palette: np.ndarray | None  # (N, 3) uint8 RGB of a palette file, whose pixels are indices
+    kind: MaskKind  # of the file; the pixels of an RGB file may be values
 
     @property
     def is_color(self) -> bool:
@@ -47,6 +49,7 @@ class DecodedMask(NamedTuple):
 
     indices: np.ndarray  # (H, W) uint8, 255 for void
     by_color: bool  # whether the class colors, rather than the ids, were used
+    kind: MaskKind  # of the file
 
 
 class MaskCounts(NamedTuple):
@@ -77,7 +80,7 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
 
 
 def decode_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> DecodedMask:
-    """Read a mask, and tell whether by its colors. Args and errors as in `read_mask`."""
+    """Read a mask, and tell how. Args and errors as in `read_mask`."""
     return decode_stored_mask(path, _read_for(path, labels, size), labels)
 
 
@@ -88,12 +91,12 @@ def decode_stored_mask(path: Path, mask: StoredMask, labels: LabelSet) -> Decode
         UserError: unknown values or colors, or a palette that contradicts the class ids.
     """
     if (by_color := _indices_by_color(path, mask, labels)) is not None:
-        return DecodedMask(by_color, True)
+        return DecodedMask(by_color, True, mask.kind)
     indices = labels.indices(mask.pixels)
     contradicts = mask.palette is not None and not palette_matches(mask.palette, labels)
     if contradicts or (indices == UNKNOWN).any():
         _check_values(path, value_counts(mask.pixels), mask.palette, labels)
-    return DecodedMask(indices, False)
+    return DecodedMask(indices, False, mask.kind)
 
 
 def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> MaskCounts:
@@ -157,7 +160,7 @@ def _read_for(path: Path, labels: LabelSet, size: tuple[int, int] | None) -> Sto
         return mask
     gray = mask.pixels[..., 0]
     if (mask.pixels == gray[..., None]).all():
-        return StoredMask(gray, None)
+        return StoredMask(gray, None, mask.kind)
     if labels.binary:
         return mask
     colors = np.unique(mask.pixels.reshape(-1, 3), axis=0).tolist()
@@ -217,15 +220,16 @@ def read_stored_mask(path: Path) -> StoredMask:
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
     if mode != "P":
-        return StoredMask(pixels, None)
-    return StoredMask(pixels, np.array(header.getpalette("RGB"), np.uint8).reshape(-1, 3))
+        return StoredMask(pixels, None, "rgb" if pixels.ndim == 3 else "gray")
+    palette = np.array(header.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    return StoredMask(pixels, palette, "palette")
 
 
 def _bits_per_channel(header: Image.Image, raw: bytes) -> int:
     if header.format == "PNG":
         return raw[PNG_DEPTH]
     if header.format == "TIFF":
-        return max(header.tag_v2.get(258, (1,)))  # BitsPerSample
+        return max(header.tag_v2.get(BITSPERSAMPLE, (1,)))
     return 8
 
 

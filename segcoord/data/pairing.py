@@ -1,6 +1,7 @@
 """Pair the images of a dataset with their masks by name."""
 
 import filecmp
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from segcoord.data.file_pattern import (
     MASK_SUFFIXES,
     SEE_README,
     FilePattern,
-    found_files,
+    count_files,
     list_files,
     nfc,
 )
@@ -87,6 +88,15 @@ class Patterns:
             return other.specificity > own.specificity
         raise self.both_error(path)
 
+    def is_lossy_mask(self, image: Path) -> bool:
+        """Whether an image is named like a mask, apart from its suffix, which masks can't have."""
+        masks = self.masks
+        if image.suffix.lower() in MASK_SUFFIXES or not (masks.prefix or masks.ending):
+            return False
+        name = image.relative_to(self.images.folder).with_suffix(masks.suffixes[0]).as_posix()
+        fits = self.shared and masks.name(name) is not None
+        return fits and masks.specificity > self.images.specificity
+
     def both_error(self, path: Path) -> UserError:
         """The error for a file that both patterns match."""
         return UserError(
@@ -128,6 +138,9 @@ def pair_files(patterns: Patterns, on_error: OnError) -> list[Pair]:
     pairs = []
     for key, image in images.items():
         mask = masks.get(key)
+        if mask is None and patterns.is_lossy_mask(image):
+            on_error(_lossy_mask_error(image, patterns.masks))
+            continue
         pairs.append(Pair(_stored_name(patterns.images, image), image, mask))
     _require_two_files(pairs, patterns)
     return pairs
@@ -185,11 +198,37 @@ def is_own_mask(image: Path, mask: Path) -> bool:
 
 def duplicate_stem_error(path: Path, first: Path) -> UserError:
     """The error for a file with the name of another one."""
+    forms = ""
+    if path.stem != first.stem and nfc(path.stem) == nfc(first.stem):
+        forms = f" up to its Unicode form: this name is {_unicode_form(path)}, the other "
+        forms += _unicode_form(first)
     return UserError(
-        f"has the same stem as {first}; stems pair images with masks and name outputs.",
+        f"has the same stem as {first}{forms}; stems pair images with masks and name outputs.",
         path=path,
         remedy="Remove or rename one of the two.",
         kind="duplicate stems",
+    )
+
+
+def _unicode_form(path: Path) -> str:
+    """The normal form of a file's name, with the name in escapes: NFC ('\\xe9.png')."""
+    forms = [f for f in ("NFC", "NFD") if unicodedata.is_normalized(f, path.name)]
+    return f"{forms[0] if forms else 'neither NFC nor NFD'} ({path.name!a})"
+
+
+def _lossy_mask_error(path: Path, masks: FilePattern) -> UserError:
+    """The error for a lossy file that is named like a mask, in the folder of the images."""
+    remedy = "Use the original masks. If it is an image, rename it."
+    for twin in map(path.with_suffix, masks.suffixes):
+        if twin.exists():
+            remedy = f"Remove it: {twin.name} is the mask."
+            break
+    return UserError(
+        f"is named like a mask, because data.masks is {masks.text!r}, but lossy compression "
+        f"changes ids and colors; masks are {', '.join(masks.suffixes)} files.",
+        path=path,
+        remedy=remedy,
+        kind="masks with lossy compression",
     )
 
 
@@ -215,8 +254,9 @@ def _no_files_error(patterns: Patterns, pattern: FilePattern) -> UserError:
     what = f"no {', '.join(pattern.suffixes)} files"
     if pattern.has_name:
         what += f" that match {pattern.key} {pattern.text!r}"
-    message = f"{pattern.folder}: {what}; found {found_files(pattern)}"
-    suffixes = {Path(f).suffix.lower() for f in list_files(pattern.folder)}
+    files = list_files(pattern.folder)
+    message = f"{pattern.folder}: {what}; found {count_files(pattern.folder, files)}"
+    suffixes = {Path(f).suffix.lower() for f in files}
     if pattern.suffixes == MASK_SUFFIXES and suffixes & {".jpg", ".jpeg", ".webp"}:
         message += ". Lossy compression changes class ids: use the original masks"
     remedy = patterns.remedy()

@@ -13,6 +13,9 @@ import numpy as np
 
 from segcoord.data.labels import VOID
 
+Pixels = tuple[np.ndarray, np.ndarray]
+"""(P,) rows and (P,) columns of pixels of an image, P at least 1."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -36,6 +39,7 @@ def draw_window(
     scale: tuple[float, float],
     flip: bool,
     rng: np.random.Generator,
+    pixels: Pixels | None = None,
 ) -> Window:
     """Draws as albumentations' RandomScale, RandomCrop (padding at random) and HorizontalFlip do.
 
@@ -45,13 +49,44 @@ def draw_window(
         scale: smallest and largest factor, drawn uniformly.
         flip: whether half of the crops are mirrored.
         rng: what the draw depends on.
+        pixels: the crop contains one of them, drawn uniformly among those that the scaled mask has;
+            None for a crop anywhere.
     """
     factor = rng.uniform(*scale)
     scaled = (int(size[0] * factor), int(size[1] * factor))
     # Every place that fits is as likely: of the crop in the image, or of the image in the crop.
     rooms = [length - part for length, part in zip(scaled, crop)]
-    top, left = (int(rng.integers(min(0, room), max(0, room), endpoint=True)) for room in rooms)
+    bounds = [(min(0, room), max(0, room)) for room in rooms]
+    if pixels is not None:
+        pixel = _draw_pixel(pixels, size, scaled, rng)
+        bounds = [
+            (max(low, at - part + 1), min(high, at))
+            for (low, high), at, part in zip(bounds, pixel, crop)
+        ]
+    top, left = (int(rng.integers(low, high, endpoint=True)) for low, high in bounds)
     return Window(scaled, top, left, bool(rng.random() < 0.5 and flip))
+
+
+def _draw_pixel(
+    pixels: Pixels,
+    size: tuple[int, int],
+    scaled: tuple[int, int],
+    rng: np.random.Generator,
+) -> tuple[int, int]:
+    """Draws one of the pixels; returns its row and column in the scaled mask.
+
+    A smaller mask lacks rows and columns of the image. Where it has none of the pixels, the result
+    is the place of one of them.
+    """
+    places, kept = [], True
+    for at, length, scaled_length in zip(pixels, size, scaled):
+        source = _nearest_source(length, scaled_length, 0, scaled_length)
+        place = np.minimum(np.searchsorted(source, at), scaled_length - 1)
+        places.append(place)
+        kept = kept & (source[place] == at)
+    candidates = np.flatnonzero(kept)
+    one = rng.choice(candidates) if len(candidates) else rng.integers(len(kept))
+    return int(places[0][one]), int(places[1][one])
 
 
 class _Axis(NamedTuple):
@@ -71,12 +106,17 @@ class _Axis(NamedTuple):
     nearest: np.ndarray
 
 
+def _nearest_source(length: int, scaled: int, start: int, stop: int) -> np.ndarray:
+    """The pixels of the image that the centers of scaled pixels lie in, for start..stop."""
+    # Of the image's phase: (x + 0.5) * step, but in integers.
+    return (2 * np.arange(start, stop) + 1) * length // (2 * scaled)
+
+
 def _axis(length: int, scaled: int, offset: int, crop: int) -> _Axis:
     start, stop = max(0, offset), min(scaled, offset + crop)  # in the scaled image
     step = length / scaled
     first, last = (start + 0.5) * step - 0.5, (stop - 0.5) * step - 0.5
-    # The pixel that the center lies in, of the image's phase: (x + 0.5) * step, but in integers.
-    nearest = (2 * np.arange(start, stop) + 1) * length // (2 * scaled)
+    nearest = _nearest_source(length, scaled, start, stop)
     low = max(0, int(np.floor(first)))
     high = min(length, int(np.floor(last)) + 2)
     inside = slice(start - offset, stop - offset)

@@ -13,7 +13,7 @@ import numpy as np
 
 from segcoord.config.schema import DataConfig, ImageFolderConfig
 from segcoord.data.custom_augmentation import CustomAugmentation
-from segcoord.data.random_crop import crop_window, draw_window
+from segcoord.data.random_crop import Pixels, crop_window, draw_window
 
 Key = tuple[int, ...]
 
@@ -45,7 +45,7 @@ class TrainTransform:
         return self.scale[0]
 
     def __call__(
-        self, image: np.ndarray, mask: np.ndarray, key: Key
+        self, image: np.ndarray, mask: np.ndarray, key: Key, pixels: Pixels | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Augments one pair.
 
@@ -53,12 +53,13 @@ class TrainTransform:
             image: (H, W, 3) uint8, in memory or memory-mapped; only what the crop needs is read.
             mask: (H, W) uint8.
             key: (seed, epoch, index).
+            pixels: as for `draw_window`.
 
         Returns:
             image (h, w, 3) uint8 and mask (h, w) uint8 of the crop's size.
         """
         rng = np.random.default_rng(key)
-        window = draw_window(image.shape[:2], self.crop, self.scale, self.flip, rng)
+        window = draw_window(image.shape[:2], self.crop, self.scale, self.flip, rng, pixels)
         image, mask = crop_window(image, mask, window, self.crop, self.fill)
         if self.color_jitter:
             image = jitter_color(image, self.color_jitter, key)

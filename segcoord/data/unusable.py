@@ -22,7 +22,7 @@ from segcoord.utils.files import write_json
 from segcoord.utils.provenance import package_version
 
 _IRRELEVANT = ("root", "workers", "pack", "crop_size", "scale", "flip", "color_jitter")
-_IRRELEVANT += ("augmentation", "train_split", "val_split")
+_IRRELEVANT += ("rare_class_sampling", "augmentation", "train_split", "val_split")
 
 
 def leave_out_unusable(split: Split, data: DataConfig, unlisted: int = 0) -> Split:

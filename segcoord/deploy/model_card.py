@@ -32,7 +32,7 @@ def export_card(description: dict, title: str, dataset: str) -> str:
         f"{export['precision']}.\n",
         _files(export["graphs"]),
         *(_usage(export["format"], graph) for graph in export["graphs"]),
-        _preprocessing(model, export.get("size")),
+        _preprocessing(model, export["size"]),
         f"{class_table(labels)}\n",
         _measurements(description),
     ]

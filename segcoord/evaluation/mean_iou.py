@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from segcoord.evaluation.metrics import Scores, confusion_matrix
+from segcoord.evaluation.metrics import Scores, confusion_matrix, require_ignore_index
 
 
 class MeanIoU(Metric):
@@ -29,8 +29,7 @@ class MeanIoU(Metric):
         super().__init__()
         if not 1 <= num_classes <= 255:
             raise ValueError(f"num_classes={num_classes}, expected 1 to 255")
-        if not num_classes <= ignore_index <= 255:
-            raise ValueError(f"ignore_index={ignore_index}, expected {num_classes} to 255")
+        require_ignore_index(ignore_index, num_classes)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         empty = torch.zeros(num_classes, num_classes, dtype=torch.int64)

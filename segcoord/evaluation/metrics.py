@@ -36,11 +36,13 @@ def confusion_matrix(
         (K, K) int64, target in rows, preds in columns.
 
     Raises:
-        ValueError: different shapes, logits instead of indices, or a value out of range.
+        ValueError: different shapes, logits instead of indices, or a value out of range, such as
+            an `ignore_index` that is a class.
     """
     import torch
 
     integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    require_ignore_index(ignore_index, num_classes)
     if preds.shape != target.shape:
         raise ValueError(f"preds {tuple(preds.shape)} and target {tuple(target.shape)} differ")
     for name, values in (("preds", preds), ("target", target)):
@@ -63,6 +65,12 @@ def confusion_matrix(
         value = k + int(other.nonzero()[0])
         raise ValueError(f"target holds {value}, neither a class nor {ignore_index}")
     return counts[:k, :k]
+
+
+def require_ignore_index(ignore_index: int, num_classes: int) -> None:
+    """Raise ValueError unless `ignore_index` is from `num_classes` to 255."""
+    if not num_classes <= ignore_index <= 255:
+        raise ValueError(f"ignore_index={ignore_index}, expected {num_classes} to 255")
 
 
 def count_pairs(rows: Tensor, columns: Tensor) -> Tensor:

@@ -18,11 +18,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from segcoord.data.corruption import (
     check_jpeg,
     check_png,
     damaged_error,
+    describe_too_large,
     is_complete,
     not_an_image_error,
 )
@@ -38,7 +40,6 @@ _RAW = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", 
 _OPENCV_MODES = {"L", "RGB"}  # modes that OpenCV decodes as Pillow does
 _REMEDY = "Download or save it again."
 _DARK = 4096  # values of a 12-bit camera that are not scaled to 16 bits stay below this
-_PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0 means that 0 is white
 _OPENCV_PIXELS = 2**30  # OpenCV refuses larger images
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -133,9 +134,8 @@ def _open(path: Path, raw: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(raw), formats=known_formats())
     except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise UserError(
-            f"too large ({error}), expected at most {limit / 1e6:.0f} million pixels.",
+            describe_too_large(error),
             path=path,
             remedy="If you trust the file, allow more: segcoord predict --allow-pixels N, or in "
             "Python a higher PIL.Image.MAX_IMAGE_PIXELS.",
@@ -176,8 +176,8 @@ def _gray_16_bit(path: Path, image: Image.Image, notes: list[str]) -> np.ndarray
         found = f"values of mode {image.mode}, whose range is unknown; expected 8 or 16 bits."
         raise UserError(found, path=path)
     values = np.array(image).astype(np.uint16)
-    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC_INTERPRETATION) == 0:
-        values = 65535 - values  # as Pillow does for 8 bits
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
+        values = 65535 - values  # 0 is white, as in 8 bits, which Pillow inverts
     brightest = int(values.max())
     if brightest < _DARK:
         notes.append(f"its brightest value is {brightest} of 65535, so it is almost black")

@@ -67,8 +67,7 @@ def predict_probabilities(
     with _eval_mode(model):
         list_of_views = views_of(model, image, views)
         exact = _classes_of_one_tile(list_of_views)
-        classes, probabilities = average_probabilities(list_of_views)
-        classes = classes if exact is None else exact
+        classes, probabilities = average_probabilities(list_of_views, exact)
         return classes.cpu().numpy(), probabilities.numpy()
 
 

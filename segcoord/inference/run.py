@@ -17,6 +17,7 @@ from segcoord.utils.errors import UserError
 from segcoord.utils.threads import graceful_interrupt
 
 MAX_PIXELS = 2**22  # docs/predict.md lists the memory needed
+MIN_SCALE = 0.1  # to suggest: at less, objects vanish
 SOME_FAILED = 3
 """Exit code if some inputs were predicted and others failed."""
 
@@ -92,10 +93,14 @@ def _summarize(predictor: BatchPredictor, total: int, seconds: float) -> None:
         limit = f"{job.max_pixels / 1e6:.3g} million pixels"
         console.print(f"{predictor.tiled} of them in tiles, with more than {limit}")
     if predictor.large:
+        scale = predictor.crop / predictor.largest
+        remedy = f"scale down: --scales {scale:.2g}"
+        if scale < MIN_SCALE:
+            remedy = f"try --scales {MIN_SCALE}, or train with a larger data.crop_size"
         console.print(
             f"{predictor.large} of them much larger than the training crops: up to "
             f"{predictor.largest} pixels long, the crops {predictor.crop}. If masks look "
-            f"fragmented, scale down: --scales {predictor.crop / predictor.largest:.2g}"
+            f"fragmented, {remedy}"
         )
     if done:
         for kind in OUTPUTS:

@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL import TiffImagePlugin as tiff
 
 from segcoord.data.corruption import damaged_error
 from segcoord.data.image_io import on_white
@@ -27,7 +27,14 @@ from segcoord.inference.photo import WHITE_NOTE, Photo, decode_photo, known_form
 MIN_PIXELS = 2**26  # of a photo: smaller ones are read as a whole
 STRIP = 2**22  # pixels of a PNG that are decoded at a time
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
-_COPIED_TAGS = (258, 259, 262, 266, 277, 284, 292, 293, 317, 320, 338, 339, 347, 529, 530, 531, 532)
+_T4_OPTIONS, _T6_OPTIONS = 292, 293  # tags that Pillow has no names for
+_YCBCR_COEFFICIENTS, _YCBCR_POSITIONING = 529, 531
+_COPIED_TAGS = (
+    *(tiff.BITSPERSAMPLE, tiff.COMPRESSION, tiff.PHOTOMETRIC_INTERPRETATION, tiff.FILLORDER),
+    *(tiff.SAMPLESPERPIXEL, tiff.PLANAR_CONFIGURATION, _T4_OPTIONS, _T6_OPTIONS, tiff.PREDICTOR),
+    *(tiff.COLORMAP, tiff.EXTRASAMPLES, tiff.SAMPLEFORMAT, tiff.JPEGTABLES, _YCBCR_COEFFICIENTS),
+    *(tiff.YCBCRSUBSAMPLING, _YCBCR_POSITIONING, tiff.REFERENCEBLACKWHITE),
+)
 
 
 class PhotoStrips:
@@ -190,16 +197,21 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _open_tiff(path: Path, size: tuple[int, int], tags: dict, prefix: bytes) -> PhotoStrips | None:
-    bits = tags.get(258, (1,))
-    tiled = 322 in tags
-    if tags.get(259, 1) == 1 and not tiled and len(tags[273]) == 1:  # uncompressed: cut it here
+    bits = tags.get(tiff.BITSPERSAMPLE, (1,))
+    tiled = tiff.TILEWIDTH in tags
+    one_strip = not tiled and len(tags[tiff.STRIPOFFSETS]) == 1
+    if one_strip and tags.get(tiff.COMPRESSION, 1) == 1:  # uncompressed: cut it here
         rows, row_bytes = max(1, STRIP // size[1]), size[1] * len(bits)
         starts = range(0, size[0], rows)
         lengths = [min(rows, size[0] - start) * row_bytes for start in starts]
-        offsets = [tags[273][0] + start * row_bytes for start in starts]
-        tags = tags | {273: offsets, 278: rows, 279: lengths}
-    rows = tags[323] if tiled else tags.get(278, size[0])
-    if {*bits} != {8} or tags.get(284, 1) != 1 or rows * size[1] > MIN_PIXELS:
+        offsets = [tags[tiff.STRIPOFFSETS][0] + start * row_bytes for start in starts]
+        tags = tags | {
+            tiff.STRIPOFFSETS: offsets,
+            tiff.ROWSPERSTRIP: rows,
+            tiff.STRIPBYTECOUNTS: lengths,
+        }
+    rows = tags[tiff.TILELENGTH] if tiled else tags.get(tiff.ROWSPERSTRIP, size[0])
+    if {*bits} != {8} or tags.get(tiff.PLANAR_CONFIGURATION, 1) != 1 or rows * size[1] > MIN_PIXELS:
         return None
     return PhotoStrips(size, lambda: _tiff_strips(path, size, tags, prefix))
 
@@ -207,9 +219,13 @@ def _open_tiff(path: Path, size: tuple[int, int], tags: dict, prefix: bytes) -> 
 def _tiff_strips(path: Path, size: tuple[int, int], tags: dict, prefix: bytes) -> Iterator[Photo]:
     """TIFF 6.0, sections 3 and 15: strips of full width, or rows of tiles."""
     height, width = size
-    tiled = 322 in tags
-    block = (tags[323], tags[322]) if tiled else (min(tags.get(278, height), height), width)
-    offsets, counts = (tags[324], tags[325]) if tiled else (tags[273], tags[279])
+    tiled = tiff.TILEWIDTH in tags
+    if tiled:
+        block = tags[tiff.TILELENGTH], tags[tiff.TILEWIDTH]
+        offsets, counts = tags[tiff.TILEOFFSETS], tags[tiff.TILEBYTECOUNTS]
+    else:
+        block = min(tags.get(tiff.ROWSPERSTRIP, height), height), width
+        offsets, counts = tags[tiff.STRIPOFFSETS], tags[tiff.STRIPBYTECOUNTS]
     across = -(-width // block[1])
     with path.open("rb") as file:
         for i in range(-(-height // block[0])):
@@ -230,10 +246,11 @@ def _tiff(raw: bytes, size: tuple[int, int], tags: dict, prefix: bytes) -> bytes
     header = (b"II*\0" if prefix == b"II" else b"MM\0*") + struct.pack(
         "<I" if prefix == b"II" else ">I", 8
     )
-    directory = ImageFileDirectory_v2(header)
-    for tag in _COPIED_TAGS:
-        if tag in tags:
-            directory[tag] = tags[tag]
-    directory[256], directory[257], directory[278] = size[1], size[0], size[0]
-    directory[273], directory[279] = 0, len(raw)
+    directory = tiff.ImageFileDirectory_v2(header)
+    for number in _COPIED_TAGS:
+        if number in tags:
+            directory[number] = tags[number]
+    directory[tiff.IMAGEWIDTH] = size[1]
+    directory[tiff.IMAGELENGTH] = directory[tiff.ROWSPERSTRIP] = size[0]
+    directory[tiff.STRIPOFFSETS], directory[tiff.STRIPBYTECOUNTS] = 0, len(raw)
     return header + directory.tobytes(len(header)) + raw

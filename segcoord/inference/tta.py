@@ -281,17 +281,25 @@ def average_classes(views: list[View]) -> Tensor:
     return classes
 
 
-def average_probabilities(views: list[View]) -> tuple[Tensor, Tensor]:
+def average_probabilities(
+    views: list[View], classes: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """`average_classes`, with the softmax probabilities averaged over the views in float32.
+
+    Args:
+        views: from `views_of`, used once.
+        classes: (H, W) uint8, returned as they are if they are known already.
 
     Returns:
         (H, W) uint8 classes on the model's device; (K, H, W) float16 probabilities on the CPU.
     """
-    classes = _empty_classes(views)
+    known = classes is not None
+    classes = classes if known else _empty_classes(views)
     probabilities = torch.empty(len(views[0].model.labels), *classes.shape, dtype=torch.float16)
     for rows, bands in _bands(views):
         total = sum(band.softmax(0) for band in bands)
-        classes[rows] = (bands[0] if len(bands) == 1 else total).max(0).indices
+        if not known:
+            classes[rows] = (bands[0] if len(bands) == 1 else total).max(0).indices
         probabilities[:, rows] = total.div_(len(bands)).half().cpu()
     return classes, probabilities
 

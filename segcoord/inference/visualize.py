@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from segcoord.data.labels import VOID, LabelSet
 from segcoord.utils.files import atomic_write
-from segcoord.utils.fonts import load_font
+from segcoord.utils.fonts import load_font, warn_of_missing_fonts
 
 PAPER, INK = (255, 255, 255), (32, 32, 32)
 
@@ -39,6 +39,7 @@ def legend(labels: LabelSet, shown: Sequence[int], width: int, size: int = 14) -
     Returns:
         (h, width, 3) uint8 RGB, as high as the lines need.
     """
+    warn_of_missing_fonts(labels.names)
     entries, x, y = [], size // 2, size // 2
     for index in shown:
         name = labels.names[index]

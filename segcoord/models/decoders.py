@@ -1,4 +1,4 @@
-"""Builds smp's decoders on any encoder."""
+"""Builds networks: smp's decoders or `Light` on any encoder."""
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -23,7 +23,7 @@ class _NoRandomMetaValues(TorchFunctionMode):
 def build_network(
     encoder: str, num_classes: int, settings: dict, **encoder_kwargs: object
 ) -> nn.Module:
-    """Builds an smp network with random weights, (N, 3, H, W) -> (N, num_classes, H/d, W/d).
+    """Builds a network with random weights, (N, 3, H, W) -> (N, num_classes, H/d, W/d).
 
     smp's upsampling to the input size is off (`upsampling=1`) where it is optional, because
     `SegmentationModel` upsamples.
@@ -56,6 +56,10 @@ def build_network(
                 net = smp.Unet(name, **common)
             case "fpn":
                 net = smp.FPN(name, upsampling=1, **common)
+            case "light":
+                from segcoord.models.light import Light
+
+                net = Light(name, upsampling=1, **common)
     if settings["decoder"].startswith("deeplabv3"):
         from segcoord.models.aspp import keep_memory_format
 

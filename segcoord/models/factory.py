@@ -39,7 +39,7 @@ def create_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> SegmentationModel:
-    """Creates DeepLabV3 with depthwise separable convolutions in the ASPP, or another smp decoder.
+    """Creates DeepLabV3 with depthwise separable convolutions in the ASPP, or another decoder.
 
     The ASPP takes the last feature before the encoder's classifier (320 channels for MobileNetV2,
     as in DeepLab's code). In a stage whose stride is replaced by dilation, the first block keeps
@@ -48,16 +48,16 @@ def create_model(
     Args:
         encoder: timm name; segcoord's are family_attention_width.
         num_classes: K.
-        output_stride: of the encoder: 16 or 8; 16 or 32 for pan, 32 for unet and fpn.
+        output_stride: of the encoder: 16 or 8; 16 or 32 for pan, 32 for unet, fpn and light.
         atrous_rates: three ASPP rates; default (6, 12, 18) at stride 16, (12, 24, 36) at 8.
         aspp_dropout: dropout probability after the ASPP's projection; default 0.1, as in DeepLab's
             code.
-        decoder: deeplabv3, deeplabv3plus, unet, fpn or pan.
+        decoder: deeplabv3, deeplabv3plus, unet, fpn, pan or light.
         reduction: of the encoder's attention; default of the encoder.
         encoder_weights: None for random weights; the path of a file; or "imagenet" for the
             authors' weights (mobilenetv2_ca_100), timm's, or, for an attention without published
-            weights, those of the encoder without attention, with a warning that lists the
-            randomly initialized tensors.
+            weights, those of the encoder without attention. New attention begins as the identity
+            (see docs/weights.md for EfficientNet). A warning reports what is new.
         offline: read weights from the cache only.
         labels: names, colors and mask values of the classes; default: numbers.
         mean, std: what `normalize` subtracts and divides by, per channel, for images in 0..1;
@@ -82,8 +82,8 @@ def create_model(
     except Exception as error:
         raise UserError(
             f"encoder {encoder!r} can't be built at output stride {output_stride} for {decoder} "
-            f"({type(error).__name__}: {error}). Choose a backbone with features at several "
-            "strides, for example mobilenetv2_*."
+            f"({type(error).__name__}: {error}). Choose a backbone with features at strides "
+            "4, 8, 16 and 32, for example mobilenetv2_*."
         ) from error
     report = None
     default_mean, default_std = normalization(encoder)

@@ -1,7 +1,8 @@
 """A model as a folder of safetensors and JSON, on this machine or on the Hugging Face Hub.
 
 The folder has the layout of segmentation_models_pytorch (base/hub_mixin.py): the keyword arguments
-of smp's class in config.json, its state dict in model.safetensors. `smp.from_pretrained` opens it.
+of the network's class in config.json, its state dict in model.safetensors. `smp.from_pretrained`
+opens it, unless the decoder is light, which smp doesn't have.
 Classes and normalization, which smp has no place for, are stored under a key that smp ignores.
 """
 

@@ -11,7 +11,8 @@ import segcoord
 model = segcoord.from_pretrained("FOLDER_OR_REPOSITORY")
 mask = segcoord.predict(model, "photo.jpg")  # (H, W) uint8 class indices, any size
 ```
-
+"""
+_SMP_USAGE = """
 ```python
 import segcoord  # registers the encoder
 import segmentation_models_pytorch as smp
@@ -32,7 +33,7 @@ def model_card(
 
     Args:
         description: `SegmentationModel.to_dict()`.
-        architecture: the name of smp's class.
+        architecture: the name of the network's class.
         parameters: their number.
         metrics, dataset: as for `hub.save_pretrained`.
     """
@@ -53,7 +54,7 @@ def model_card(
             f"---\n{metadata.to_yaml()}\n---",
             f"# {title}, {len(labels)} classes\n",
             "Semantic segmentation, made with segcoord.\n",
-            _USAGE,
+            _USAGE + ("" if spec["decoder"] == "light" else _SMP_USAGE),
             "| | |\n| --- | --- |",
             *(f"| {name} | {value} |" for name, value in facts.items()),
             f"\n{class_table(labels)}",

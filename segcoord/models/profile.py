@@ -42,7 +42,7 @@ class EncoderCounts:
     weights: str  # source of `encoder_weights: imagenet`; "" if there is none
     parameters: int  # with a classifier of 1000 classes
     mega_macs: float  # the same at 224x224, in 1e6
-    segmentation_parameters: int  # of `create_model(name, 21, output_stride)`
+    segmentation_parameters: int  # of `create_model(name, 21, output_stride, decoder=...)`
     segmentation_giga_macs: float  # the same at 512x512, in 1e9
 
 
@@ -70,17 +70,17 @@ def _sort_key(name: str) -> tuple:
     return family, -int(width) if width.isdigit() else 0, name != plain, name
 
 
-def count_encoder(name: str, output_stride: int = 16) -> EncoderCounts:
-    """Counts one encoder; raises UserError for an unsupported output stride."""
+def count_encoder(name: str, output_stride: int = 16, decoder: str = "deeplabv3") -> EncoderCounts:
+    """Counts one encoder; raises UserError for an unsupported decoder or output stride."""
     with torch.device("meta"):
         classifier = timm.create_model(name)
-        model = create_model(name, 21, output_stride)
+        model = create_model(name, 21, output_stride, decoder=decoder)
     plain = name_without_attention(name)
     weights = ""
     if name in PUBLISHED:
         weights = "authors"
     elif timm.models.is_model_pretrained(plain):
-        weights = "timm" if plain == name else "timm + random"
+        weights = "timm" if plain == name else "timm + new"
     return EncoderCounts(
         name,
         weights,

@@ -175,6 +175,8 @@ class SegmentationModel(ImageModel):
     ) -> None:
         """Writes a folder that `segcoord.from_pretrained` and `smp.from_pretrained` open.
 
+        smp can't open the decoder light.
+
         See `hub.save_pretrained` for the arguments and errors.
         """
         save_pretrained(self.net, self.to_dict(), folder, metrics, dataset)

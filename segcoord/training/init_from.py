@@ -5,7 +5,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segcoord.models.encoders.weights import LoadReport, load_weights_file
+from segcoord.models.encoders.identity_gates import initialize_gates
+from segcoord.models.encoders.weights import (
+    LoadReport,
+    load_weights_file,
+    require_whole_attention,
+    timm_network,
+)
 from segcoord.models.segmentation import ImageModel, SegmentationModel
 from segcoord.models.state_dict import model_description, read_weights_file
 from segcoord.utils.errors import UserError
@@ -17,13 +23,14 @@ def init_from(model: ImageModel, path: str | Path) -> LoadReport:
     A segmentation checkpoint or state dict gives every tensor of the same name and shape, except
     the attention blocks of another encoder. A classifier trained with `train.py` and a file of
     encoder weights (from the authors or timm) initialize the encoder with
-    `encoders.weights.load_weights_file`.
+    `encoders.weights.load_weights_file`. Attention blocks that the file lacks begin as in
+    `encoders.identity_gates.initialize_gates`.
 
     Returns:
         Which tensors matched, which are new and which are unused.
 
     Raises:
-        UserError: no such file, or no tensor in it that matches.
+        UserError: no such file, no tensor in it that matches, or a part of the attention.
     """
     path = Path(path)
     loaded = read_weights_file(path)
@@ -43,11 +50,15 @@ def init_from(model: ImageModel, path: str | Path) -> LoadReport:
     if isinstance(model, SegmentationModel) and (from_classifier or not matched):
         report = load_weights_file(model.net.encoder, path)
     elif matched:
+        net = timm_network(getattr(model.net, "encoder", model.net))
+        prefix = next(f"{name}." for name, module in model.named_modules() if module is net)
+        require_whole_attention(net, {n.removeprefix(prefix) for n in matched}, path)
         model.load_state_dict(matched, strict=False)
         new = [n for n in own if n not in matched and not n.endswith("num_batches_tracked")]
         unused = [name for name in tensors if name not in matched]
         normalization = (description["mean"], description["std"]) if description else None
-        report = LoadReport(str(path), [*matched], new, unused, normalization)
+        gates = initialize_gates(model, new, tensors)
+        report = LoadReport(str(path), [*matched], new, unused, normalization, *gates)
     else:
         raise UserError(
             f"{path}: none of its {len(tensors)} tensors matches the model; "

@@ -47,7 +47,7 @@ def run_training(
     """Check data and settings, create the run folder and train.
 
     With several processes the main one checks the data and writes the run folder, then starts the
-    others unless torchrun did; the others receive its folder and class weights.
+    others unless torchrun did; the others receive its folder, class weights and rare classes.
 
     Args:
         config: checked settings.
@@ -103,7 +103,9 @@ def _setup(
     torch.manual_seed(config.train.seed)
     check = is_main_process()
     if isinstance(config, SegmentationConfig):
-        task = build_segmentation(config, fresh=not resumed, offline=offline, check=check)
+        task = build_segmentation(
+            config, fabric.device, fresh=not resumed, offline=offline, check=check
+        )
     else:
         task = build_classification(config, check=check)
     print_summary(task, fabric)
@@ -126,11 +128,14 @@ def _prepare_folder(task: Task, folder: Path, resumed: bool) -> None:
 
 
 def _sync_with_main(task: Task, folder: Path | None, fabric: Fabric) -> Path:
-    """Send the main process's run folder and class weights to all processes."""
+    """Send the main process's run folder and class counts to all processes."""
     weights = getattr(task.module, "class_weights", None)
-    folder, weights = fabric.broadcast((folder, weights), src=0)
+    rare_classes = getattr(task.train_set, "rare_classes", None)
+    folder, weights, rare_classes = fabric.broadcast((folder, weights, rare_classes), src=0)
     if weights is not None:
         task.module.class_weights = weights
+    if rare_classes is not None:
+        task.train_set.rare_classes = rare_classes
     return folder
 
 

@@ -247,10 +247,10 @@ class TrainingLoop:
 
     def _divergence_error(self, step: int, lr: float, problem: str) -> UserError:
         settings = self.settings
-        indices = [index for _, index in self.order.batch(step - 1)]
-        lines = [f"  {self.task.train_set.path(i)}" for i in indices[:MAX_LISTED_IMAGES]]
-        if len(indices) > len(lines):
-            lines.append(f"  and {len(indices) - len(lines)} more")
+        keys = self.order.batch(step - 1)
+        lines = [f"  {self.task.train_set.source(key)}" for key in keys[:MAX_LISTED_IMAGES]]
+        if len(keys) > len(lines):
+            lines.append(f"  and {len(keys) - len(lines)} more")
         return UserError(
             f"step {step}: {problem} at learning rate {lr:.3g}. Lower train.lr (now {settings.lr}),"
             f" raise train.warmup_steps (now {settings.warmup_steps}) "

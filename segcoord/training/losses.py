@@ -1,4 +1,4 @@
-"""Losses for semantic segmentation: cross-entropy with OHEM, Dice and Lovasz-Softmax.
+"""Losses for semantic segmentation: cross-entropy with OHEM, Dice, Lovasz-Softmax, distillation.
 
 Shapes: N batch, K classes, H and W of the crop. Logits are (N, K, H, W) float32; targets are
 (N, H, W) uint8 class indices with 255 for void, which every loss ignores. Without a labeled pixel a
@@ -92,6 +92,28 @@ def lovasz_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     loss = _LOVASZ(logits, target).sum()  # smp returns an empty tensor without labeled pixels
     return _mean(loss, (target != VOID).any().long())
+
+
+def distillation_loss(
+    logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float
+) -> Tensor:
+    """Kullback-Leibler divergence of the model's probabilities from the teacher's, T^2 KL(t || s).
+
+    Both are softmax(logits / T). The mean is over the labeled pixels. T^2 keeps the gradient's size
+    for any T: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network",
+    arXiv 1503.02531, section 2.
+
+    Args:
+        teacher_logits: (N, K, H, W) float32 without a gradient; -inf for a probability of 0.
+        target: only says which pixels are labeled.
+        temperature: T, above 0.
+    """
+    labeled = target != VOID
+    soft = (teacher_logits / temperature).softmax(1)
+    log_p = (logits / temperature).log_softmax(1)
+    divergence = F.kl_div(log_p, soft, reduction="none").sum(1)  # (N, H, W)
+    total = torch.where(labeled, divergence, 0).sum()
+    return temperature**2 * _mean(total, labeled.sum())
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:

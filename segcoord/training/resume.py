@@ -32,7 +32,7 @@ from segcoord.utils.files import atomic_write
 # A resumed run is the same run: only settings that change neither batches nor updates may differ.
 _CHANGEABLE = {
     *("data.root", "data.workers", "data.pack"),
-    "data.augmentation",  # the content of its file is compared
+    *("data.augmentation", "train.teacher"),  # the contents of their files are compared
     *("train.val_interval", "train.patience", "train.stop_if_unsaved"),
     *("train.accelerator", "train.devices", "train.num_nodes"),
     "train.loggers",
@@ -185,7 +185,7 @@ def flat_settings(config: SegmentationConfig, saved: dict | None = None) -> dict
 
 
 def run_inputs(task: Task) -> dict[str, object]:
-    """What a resumed run must find unchanged: class weights, training images, augmentation file.
+    """What a resumed run must find unchanged: training data, augmentation file, teacher.
 
     The images are their number and a digest of their names, in the order that sampling depends on.
     With data.skip_bad also, for the record only, how many samples of each split it left out.
@@ -193,10 +193,14 @@ def run_inputs(task: Task) -> dict[str, object]:
     names = [task.train_set.path(index).name for index in range(len(task.train_set))]
     images = {"count": len(names), "names_sha256": _sha256("\n".join(names).encode())}
     path = getattr(task.config.data, "augmentation", None)
+    teacher = getattr(task.module, "teacher", None)
+    rare_classes = getattr(task.train_set, "rare_classes", None)
     return {
         "class_weights": class_weights_by_name(task),
         "train_images": images,
         "augmentation_sha256": path and _sha256(Path(path).expanduser().read_bytes()),
+        "teacher_sha256": teacher and teacher.sha256,
+        "rare_classes_sha256": rare_classes and rare_classes.sha256,
         **_left_out(task),
     }
 
@@ -230,6 +234,16 @@ def require_same_inputs(run: Path, task: Task) -> None:
         raise UserError(
             f"--resume {run}: the file of data.augmentation has changed since the start of the "
             f"run. Restore it, or {remedy}"
+        )
+    if saved.get("teacher_sha256") != current["teacher_sha256"]:
+        raise UserError(
+            f"--resume {run}: train.teacher ({task.config.train.teacher}) is not the file that the "
+            f"run started with. Restore it, name a copy of it with --train.teacher, or {remedy}"
+        )
+    if saved.get("rare_classes_sha256") != current["rare_classes_sha256"]:
+        raise UserError(
+            f"--resume {run}: the training masks have changed since the start of the run, and "
+            f"data.rare_class_sampling depends on their classes. Restore the masks, or {remedy}"
         )
     before, now = (inputs.get("class_weights") or {} for inputs in (saved, current))
     changes = [f"{n} {before.get(n)}, now {w}" for n, w in now.items() if w != before.get(n)]

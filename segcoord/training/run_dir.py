@@ -106,6 +106,7 @@ def write_origin(
     if load_report is not None:
         weights = {"from": load_report.source, "loaded": len(load_report.matched)}
         weights["new"] = load_report.new
+        weights |= {"identity": load_report.identity, "mean_gates": load_report.mean_gates}
     session = origin() | describe_machine(device, processes)
     content = session | {"weights": weights} | inputs | {"resumed": []}
     write_json(folder / "origin.json", content)

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from segcoord.config.schema import SegmentationConfig, TrainConfig
 from segcoord.data.loader import TrainDataset
+from segcoord.data.rare_class_sampling import RareClassSampler
 from segcoord.data.split import Split
 from segcoord.data.transforms import TrainTransform
 from segcoord.evaluation.evaluate import evaluate
@@ -18,7 +19,8 @@ from segcoord.evaluation.metrics import Scores
 from segcoord.evaluation.sheet import draw_examples
 from segcoord.models.auxiliary_head import AuxiliaryHead
 from segcoord.models.segmentation import SegmentationModel
-from segcoord.training.losses import cross_entropy, dice_loss, lovasz_loss
+from segcoord.training.losses import cross_entropy, dice_loss, distillation_loss, lovasz_loss
+from segcoord.training.teacher import Teacher
 from segcoord.utils.errors import UserError
 
 
@@ -32,6 +34,7 @@ class SegmentationLoss(nn.Module):
         model: The model to train.
         settings: The terms of the loss, and whether the encoder's batch norms are frozen.
         class_weights: (K,) float32 weights for the cross-entropy; None for equal weights.
+        teacher: The model of `settings.teacher`; None without that setting.
 
     Raises:
         UserError: The model doesn't support a setting.
@@ -40,11 +43,16 @@ class SegmentationLoss(nn.Module):
     class_weights: Tensor | None
 
     def __init__(
-        self, model: SegmentationModel, settings: TrainConfig, class_weights: Tensor | None = None
+        self,
+        model: SegmentationModel,
+        settings: TrainConfig,
+        class_weights: Tensor | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
+        self.teacher = teacher
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.auxiliary: AuxiliaryHead | None = None
         num_classes = len(model.labels)
@@ -70,6 +78,7 @@ class SegmentationLoss(nn.Module):
         Args:
             batch: {"image": (N, h, w, 3) uint8, "mask": (N, h, w) uint8}.
         """
+        teacher_logits = self.teacher(batch["image"]) if self.teacher else None  # (N, K, h, w)
         images, target = self.model.normalize(batch["image"]), batch["mask"]
         if self.auxiliary is None:
             logits, aux_logits = self.model(images), None  # (N, K, h, w)
@@ -82,6 +91,10 @@ class SegmentationLoss(nn.Module):
             if aux_logits is not None:
                 aux_loss = self._cross_entropy(aux_logits.float(), target)
                 loss = loss + self.settings.aux_weight * aux_loss
+            if (distillation := self.settings.distillation) is not None:
+                _, weight, temperature, _ = distillation
+                soft_loss = distillation_loss(logits.float(), teacher_logits, target, temperature)
+                loss = loss + weight * soft_loss
         return loss
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -131,7 +144,11 @@ class SegmentationLoss(nn.Module):
 
 
 class SegmentationTask:
-    """The `Task` that trains a segmentation model; `splits` are for training and validation."""
+    """The `Task` that trains a segmentation model; `splits` are for training and validation.
+
+    Class weights and rare classes are None without their settings, and until the main process has
+    sent them.
+    """
 
     def __init__(
         self,
@@ -139,15 +156,17 @@ class SegmentationTask:
         model: SegmentationModel,
         splits: tuple[Split, Split],
         class_weights: Tensor | None = None,
+        rare_classes: RareClassSampler | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.config, self.model = config, model
-        self.module = SegmentationLoss(model, config.train, class_weights)
+        self.module = SegmentationLoss(model, config.train, class_weights, teacher)
         train_split, self.val_split = splits
         self.columns = ("miou", "pixel_accuracy", "mean_accuracy")
         if self.val_split.labels.binary:
             self.columns += ("foreground_iou", "foreground_dice")
         transform = TrainTransform(config.data, tuple(model.mean.flatten().tolist()))
-        self.train_set = TrainDataset(train_split, transform, config.train.seed)
+        self.train_set = TrainDataset(train_split, transform, config.train.seed, rare_classes)
         self.val_images = len(self.val_split)
         self.scores: Scores | None = None  # of the latest validation
 

@@ -2,11 +2,12 @@
 
 import torch
 
-from segcoord.config.schema import ClassificationConfig, SegmentationConfig
+from segcoord.config.schema import ClassificationConfig, SegmentationConfig, TeacherSettings
 from segcoord.models.profile import count_parameters, giga_macs
 from segcoord.training.fabric import Fabric
 from segcoord.training.segmentation import SegmentationTask
 from segcoord.training.task import Task
+from segcoord.training.teacher import Teacher
 from segcoord.utils.console import console, print_pairs
 from segcoord.utils.errors import UserError
 
@@ -25,8 +26,7 @@ def print_summary(task: Task, fabric: Fabric) -> None:
         UserError: the encoder doesn't accept images of the crop size.
     """
     config, settings = task.config, task.config.train
-    size = config.data.crop_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = config.data.crop
     try:
         macs = giga_macs(task.model, height, width)
     except Exception as error:  # each fixed-size encoder raises an error of its own
@@ -58,6 +58,8 @@ def print_summary(task: Task, fabric: Fabric) -> None:
     ]
     if weights := class_weights_by_name(task):
         pairs.append(("weights", _describe_class_weights(weights, settings.class_weights)))
+    if isinstance(task, SegmentationTask) and (teacher := task.module.teacher) is not None:
+        pairs.append(("teacher", _describe_teacher(teacher, settings.distillation)))
     console.print()
     print_pairs("", [*pairs, ("device", _describe_devices(fabric))])
 
@@ -71,6 +73,16 @@ def _describe_loss(config: SegmentationConfig | ClassificationConfig) -> str:
         if config.train.ohem:
             terms.append(f"OHEM below {config.train.ohem[0]:g}")
     return ", ".join(terms)
+
+
+def _describe_teacher(teacher: Teacher, settings: TeacherSettings) -> str:
+    spec = teacher.model.spec
+    scales = ", ".join(f"{scale:g}" for scale in settings.scales)
+    return (
+        f"{settings.path} ({spec['encoder']}, {spec['decoder']}, output stride "
+        f"{spec['output_stride']}), weight {settings.weight:g}, temperature "
+        f"{settings.temperature:g}, scales {scales}"
+    )
 
 
 def _describe_class_weights(weights: dict[str, float], setting: str | list[float]) -> str:

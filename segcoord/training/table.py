@@ -16,6 +16,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from torchvision.datasets.folder import find_classes
 
+from segcoord.config.base import split_parts
 from segcoord.config.loading import read_yaml
 from segcoord.config.schema import ClassificationConfig
 from segcoord.data.layouts import label_set
@@ -196,8 +197,8 @@ class _Results:
 
     def _footnote(self, lines: list[dict]) -> str:
         config = next(iter(self.configs.values()))
-        settings, size = config.train, config.data.crop_size
-        crop = "x".join(str(n) for n in ((size, size) if isinstance(size, int) else size[::-1]))
+        settings = config.train
+        height, width = config.data.crop
         weights = getattr(config.model, "encoder_weights", None)
         decoder = getattr(config.model, "decoder", "classifier")
 
@@ -206,7 +207,7 @@ class _Results:
 
         return (
             f"`{self.command}`: {decoder}, {settings.max_steps} steps of {settings.batch_size} "
-            f"crops of {crop}, {settings.optimizer}, lr {settings.lr:g}, from "
+            f"crops of {width}x{height}, {settings.optimizer}, lr {settings.lr:g}, from "
             f"{weights or 'random'} weights; scored on "
             f"{config.data.val_split} at the last step; ± is the standard deviation over seeds "
             f"{', '.join(map(str, self.table.seeds))}; multiply-adds of one crop. Threads: "
@@ -216,20 +217,19 @@ class _Results:
 
 def _count_model(config: AnyConfig) -> tuple[int, float]:
     """Number of parameters, and multiply-adds in 1e9 of one training crop."""
-    settings, size = asdict(config.model), config.data.crop_size
+    settings = asdict(config.model)
     if isinstance(config, ClassificationConfig):
         names = _classes(config.data.root, config.data.train_split)
         net = create_classifier(classes=names, **settings)
-        size = (size, size)
     else:
         settings["encoder_weights"] = None
         net = create_model(num_classes=len(label_set(config.data)), **settings)
-    return count_parameters(net), giga_macs(net, *size)
+    return count_parameters(net), giga_macs(net, *config.data.crop)
 
 
 @functools.cache  # slow for a large folder, and the same for every row
 def _classes(root: str, split: str) -> list[str]:
-    return find_classes(Path(root, split))[0]
+    return find_classes(Path(root, split_parts(split)[0]))[0]
 
 
 def _bar(cells: list[object]) -> str:

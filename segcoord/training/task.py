@@ -19,7 +19,10 @@ class IndexedDataset(Protocol):
     def __getitem__(self, key: tuple[int, int]) -> dict: ...
 
     def path(self, index: int) -> Path:
-        """The image file, for error messages."""
+        """The image file of an index, for the digest of the training images."""
+
+    def source(self, key: tuple[int, int]) -> Path:
+        """The image file of an (epoch, index), for error messages."""
 
 
 class Task(Protocol):

@@ -16,19 +16,20 @@ from pathlib import Path
 from PIL import ImageFont
 
 from segcoord.utils.console import console
+from segcoord.utils.text import join_first
 
 _STYLES = re.compile("bold|italic|oblique|serif|mono|light|black|thin|heavy|condensed", re.I)
 _reported: set[str] = set()
 
 
 def load_font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font for drawing `text` with Pillow; prints a warning once if no font has its characters.
+    """A font for drawing `text` with Pillow.
 
     Args:
         text: one line.
         size: in pixels.
     """
-    path = _font_with(_characters(text), None)
+    path, _ = _font_with(_characters(text), None)
     return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
 
 
@@ -36,13 +37,14 @@ def load_font(text: str, size: int) -> ImageFont.FreeTypeFont:
 def figure_fonts(texts: Iterable[str]) -> Iterator[None]:
     """Context in which matplotlib draws figures with the characters of `texts`.
 
-    Prints a warning once if no font has a character.
+    Prints `warn_of_missing_fonts` for them.
     """
     import matplotlib
     from matplotlib.font_manager import FontProperties, fontManager
 
-    families = [*matplotlib.rcParams["font.family"]]
-    for path in dict.fromkeys(_font_with(_characters(text), _dejavu()) for text in texts):
+    texts, families = [*texts], [*matplotlib.rcParams["font.family"]]
+    warn_of_missing_fonts(texts)
+    for path in dict.fromkeys(_font_with(_characters(text), _dejavu())[0] for text in texts):
         if path is None or path == _dejavu():
             continue
         if all(font.fname != path for font in fontManager.ttflist):
@@ -53,17 +55,32 @@ def figure_fonts(texts: Iterable[str]) -> Iterator[None]:
         yield
 
 
+def warn_of_missing_fonts(names: Iterable[str]) -> None:
+    """Print one warning that lists the names with characters of no font, each name once."""
+    new = [name for name in names if name not in _reported]
+    _reported.update(new)
+    if missing := [name for name in new if _font_with(_characters(name), None)[1]]:
+        console.print(
+            f"No font of this system can draw {join_first(missing, 10)}; pictures show a box for "
+            "each missing character. Install a font that has them, such as Noto Sans (CJK).",
+            style="yellow",
+            markup=False,
+        )
+
+
 def _characters(text: str) -> frozenset[str]:
     return frozenset(c for c in text if c.isprintable() and not c.isspace())
 
 
 @cache
-def _font_with(characters: frozenset[str], default: str | None) -> str | None:
-    """Path of a font with all characters, or with most of them: `default` if it has as many.
+def _font_with(
+    characters: frozenset[str], default: str | None
+) -> tuple[str | None, frozenset[str]]:
+    """The path of a font with all characters, or with most of them, and those that it lacks.
 
     Args:
         characters: to draw.
-        default: path of the font to prefer; None for Pillow's own.
+        default: path of the font to prefer, also to others that lack as many; None for Pillow's.
     """
     best, missing = default, _missing(characters, default)
     for path in _candidates() if missing else ():
@@ -71,14 +88,7 @@ def _font_with(characters: frozenset[str], default: str | None) -> str | None:
             best, missing = path, lacking
         if not missing:
             break
-    if new := missing - _reported:
-        _reported.update(new)
-        console.print(
-            f"No font of this system has the characters {''.join(sorted(new))}; pictures show a "
-            "box for each. Install a font that has them, such as Noto Sans (CJK).",
-            style="yellow",
-        )
-    return best
+    return best, missing
 
 
 def _missing(characters: frozenset[str], path: str | None) -> frozenset[str]:

@@ -53,6 +53,7 @@ ROCK = ClassConfig("rock", [90, 90, 90])
         ("data.scale", {"data": {"scale": (2.0, 0.5)}}),
         ("data.color_jitter", {"data": {"color_jitter": -0.1}}),
         ("data.color_jitter", {"data": {"color_jitter": 1.0}}),
+        ("data.rare_class_sampling", {"data": {"rare_class_sampling": 1.5}}),
         ("data.workers", {"data": {"workers": -1}}),
         ("data.val_fraction", {"data": {"val_fraction": 1.0}}),
         ("data.masks", {"data": {"layout": "cityscapes", "masks": "{split}"}}),

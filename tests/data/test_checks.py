@@ -500,19 +500,30 @@ def test_trainaug_without_val_has_no_errors(tree: Tree) -> None:
     assert check(tree, "--data.train_split=trainaug")[0] == 0
 
 
-def test_trainval_may_contain_val_and_training_prints_warnings(tree: Tree, capsys) -> None:
+@pytest.mark.parametrize("name", ["trainval", "train+val"])
+def test_training_on_val_prints_warnings(tree: Tree, name: str, capsys) -> None:
     remove_class(tree, 7)
-    code, report = check(tree, "--data.train_split=trainval")
+    code, report = check(tree, f"--data.train_split={name}")
     assert code == 0
+    assert [s["images"] for s in report["splits"]] == [len(tree.stems) + 6, 6]
     findings = {(f["level"], f["kind"]) for f in report["findings"]}
     kinds = ("images in both splits", "classes that never occur")
     assert findings == {("warning", kind) for kind in kinds}
-    capsys.readouterr()
-    assert train_on(tree, "--data.train_split=trainval") == 0
-    printed = capsys.readouterr().out
-    assert "images in both splits (6)" in printed
-    assert "class 'traffic sign' occurs in no mask of split 'trainval'" in printed
+    if name == "train+val":  # training prints the same
+        capsys.readouterr()
+        assert train_on(tree, f"--data.train_split={name}") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{name} and val: images in both splits 6 of 6 validation images are trained" in printed
+    assert f"class 'traffic sign' occurs in no mask of split {name!r}" in printed
     assert "class 'traffic sign' occurs in no mask of split 'val'" in printed
+
+
+def test_a_part_of_the_validation_split_must_not_be_trained_on(tree: Tree) -> None:
+    names = ["--data.train_split=train", "--data.val_split=val+train"]
+    code, report = check(tree, *names)
+    assert code == 1
+    kinds = [f["kind"] for f in report["findings"]]
+    assert kinds == ["images in both splits"] * len(tree.stems)
 
 
 def folder_data(root: Path) -> DataConfig:

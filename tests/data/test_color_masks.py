@@ -287,6 +287,25 @@ def test_data_ids_command_restores_the_sample_masks(
         np.testing.assert_array_equal(ids, np.array(Image.open(path)))
 
 
+@pytest.mark.parametrize(
+    ("classes", "value", "expected", "line"),
+    [
+        ("[crack]", "255=1", 255, "in them, 0 is background, 255 is crack"),
+        ("[{name: a}, {name: b, id: [3, 255]}]", "7=255", 3, "7=255: written as 3, the id of 'b'"),
+    ],
+)
+def test_data_ids_says_which_ids_it_writes(
+    tmp_path: Path, capsys, classes: str, value: str, expected: int, line: str
+) -> None:
+    mask = np.array([[0, int(value.partition("=")[0])]], np.uint8)
+    masks = folder(tmp_path, a=Image.fromarray(mask))
+    data = ["--data.layout=folder", f"--data.root={tmp_path}", f"--data.classes={classes}"]
+    more = [f"--masks={masks}", f"--out={tmp_path / 'out'}", f"--value={value}"]
+    assert main(["data", "ids", *data, *more]) == 0
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert read_mask_values(tmp_path / "out" / "a.png").tolist() == [[0, expected]]
+
+
 def _sample_labels() -> LabelSet:
     from segcoord.config.loading import read_yaml
 

@@ -329,3 +329,8 @@ def test_chosen_colors_differ_also_for_the_color_blind() -> None:
     labels = custom_labels([ClassConfig("a"), ClassConfig("b", chosen[0].tolist())], [])
     assert [c.color for c in labels.classes] == [tuple(chosen[1]), tuple(chosen[0])]
     assert not labels.colors_given
+
+
+def test_more_classes_than_colors_are_an_error() -> None:
+    with pytest.raises(UserError, match="found 255, expected 1 to 254"):
+        custom_labels([ClassConfig(str(i)) for i in range(255)], [])

@@ -11,7 +11,13 @@ from layout_trees import CLASSES, SIZE, folder, folder_tree, put_image, put_mask
 from segcoord.config.schema import ClassConfig, DataConfig
 from segcoord.data.checks.split import check_split
 from segcoord.data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC
-from segcoord.data.layouts import find_split, label_set
+from segcoord.data.layouts import (
+    find_split,
+    in_dataset,
+    label_set,
+    masks_without_image,
+    skipped_files,
+)
 from segcoord.utils.errors import UserError
 
 
@@ -217,6 +223,60 @@ def test_a_split_folder_may_be_a_link(tmp_path: Path) -> None:
         (root / name).mkdir(parents=True)
         (root / name / "train").symlink_to(tmp_path / "disk" / name / "train")
     assert stems(find_split(folder(root), "train")) == ["a", "b"]
+
+
+# -- joined splits
+
+
+def test_joined_splits_keep_their_order_and_mask_folders(tmp_path: Path) -> None:
+    voc_tree(tmp_path / "voc", ("c", "b"))
+    put_list(tmp_path / "voc", "trainaug", "a\n")
+    put_image(tmp_path / "voc" / "JPEGImages" / "a.jpg")
+    put_mask(tmp_path / "voc" / "SegmentationClassAug" / "a.png")
+    split = find_split(voc(tmp_path / "voc"), "train+trainaug")
+    assert (split.name, stems(split)) == ("train+trainaug", ["c", "b", "a"])
+    folders = ["SegmentationClass", "SegmentationClass", "SegmentationClassAug"]
+    assert [s.mask.parent.name for s in split.samples if s.mask] == folders
+
+    cityscapes_tree(tmp_path / "cs", {"z_0_0": "z"}, split="train")
+    cityscapes_tree(tmp_path / "cs", {"a_0_0": "a"}, split="val")
+    split = find_split(cityscapes(tmp_path / "cs"), "train+val")
+    assert stems(split) == ["z_0_0_leftImg8bit", "a_0_0_leftImg8bit"]
+
+    data = folder(folder_tree(folder_tree(tmp_path, ("z",)), ("a",), split="val"))
+    split = find_split(data, "train+val")
+    assert stems(split) == ["z", "a"]
+    for name in ("train", "val"):  # outputs must not be among the files of either
+        assert in_dataset(data, split, tmp_path / "masks" / name)
+        put_mask(tmp_path / "masks" / name / f"{name}_only.png")
+        (tmp_path / "images" / name / "x.gif").touch()
+    unmatched = [path.stem for path in masks_without_image(data, split)]
+    assert unmatched == ["train_only", "val_only"]
+    assert [path.parent.name for path in skipped_files(data, split)] == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("train+", "split 'train+': expected the names of different splits"),
+        ("+", "split '+': expected the names of different splits"),
+        ("val+val", r"split 'val+val': expected .* joined with +, for example train+val"),
+        ("train+../x", "split '../x': expected a name without folders"),
+        ("train+test", r"images/test: no such folder"),
+        (
+            "train+val",
+            r"sample 'b' is in split 'train' (.*train/b.png) and in split 'val' (.*val/b.png)",
+        ),
+        ("train+more", r"images/train+more: is the file or folder of a split 'train+more', but +"),
+    ],
+)
+def test_splits_that_can_not_be_joined(tmp_path: Path, name: str, message: str) -> None:
+    for split, stem in (("train", "b"), ("val", "b"), ("more", "c"), ("train+more", "d")):
+        folder_tree(tmp_path, (stem,), split=split)
+    for character in "+()":
+        message = message.replace(character, f"\\{character}")
+    with pytest.raises(UserError, match=message):
+        find_split(folder(tmp_path), name)
 
 
 # -- labels

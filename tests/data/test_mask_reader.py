@@ -125,7 +125,7 @@ def colored(indices: np.ndarray, mode: str = "RGB") -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_color_masks_are_read_by_the_class_colors(tmp_path: Path, mode: str, kind: str) -> None:
     path = write(tmp_path, "mask", encode(colored(INDICES, mode), format=kind))
-    indices, by_color = decode_mask(path, FOUR)
+    indices, by_color, _ = decode_mask(path, FOUR)
     assert (indices == INDICES).all() and indices.dtype == np.uint8
     assert by_color
     by_class, values = count_mask(path, FOUR)

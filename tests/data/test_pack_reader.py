@@ -219,6 +219,24 @@ def test_packs_in_another_folder(root: Path, tmp_path: Path, capsys) -> None:
     assert with_pack(find_split(data, "train"), pack_config(root)).pack is None
 
 
+def test_joined_splits_have_a_pack_and_a_score_of_their_own(root: Path, tiny_run: Path) -> None:
+    assert main(["data", "pack", *sample_config(root), "--split=train+val"]) == 0
+    data, report = pack_config(root), root.parent / "score.json"
+    splits = [with_pack(find_split(data, name), data) for name in ("train+val", "train", "val")]
+    assert [split.pack is not None for split in splits] == [True, False, False]
+    assert len(splits[0]) == len(splits[1]) + len(splits[2])
+    last, expected = splits[0].read(len(splits[0]) - 1), splits[2].read(len(splits[2]) - 1)
+    for found, file in zip(last, expected):
+        np.testing.assert_array_equal(found, file)
+    arguments = [f"--checkpoint={tiny_run / 'best.ckpt'}", f"--data.root={root}"]
+    arguments += ["--split=train+val", "--data.workers=0", f"--json={report}"]
+    assert run(evaluate, "evaluate.py", arguments) == 0
+    protocol = json.loads(report.read_text())["protocol"]
+    assert protocol["split"] == "train+val"
+    assert protocol["images"] == len(splits[0])
+    assert protocol["pack"].endswith("/train+val")
+
+
 # -- the check before training
 
 

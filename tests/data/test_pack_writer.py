@@ -171,7 +171,7 @@ def renumber_palette(mask: Path) -> np.ndarray:
     """Number the class colors from the last, as image editors may; returns the class indices."""
     indices = np.minimum(np.array(Image.open(mask)), 7)
     own = Image.fromarray(7 - indices)
-    own.putpalette([n for value in range(7, -1, -1) for n in [value] * 3])
+    own.putpalette([n for c in reversed(CLASSES) for n in c.color])
     own.save(mask)
     return indices
 
@@ -184,6 +184,32 @@ def test_a_pack_of_masks_read_by_color_depends_on_the_colors(root: Path) -> None
     np.testing.assert_array_equal(found.read(5)[1], indices)
     swapped = [ClassConfig(c.name, CLASSES[n ^ 1].color) for n, c in enumerate(CLASSES)]
     assert "were read with other classes" in refusal(root, classes=swapped)
+    with_ids = [ClassConfig(c.name, c.color, id=n) for n, c in enumerate(CLASSES)]
+    assert "were read with other classes" in refusal(root, classes=with_ids)
+
+
+@pytest.mark.parametrize("kind", ["gray", "palette", "rgb"])
+def test_a_pack_of_masks_read_by_value_is_stale_once_colors_decide(root: Path, kind: str) -> None:
+    colors_only = pack_config(root)
+    masks = [sample.mask for sample in find_split(colors_only, "train").samples]
+    for path in masks:
+        Image.fromarray(np.minimum(np.array(Image.open(path)), 7)).save(path)
+    two = np.full((96, 128), 2, np.uint8)
+    mask = Image.fromarray(np.dstack([two] * 3) if kind == "rgb" else two)
+    if kind == "palette":
+        mask.putpalette([n for c in reversed(CLASSES) for n in c.color])
+    mask.save(masks[5])
+    classes = [
+        ClassConfig(c.name, None if kind == "rgb" else c.color, None if kind == "rgb" else n)
+        for n, c in enumerate(CLASSES)
+    ]
+    data = pack_config(root, classes=classes)
+    write_pack(find_split(data, "train"), root / ".segcoord" / "train", 1)
+    assert (with_pack(find_split(data, "train"), data).read(5)[1] == 2).all()
+    if kind == "gray":
+        assert with_pack(find_split(colors_only, "train"), colors_only).pack is not None
+    else:
+        assert "were read with other classes" in refusal(root)
 
 
 # -- full disks, permissions, foreign files

@@ -157,6 +157,25 @@ def test_names_in_other_unicode_forms_pair(tmp_path: Path) -> None:
     assert listed.samples[0] == sample
 
 
+def test_names_that_differ_only_in_unicode_form_are_told_apart(tmp_path: Path) -> None:
+    root = write(tmp_path, "images/train/{a,é}.jpg", "masks/train/{a,é,e\u0301}.png")
+    with pytest.raises(UserError) as caught:
+        find_split(folder(root), "train")
+    message = str(caught.value)
+    assert r"this name is NFC ('\xe9.png'), the other NFD ('e\u0301.png')" in message
+
+
+def test_a_lossy_mask_among_the_images_is_an_error(tmp_path: Path) -> None:
+    names = {"images": "{split}/{name}.jpg", "masks": "{split}/{name}_mask.png"}
+    root = write(tmp_path, "train/{a,b,b_mask}.jpg", "train/{a,b}_mask.png")
+    with pytest.raises(UserError, match=r"b_mask\.jpg: is named like a mask") as caught:
+        find_split(folder(root, **names), "train")
+    assert "Remove it: b_mask.png is the mask." in str(caught.value)
+    (root / "train" / "b_mask.png").unlink()
+    with pytest.raises(UserError, match=r"named like a mask.* Use the original masks"):
+        find_split(folder(root, **names), "train")
+
+
 # -- an image as its own mask
 
 
@@ -295,6 +314,8 @@ def test_val_fraction_is_exact_and_disjoint(tmp_path: Path) -> None:
         assert (len(train), len(val)) == (15, 5)
         assert not train.keys() & val.keys()
         assert list(train) == sorted(train)
+        both = pairs(find_split(replace(data, train_split="train+val"), "train+val"), root)
+        assert list(both) == [*train, *val]
         parts[seed] = set(val)
     assert parts[0] == {"01", "05", "08", "10", "16"}  # the same on every machine
     assert parts[0] != parts[1]
@@ -375,6 +396,8 @@ def test_listed_names_are_not_cut(tmp_path: Path) -> None:
         ({"lists": "train.txt"}, r"data\.lists: .*contains \{split\}"),
         ({"val_fraction": 0.2, "images": "{split}"}, r"data\.images: .*without \{split\}"),
         ({"val_fraction": 0.2, "val_split": "train"}, r"data\.val_split: found train"),
+        ({"val_fraction": 0.2, "val_split": "val+x"}, r"data\.val_split: found val\+x"),
+        ({"val_fraction": 0.2, "train_split": "a+b"}, r"data\.train_split: found a\+b"),
     ],
 )
 def test_settings_that_contradict_are_errors(settings: dict, message: str) -> None:
@@ -454,6 +477,8 @@ def test_resized_masks_never_replace_files_and_are_no_part_of_the_dataset(
 ) -> None:
     before = {p: p.read_bytes() for p in bad.rglob("*.png")}
     lists = usable_lists(str(bad / "lists"), str(bad / "masks"), str(bad))
+    with pytest.raises(UserError, match=r"'train\+val' has no list of its own; .* --split train$"):
+        check_data(folder(bad), "train+val", lists=lists)
     with pytest.raises(UserError, match="masks: is not empty; choose a new folder"):
         check_data(folder(bad, val_split="train"), None, lists=lists)
     assert {p: p.read_bytes() for p in bad.rglob("*.png")} == before

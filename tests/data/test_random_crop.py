@@ -213,3 +213,29 @@ def test_draws_depend_on_their_generator_alone() -> None:
     ]
     assert draws[::2] == draws[1::2]
     assert len({str(d) for d in draws}) == 60
+
+
+@pytest.mark.parametrize(("size", "crop"), [((120, 90), (64, 48)), ((40, 50), (64, 64))])
+def test_a_crop_around_pixels_contains_one_and_takes_every_place(size, crop) -> None:
+    """Five single pixels, which half of the smaller masks lack; each draw has those that remain."""
+    rng = np.random.default_rng(5)
+    mask = np.zeros(size, np.uint8)
+    rows, columns = (rng.integers(0, length, 5) for length in size)
+    mask[rows, columns] = 1
+    image = np.zeros((*size, 3), np.uint8)
+    found, lost, places = 0, 0, []
+    for _ in range(600):
+        window = draw_window(size, crop, (0.5, 2.0), True, rng, (rows, columns))
+        _, ids = crop_window(image, mask, window, crop, FILL)
+        whole = Window(window.scaled, 0, 0, False)
+        if (crop_window(image, mask, whole, window.scaled, FILL)[1] == 1).any():
+            assert (ids == 1).any(), window
+            found += 1
+            places.append(np.argwhere(ids == 1)[0])
+        else:
+            lost += 1
+    assert found > 500
+    assert lost  # so that a scale without any of the pixels is drawn here
+    low, high = np.min(places, 0), np.max(places, 0)
+    assert (low < 8).all()
+    assert (high >= np.array(crop) - 8).all()

@@ -81,6 +81,7 @@ CASES = [
     ("pan", 32, "openvino", "fp16", SMALLEST, True),
     ("unet", 32, "onnx", "fp16", SMALLEST, False),
     ("fpn", 32, "pt2", "fp16", SMALLEST, False),
+    ("light", 32, "openvino", "fp32", ATTENTION, False),
 ]
 
 

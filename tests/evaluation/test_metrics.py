@@ -15,7 +15,7 @@ from torchmetrics import ConfusionMatrix, JaccardIndex
 
 import segcoord
 from segcoord.evaluation.mean_iou import MeanIoU
-from segcoord.evaluation.metrics import Scores
+from segcoord.evaluation.metrics import Scores, confusion_matrix
 
 RANDOM = settings(derandomize=True, deadline=None, max_examples=60)
 DTYPES = [torch.uint8, torch.int64]
@@ -276,6 +276,9 @@ def test_reset_clears_the_state_and_forward_returns_the_batch_score() -> None:
 def test_ignore_index_must_not_be_a_class(k: int, ignore_index: int) -> None:
     with pytest.raises(ValueError, match=f"ignore_index={ignore_index}, expected {k} to 255"):
         MeanIoU(k, ignore_index)
+    classes = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ValueError, match=f"ignore_index={ignore_index}, expected {k} to 255"):
+        confusion_matrix(classes, classes, k, ignore_index)
 
 
 @pytest.mark.parametrize("k", [0, 256])

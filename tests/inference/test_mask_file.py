@@ -13,8 +13,11 @@ from PIL import Image
 
 import segcoord
 from segcoord.cli.main import main
-from segcoord.inference.mask_file import open_mask_file
+from segcoord.data.labels import VOC
+from segcoord.inference.mask_file import MaskFile, open_mask_file
+from segcoord.inference.photo import Photo
 from segcoord.inference.scales_and_tiles import Views
+from segcoord.inference.strips import PhotoStrips
 from segcoord.utils.errors import UserError
 
 WITHOUT_TORCH = """
@@ -76,3 +79,11 @@ def test_only_some_folders_have_such_a_file(exported: Path, tiny_run: Path) -> N
     assert open_mask_file(tiny_run, None) is None
     with pytest.raises(UserError, match=r"--runtime torch: .* was exported as onnx"):
         open_mask_file(exported, "torch")
+
+
+def test_a_photo_read_in_strips_is_predicted_as_a_whole() -> None:
+    """`--max-pixels` may be larger than such a photo."""
+    pixels = np.random.default_rng(0).integers(0, 21, (5, 4, 3), np.uint8)
+    strips = PhotoStrips((5, 4), lambda: iter([Photo(pixels[:3], ()), Photo(pixels[3:], ())]))
+    predict = MaskFile(lambda batch: batch[..., 0].astype(np.int64), VOC)
+    np.testing.assert_array_equal(predict(strips), pixels[..., 0])

@@ -155,6 +155,10 @@ def test_only_large_images_are_cut_into_tiles(
         in printed
     )
     assert "--scales 0.17" in printed
+    strip = np.tile(large[:32], (1, 2, 1))  # 32x768: 64 / 768 is too small a scale
+    Image.fromarray(strip).save(tmp_path / "strip.png")
+    assert command(tiny_run, tmp_path / "strip.png", f"--out={tmp_path / 'strip'}") == 0
+    assert "try --scales 0.1, or train with a larger data.crop_size" in capsys.readouterr().out
     tiled = segcoord.predict(model, large, Views(tile=(192, 64), overlap=16))
     whole = segcoord.predict(model, read_photo(scenes[0]).pixels)
     for name, mask in (("large", tiled), ("small", whole)):

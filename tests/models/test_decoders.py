@@ -9,6 +9,8 @@ from torch import nn
 
 import segcoord
 from segcoord.config.decoders import STRIDES, decoder_settings
+from segcoord.models.light import Light
+from segcoord.models.profile import giga_macs
 from segcoord.utils.errors import UserError
 
 ENCODERS = [
@@ -29,6 +31,7 @@ SMP = {
     "unet": smp.Unet,
     "fpn": smp.FPN,
     "pan": smp.PAN,
+    "light": Light,
 }
 
 
@@ -60,6 +63,7 @@ def test_logits_have_the_size_of_any_image(decoder: str, encoder: str) -> None:
         ("unet", "mobilenext_ca_050"),
         ("fpn", "efficientnet_b0_ca"),
         ("pan", "mobilenetv2_cbam_050"),
+        ("light", "mobilenetv2_ca_y_050"),
     ],
 )
 def test_models_built_with_smp_run_and_script(decoder: str, encoder: str) -> None:
@@ -94,13 +98,35 @@ def test_decoders_are_initialized(decoder: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("segformer", 16, None, None), "one of deeplabv3, deeplabv3plus, pan, unet, fpn"),
+        (("segformer", 16, None, None), "one of deeplabv3, deeplabv3plus, pan, unet, fpn, light"),
         (("unet", 16, None, None), "found 16, expected 32 for unet"),
         (("pan", 8, None, None), "found 8, expected 16 or 32 for pan"),
         (("fpn", 32, (1, 2, 3), None), "fpn has no ASPP"),
+        (("light", 16, None, None), "found 16, expected 32 for light"),
         (("unet", 32, None, 0.1), "unet has no ASPP"),
     ],
 )
 def test_settings_that_a_decoder_does_not_support(arguments: tuple, message: str) -> None:
     with pytest.raises(UserError, match=message):
         decoder_settings(*arguments)
+
+
+@pytest.mark.parametrize(
+    "encoder", ["efficientvit_b0", "hgnetv2_b0", "swin_tiny_patch4_window7_224"]
+)
+def test_light_takes_encoders_without_a_feature_at_stride_2(encoder: str) -> None:
+    with torch.device("meta"):
+        net = Light(f"tu-{encoder}", classes=3)
+        assert net(torch.randn(1, 3, 224, 224)).shape == (1, 3, 224, 224)
+
+
+def test_light_needs_features_at_four_strides() -> None:
+    with pytest.raises(UserError, match=r"test_vit.*features at strides 4, 8, 16 and 32"):
+        segcoord.create_model("test_vit", 3, 32, decoder="light")
+
+
+def test_light_costs_less_than_half_of_deeplabv3() -> None:
+    """14 GMACs at 1024x2048, as docs/models.md says."""
+    with torch.device("meta"):
+        model = segcoord.create_model("mobilenetv2_ca_100", 19, 32, decoder="light")
+    assert 13.9 < giga_macs(model, 1024, 2048) < 14.0

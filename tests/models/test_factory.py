@@ -234,6 +234,7 @@ def test_init_from_skips_the_weights_of_another_attention(tmp_path: Path) -> Non
     attention = [n for n in model.state_dict() if ".se." in n and "num_batches" not in n]
     assert report.new == attention
     assert len(attention) == 16 * 8
+    assert report.identity == []
 
 
 def test_init_from_a_file_without_tensors_is_an_error(tmp_path: Path) -> None:

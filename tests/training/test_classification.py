@@ -165,6 +165,17 @@ def test_broken_folders_are_errors(folders: Path, tmp_path: Path, broken, messag
         find_folders(ImageFolderConfig(str(root)))
 
 
+def test_joined_splits_have_the_images_of_both(folders: Path, tmp_path: Path) -> None:
+    joined, val = find_folders(ImageFolderConfig(str(folders), train_split="val+train"))
+    train, _ = find_folders(ImageFolderConfig(str(folders)))
+    assert joined.name == "val+train"
+    assert list(joined.samples) == [*val.samples, *train.samples]
+    root = shutil.copytree(folders, tmp_path / "copy")
+    (root / "val" / CLASSES[0]).rename(root / "val" / "x")
+    with pytest.raises(UserError, match="train has 6 classes, val 6; only in one of them: "):
+        find_folders(ImageFolderConfig(str(root), train_split="train+val"))
+
+
 def test_class_folders_in_other_unicode_forms_are_the_same_classes(tmp_path: Path) -> None:
     """The decomposed form sorts before z, the composed form after it."""
     for split, form in (("train", "NFC"), ("val", "NFD")):

@@ -34,6 +34,7 @@ MODEL = (
     *("--model.encoder=mobilenetv2_ca_050", "--model.decoder=unet", "--model.output_stride=32"),
     *("--data.crop_size=[96,96]", "--train.optimizer=sgd", "--train.momentum=0.9"),
     *("--train.lr=0.01", "--train.class_weights=enet", "--train.ema_decay=0.9"),
+    "--data.rare_class_sampling=0.5",
 )
 
 

@@ -16,7 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segcoord.training.losses import cross_entropy, dice_loss, lovasz_loss, ohem_mask
+from segcoord.training.losses import (
+    cross_entropy,
+    dice_loss,
+    distillation_loss,
+    lovasz_loss,
+    ohem_mask,
+)
 
 K = 5
 WEIGHTS = torch.tensor([0.5, 2.0, 0.0, 1.0, 7.0])
@@ -164,6 +170,37 @@ def test_compiled_losses_are_the_same() -> None:
         same(torch.compile(both, backend="eager")(logits, target), both(logits, target), logits)
 
 
+# -- distillation
+
+
+def of_a_teacher(logits: Tensor, target: Tensor) -> Tensor:
+    """The distillation loss for a teacher that confuses the classes in a fixed way."""
+    return distillation_loss(logits, logits.detach().flip(1), target, 2.0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_distillation_equals_the_reference(temperature: float) -> None:
+    """Pixel by pixel, sum of t * log(t / s), times T^2; the teacher is sure of some classes."""
+    logits, target = batch()
+    teacher_logits = batch(1)[0].detach()
+    teacher_logits[:, 1] = -math.inf
+    total, count = 0.0, 0
+    for n, y, x in (target != 255).nonzero().tolist():
+        t = (teacher_logits[n, :, y, x] / temperature).softmax(0)
+        s = (logits[n, :, y, x] / temperature).softmax(0)
+        total = total + sum(t[k] * (t[k] / s[k]).log() for k in range(K) if t[k] > 0)
+        count += 1
+    mine = distillation_loss(logits, teacher_logits, target, temperature)
+    same(mine, temperature**2 * total / count, logits)
+
+
+def test_a_teacher_that_agrees_gives_no_gradient() -> None:
+    logits, target = batch()
+    loss = distillation_loss(logits, logits.detach() + 3, target, 2.0)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert torch.autograd.grad(loss, logits)[0].abs().max() < 1e-7
+
+
 # -- few labeled pixels
 
 
@@ -182,7 +219,7 @@ def test_few_labeled_pixels_give_finite_losses(options, ohem, size, spread, kept
     target[:] = 255
     target.view(-1)[:kept] = 1
     terms = [cross_entropy(logits, target, ohem=ohem, **options)]
-    terms += [dice_loss(logits, target), lovasz_loss(logits, target)]
+    terms += [dice_loss(logits, target), lovasz_loss(logits, target), of_a_teacher(logits, target)]
     for loss in terms:
         (gradient,) = torch.autograd.grad(loss, logits)
         assert loss.ndim == 0
@@ -220,6 +257,7 @@ CASES = {
     "hard and weighted": lambda x, t: cross_entropy(x, t, WEIGHTS, ohem=(0.3, 0.25)),
     "dice": dice_loss,
     "lovasz": lovasz_loss,
+    "distillation": of_a_teacher,
 }
 
 

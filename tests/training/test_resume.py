@@ -49,6 +49,7 @@ def same(mine: Path, theirs: Path) -> bool:
 FULL = (
     *("--train.ema_decay=0.9", "--train.accumulate=2", "--train.warmup_steps=3"),
     *("--train.clip_grad_norm=1.0", "--train.patience=9", "--train.aux_weight=0.4"),
+    "--data.rare_class_sampling=0.5",
 )
 
 
@@ -171,7 +172,7 @@ def test_resuming_a_complete_run_trains_nothing_and_removes_partial_files(
     assert (folder / "last.ckpt").read_bytes() == (whole / "last.ckpt").read_bytes()
 
 
-def test_other_training_images_are_refused(whole: Path, tmp_path: Path, capsys) -> None:
+def test_other_training_images_or_masks_are_refused(whole: Path, tmp_path: Path, capsys) -> None:
     """Samples are drawn by index: with one image more a run would resume with other samples."""
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
@@ -183,6 +184,9 @@ def test_other_training_images_are_refused(whole: Path, tmp_path: Path, capsys) 
         changed = origin | {"train_images": images | values}
         (folder / "origin.json").write_text(json.dumps(changed))
 
+    (folder / "origin.json").write_text(json.dumps(origin | {"rare_classes_sha256": "0"}))
+    assert run(train, "train.py", [f"--resume={folder}"]) == 1
+    assert "the training masks have changed" in " ".join(capsys.readouterr().err.split())
     change(count=count + 1)
     assert run(train, "train.py", [f"--resume={folder}"]) == 1
     assert f"had {count + 1} images, now {count}" in " ".join(capsys.readouterr().err.split())
@@ -386,6 +390,9 @@ class Toy:
 
     def path(self, index: int) -> Path:
         return Path(f"image{index}.png")
+
+    def source(self, key: tuple[int, int]) -> Path:
+        return self.path(key[1])
 
     def loss(self, batch: torch.Tensor) -> torch.Tensor:
         weight, bias = self.module.weight, self.module.bias

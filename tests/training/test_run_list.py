@@ -171,7 +171,7 @@ def test_a_real_run_is_listed(tiny_run: Path) -> None:
 
 
 def test_origin_records_code_and_machine(tmp_path: Path) -> None:
-    report = LoadReport("file.pth", ["a", "b"], ["c"], [], None)
+    report = LoadReport("file.pth", ["a", "b"], ["c", "d"], [], None, ["d"])
     write_origin(tmp_path, torch.device("cpu"), 2, report, {"class_weights": {"road": 0.5}})
     first = read_origin(tmp_path)
     assert first["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -179,7 +179,8 @@ def test_origin_records_code_and_machine(tmp_path: Path) -> None:
     assert first["devices"] == [first["cpu"]] * 2
     assert first["cpu"] and first["platform"]
     assert first["threads"] == torch.get_num_threads()
-    assert first["weights"] == {"from": "file.pth", "loaded": 2, "new": ["c"]}
+    new = {"new": ["c", "d"], "identity": ["d"], "mean_gates": []}
+    assert first["weights"] == {"from": "file.pth", "loaded": 2, **new}
     assert first["class_weights"] == {"road": 0.5}
     for count in (1, 2):
         append_resume(tmp_path, torch.device("cpu"), 1)

@@ -305,6 +305,13 @@ def test_lovasz_needs_two_classes() -> None:
         ("dice_weight", {"dice_weight": -1.0}),
         ("lovasz_weight", {"lovasz_weight": float("inf")}),
         ("aux_weight", {"aux_weight": float("nan")}),
+        ("teacher", {"teacher": ""}),
+        ("teacher_weight", {"teacher_weight": 1.0}),
+        ("teacher_weight", {"teacher": "a.ckpt", "teacher_weight": 0.0}),
+        ("teacher_temperature", {"teacher": "a.ckpt", "teacher_temperature": float("inf")}),
+        ("teacher_scales", {"teacher_scales": [1.0]}),
+        ("teacher_scales", {"teacher": "a.ckpt", "teacher_scales": []}),
+        ("teacher_scales", {"teacher": "a.ckpt", "teacher_scales": [1.0, 0.0]}),
     ],
 )
 def test_impossible_values_name_their_key(key: str, changes: dict) -> None:

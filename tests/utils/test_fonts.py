@@ -76,10 +76,13 @@ def test_legend_and_figure_draw_the_characters(system: Path, capsys, recwarn) ->
     assert not recwarn.list
 
 
-def test_characters_of_no_font_are_reported_once(system: Path, capsys, recwarn) -> None:
-    for _ in range(2):
-        fonts.load_font("街 road", 14)
+def test_names_of_no_font_are_reported_once_and_together(system: Path, capsys, recwarn) -> None:
+    names = [ROAD, "街 road", "town", "街路"]
+    labels = LabelSet([LabelClass(name, (0, 0, 0), n) for n, name in enumerate(names)])
+    for shown in ([1], [0, 3]):
+        legend(labels, shown, 120, 20)
         figure_ink("街路")
-    printed = capsys.readouterr().out
-    assert printed.count("No font of this system has the characters 街;") == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("No font") == 1
+    assert "No font of this system can draw 街 road, 街路; pictures show a box" in printed
     assert not recwarn.list

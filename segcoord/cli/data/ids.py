@@ -50,11 +50,18 @@ def ids(program: str, argv: list[str]) -> int:
 
     data, out = parser.instantiate(args).data, Path(args.out)
     data.check()
-    void, values = map(parse_color, args.void), map(parse_value, args.value)
-    converter = MaskConverter(label_set(data), [*void], [*values])
+    void, meanings = [*map(parse_color, args.void)], [*map(parse_value, args.value)]
+    converter = MaskConverter(label_set(data), void, meanings)
     masks = find_masks(args.masks, out)
     with progress_bar() as bar:
         task = bar.add_task("convert", total=len(masks))
         written, unchanged = convert_masks(masks, out, converter, lambda: bar.advance(task))
     console.print(f"{written} masks of class ids written to {out}, {unchanged} existed already")
+    if converter.labels.binary:
+        values = ", ".join(f"{c.id} is {c.name}" for c in converter.labels.classes)
+        console.print(
+            f"Binary segmentation (one class without an id): in them, {values}", markup=False
+        )
+    for line in converter.written_ids():
+        console.print(line, markup=False)
     return 0

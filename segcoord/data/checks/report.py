@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from segcoord.config.base import split_parts
 from segcoord.config.schema import DataConfig
 from segcoord.data.checks.findings import Finding, group_findings, only_errors
 from segcoord.data.checks.split import SplitCheck
@@ -110,7 +111,7 @@ def _describe_split(split: Split, check: SplitCheck) -> dict:
         "classes": [
             {
                 "name": c.name,
-                "id": list(c.ids) if c.other_ids else c.id,
+                "id": c.id_or_ids,
                 "pixels": pixels,
                 "share": pixels / max(1, labeled),
                 "images": images,
@@ -143,4 +144,5 @@ def _published(split: Split) -> str:
 
 def _published_images(split: Split) -> int | None:
     counts = next((counts for labels, counts in PUBLISHED if split.labels == labels), {})
-    return counts.get(split.name)
+    numbers = [counts.get(part) for part in split_parts(split.name)]
+    return None if None in numbers else sum(numbers)

@@ -36,17 +36,25 @@ class SplitCheck:
     digests: list[bytes | None] = field(default_factory=list)  # as in SampleCheck, if requested
     findings: list[Finding] = field(default_factory=list)
     usable: list[bool] = field(default_factory=list)  # whether each sample has no errors
+    _present: list[bytes] = field(default_factory=list)  # for `present`, 8 classes in a byte
 
     @property
     def unusable(self) -> int:
         """Number of samples with errors."""
         return self.usable.count(False)
 
+    @property
+    def present(self) -> np.ndarray:
+        """(N, K) bool, whether a class occurs in a sample."""
+        packed = np.frombuffer(b"".join(self._present), np.uint8).reshape(len(self._present), -1)
+        return np.unpackbits(packed, axis=1, count=len(self.pixels)).astype(bool)
+
     def add(self, sample: Sample, check: SampleCheck, split: str, exif: Exif) -> None:
         """Count a sample of the named split, and note its findings; `exif` as in `Split`."""
         counts = check.counts[: len(self.pixels)]
         self.pixels += counts
         self.images += counts > 0
+        self._present.append(np.packbits(counts > 0).tobytes())
         self.pixels_where_present += np.where(counts > 0, counts.sum(), 0)
         self.void += int(check.counts[VOID])
         self.values.update(check.values)
@@ -208,8 +216,9 @@ def missing_labels(split: Split, check: SplitCheck, data: DataConfig) -> list[Fi
     masks = "only void in its masks" if split.labelled else "no masks"
     found = f"split {split.name!r} of {data.root} has {masks}; training and evaluation need labels."
     remedy = SEE_README
-    if not split.labelled and (patterns := find_patterns(data, split.name)):
-        remedy = patterns.remedy() or remedy
+    if not split.labelled:
+        remedies = (patterns.remedy() for patterns in find_patterns(data, split.name))
+        remedy = next(filter(None, remedies), remedy)
     return [Finding("error", "splits without labels", split.name, found, remedy)]
 
 

@@ -33,8 +33,13 @@ class UsableLists:
     resized: Path | None = None
 
     def check(self, names: Sequence[str]) -> None:
-        """Raise UserError for outputs that exist or can't be written."""
+        """Raise UserError for outputs that exist or can't be written, and for joined splits."""
         require_writable_path(self.folder, folder=True)
+        if joined := next((name for name in names if "+" in name), None):
+            raise UserError(
+                f"--write-lists: split {joined!r} has no list of its own; write the list of each "
+                f"of its parts, for example with --split {joined.split('+')[0]}"
+            )
         files = [self.folder / f"{name}.txt" for name in names]
         if existing := next((file for file in files if file.exists()), None):
             raise UserError(f"--write-lists: {existing} exists already; choose another folder")

@@ -16,6 +16,7 @@ import numpy as np
 from segcoord.config.schema import DataConfig
 from segcoord.data.file_pattern import stored_path
 from segcoord.data.image_io import has_transparency
+from segcoord.data.labels import LabelSet
 from segcoord.data.split import Sample, Split
 from segcoord.utils.console import progress_counter
 from segcoord.utils.errors import UserError
@@ -235,8 +236,8 @@ def source_of(sample: Sample) -> dict:
     """Identifies the files and classes that a sample was packed from.
 
     Returns:
-        stem; [bytes, mtime_ns] of the image and of the mask or None; CRC-32 of the table from mask
-        values to class indices.
+        stem; [bytes, mtime_ns] of the image and of the mask or None; for a gray mask, CRC-32 of the
+        table from mask values to class indices.
 
     Raises:
         UserError: a file can't be read.
@@ -245,7 +246,7 @@ def source_of(sample: Sample) -> dict:
         "stem": sample.stem,
         "image": _stat(sample.image),
         "mask": sample.mask and _stat(sample.mask),
-        "table": sample.mask and sample.labels.checksums[0],
+        "table": sample.mask and sample.labels.checksums["gray"],
     }
 
 
@@ -272,7 +273,7 @@ def _difference(records: list[dict], split: Split) -> str | None:
             changed.append(sample.image)
         elif (record["mask"] and record["mask"][:2]) != source["mask"]:
             changed.append(sample.mask or sample.image)
-        elif sample.mask and record["table"] not in sample.labels.checksums:
+        elif sample.mask and record["table"] not in _tables(record, sample.labels):
             return (
                 "its masks were read with other classes (data.classes, data.void_ids). To keep a "
                 "pack for each, write one to a folder of its own with segcoord data pack --out "
@@ -281,6 +282,13 @@ def _difference(records: list[dict], split: Split) -> str | None:
     if changed:
         return f"{len(changed)} of {len(split)} samples changed since, the first {changed[0]}"
     return None
+
+
+def _tables(record: dict, labels: LabelSet) -> set[int]:
+    """The values of "table" with which a packed mask is as if read with these labels."""
+    if "kind" in record:
+        return {labels.checksums[record["kind"]]}
+    return {labels.checksums["gray"], labels.color_checksum}  # of an older pack
 
 
 def _other_reading(header: dict, records: list[dict], split: Split) -> str | None:

@@ -208,8 +208,8 @@ def _decode(job: _Job) -> dict:
     if sample.mask is not None:
         if is_own_mask(sample.image, sample.mask):
             raise own_mask_error(sample.image)
-        mask, by_color = decode_mask(sample.mask, sample.labels, size)
-        record["table"] = sample.labels.checksums[by_color]
+        mask, _, kind = decode_mask(sample.mask, sample.labels, size)
+        record |= {"kind": kind, "table": sample.labels.checksums[kind]}
         record["mask"].append(_put(mask, job.folder / MASKS, job.start))
         counts = np.bincount(mask.ravel(), minlength=256)
         record["pixels"] = {str(i): int(counts[i]) for i in np.flatnonzero(counts)}

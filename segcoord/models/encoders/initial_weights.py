@@ -32,10 +32,12 @@ def load_pretrained(
         offline: don't use the network.
 
     Returns:
-        A report; its `new` tensors are still random.
+        A report. New attention on weights without it begins as the identity, see
+        `initialize_gates`; the other `new` tensors are random.
 
     Raises:
-        UserError: weights that don't exist, can't be downloaded or don't match the encoder.
+        UserError: weights that don't exist, can't be downloaded, don't match the encoder or have a
+            part of the attention.
     """
     if weights != "imagenet":
         if not Path(weights).is_file():

@@ -5,8 +5,8 @@ it, and files. Code in a file is never run.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import timm
@@ -15,6 +15,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from torch import Tensor, nn
 
 from segcoord.models.encoders.download_weights import USE_LOCAL_FILE
+from segcoord.models.encoders.identity_gates import initialize_gates
 from segcoord.models.state_dict import (
     first_sentence,
     model_description,
@@ -101,23 +102,43 @@ class LoadReport:
 
     source: str  # path or name of the weights
     matched: list[str]  # tensors that were copied
-    new: list[str]  # tensors that are still random
+    new: list[str]  # the other tensors of the encoder or model
     unused: list[str]  # tensors in the file only, by their names there
     normalization: tuple[list[float], list[float]] | None = None  # the file's mean and std
+    # Tensors in `new` of attention with constant gates, see `initialize_gates`; the rest is random.
+    identity: list[str] = field(default_factory=list)
+    mean_gates: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """Lists every new tensor, one attention block per line."""
+        """Counts new attention with constant gates and lists every random tensor."""
         text = f"{self.source}: {len(self.matched)} tensors loaded"
         if self.unused:
             text += f"; {len(self.unused)} in the file are unused ({join_first(self.unused, 4)})"
-        if not self.new:
+        if self.identity:
+            text += (
+                f"; {len(_by_block(self.identity))} attention blocks are new and begin as the "
+                "identity: the encoder computes the same as without attention"
+            )
+        if self.mean_gates:
+            text += (
+                f"; {len(_by_block(self.mean_gates))} attention blocks are new and begin with "
+                "constant gates, the estimated mean of the squeeze-and-excitation that they "
+                "replace: the encoder does not compute the same as with it"
+            )
+        random = [n for n in self.new if n not in {*self.identity, *self.mean_gates}]
+        if not random:
             return text
-        blocks: dict[str, list[str]] = {}
-        for name in self.new:
-            block, _, rest = re.fullmatch(r"((?:.*\.)?(?:se|att)|)(\.?)(.*?)", name).groups()
-            blocks.setdefault(block or "elsewhere", []).append(rest)
-        lines = [f"  {block}: {', '.join(rest)}" for block, rest in blocks.items()]
-        return f"{text}; {len(self.new)} START AT RANDOM:\n" + "\n".join(lines)
+        lines = [f"  {b}: {', '.join(names)}" for b, names in _by_block(random).items()]
+        return f"{text}; {len(random)} START AT RANDOM:\n" + "\n".join(lines)
+
+
+def _by_block(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of tensors by attention block ("elsewhere" for the others), without its name."""
+    blocks: dict[str, list[str]] = {}
+    for name in names:
+        block, _, rest = re.fullmatch(r"((?:.*\.)?(?:se|att)|)(\.?)(.*?)", name).groups()
+        blocks.setdefault(block or "elsewhere", []).append(rest)
+    return blocks
 
 
 def load_encoder(
@@ -137,7 +158,7 @@ def load_encoder(
     Raises:
         UserError: tensors that are missing, unknown, of another shape or not finite.
     """
-    return _copy(_timm_network(model), tensors, str(source))
+    return _copy(timm_network(model), tensors, str(source))
 
 
 def load_without_attention(
@@ -145,13 +166,13 @@ def load_without_attention(
 ) -> LoadReport:
     """Copies weights of the architecture without, or with another, attention into an encoder.
 
-    As `load_encoder`, except for the attention: the encoder's stays random (`new`), the file's,
-    such as EfficientNet's squeeze-and-excitation, is `unused`.
+    As `load_encoder`, except for the attention: the encoder's is `new`, see `initialize_gates`, and
+    the file's, such as EfficientNet's squeeze-and-excitation, is `unused`.
 
     Raises:
         UserError: as `load_encoder`.
     """
-    net = _timm_network(model)
+    net = timm_network(model)
     return _copy(net, tensors, str(source), _attention_prefixes(net))
 
 
@@ -159,24 +180,55 @@ def load_weights_file(model: nn.Module, path: str | Path) -> LoadReport:
     """Copies the weights of a file into an encoder, with the attention if the file has any of it.
 
     Raises:
-        UserError: as `read_state_dict`, `load_encoder` and `load_without_attention`.
+        UserError: as `read_state_dict`, `load_encoder`, `load_without_attention` and
+            `require_whole_attention`.
     """
     tensors = read_state_dict(path)
-    net = _timm_network(model)
+    net = timm_network(model)
     attention = _attention_prefixes(net)
-    names = _names_in_file(net, tensors)
-    has_attention = any(
-        n.startswith(attention) and names.get(n) in tensors for n in net.state_dict()
-    )
+    given = {n for n, name in _names_in_file(net, tensors).items() if name in tensors}
+    has_attention = any(n.startswith(attention) and n in given for n in net.state_dict())
     description = model_description(read_weights_file(Path(path)))
     found, expected = description.get("spec", {}).get("encoder"), net.pretrained_cfg["architecture"]
     if has_attention and found not in (None, expected):
         # X and Y attention have the same tensors with another meaning.
         raise UserError(f"{path}: found the weights of {found}, expected those of {expected}")
+    require_whole_attention(net, given, path)
     report = _copy(net, tensors, str(path), () if has_attention else attention)
     if description:
         report = replace(report, normalization=(description["mean"], description["std"]))
     return report
+
+
+def require_whole_attention(model: nn.Module, given: Collection[str], source: str | Path) -> None:
+    """Checks that weights have every tensor of the attention, in every block, or none.
+
+    Args:
+        model: an encoder.
+        given: names of the tensors in the weights, by timm's names. Those of another attention, in
+            the same places, need only be the same in every block.
+        source: of the weights, for messages.
+
+    Raises:
+        UserError: some of the tensors are missing.
+    """
+    net = timm_network(model)
+    own = net.state_dict()
+    blocks = [p for p in _attention_prefixes(net) if any(name.startswith(p) for name in own)]
+    found = {name for name in given if name.startswith(tuple(blocks))}
+    expected = [name for name in own if name.startswith(tuple(blocks))]
+    if not found & own.keys():  # none, or another attention
+        parts = sorted({n.removeprefix(p) for p in blocks for n in found if n.startswith(p)})
+        expected = [f"{block}{part}" for block in blocks for part in parts]
+    expected = [name for name in expected if not name.endswith("num_batches_tracked")]
+    missing = [name for name in expected if name not in found]
+    if found and missing:
+        raise UserError(
+            f"{source}: found a part of the attention: {len(missing)} of its {len(expected)} "
+            f"tensors are missing or of another shape ({join_first(missing, 4)}); expected all or "
+            "none. Use the complete file, choose the encoder and the reduction of the weights, or "
+            "remove the tensors of the attention from the file, so that it is newly initialized."
+        )
 
 
 def _copy(
@@ -202,7 +254,11 @@ def _copy(
             for n, t in matched.items()
             if t.shape != own[n].shape
         ],
-        "not finite": [names[n] for n, t in matched.items() if not t.isfinite().all()],
+        "not finite": [
+            names[n]
+            for n, t in given.items()
+            if (n in matched or n.startswith(attention)) and not t.isfinite().all()
+        ],
     }
     if any(wrong.values()):
         found = "; ".join(f"{len(n)} {kind} ({join_first(n, 4)})" for kind, n in wrong.items() if n)
@@ -211,7 +267,9 @@ def _copy(
             "Choose the encoder and the reduction of the weights."
         )
     net.load_state_dict(matched, strict=False)
-    return LoadReport(source, [*matched], new, [name for name in tensors if name in unused])
+    identity, mean_gates = initialize_gates(net, new, given)
+    unused_names = [name for name in tensors if name in unused]
+    return LoadReport(source, [*matched], new, unused_names, None, identity, mean_gates)
 
 
 def _names_in_file(net: nn.Module, tensors: Iterable[str]) -> dict[str, str]:
@@ -225,7 +283,7 @@ def _names_in_file(net: nn.Module, tensors: Iterable[str]) -> dict[str, str]:
     return {f if f.partition(".")[0] in parts else name: name for name, f in flat.items()}
 
 
-def _timm_network(model: nn.Module) -> nn.Module:
+def timm_network(model: nn.Module) -> nn.Module:
     """The timm network inside smp's encoders and some of timm's wrappers, which call it `model`."""
     while isinstance(inner := getattr(model, "model", None), nn.Module):
         model = inner
