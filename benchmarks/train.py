@@ -3,10 +3,10 @@
     python benchmarks/train.py [--crop 321] [--batch 4] [--rounds 9] [--only WORD...] [--json FILE]
 
 Each variant has its own process, with its own allocator settings and peak memory; the variants take
-turns, and ratios are paired within a round. Stride 16, SGD, cross-entropy at full size, 21 classes.
-"plain" is a common loop: float images in NCHW, eager, the network with the original form of the
-coordinate attention block; "smp" is segmentation_models_pytorch's DeepLabV3 on mobilenet_v2 with
-its defaults: another stride, a standard ASPP and no attention.
+turns, and ratios are paired within a round. Stride 16 (light: 32), SGD, cross-entropy at full size,
+21 classes. "plain" is a common loop: float images in NCHW, eager, the network with the original
+form of the coordinate attention block; "smp" is segmentation_models_pytorch's DeepLabV3 on
+mobilenet_v2 with its defaults: another stride, a standard ASPP and no attention.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from attention import authors_like
 from torch import nn
 
 from segcoord import create_model
+from segcoord.config.decoders import STRIDES
 from segcoord.config.schema import TrainConfig
 from segcoord.models.attention import CoordAtt
 from segcoord.models.cpu_autograd import use_fast_cpu_backward
@@ -54,6 +55,8 @@ VARIANTS = {  # name: keep freed memory as the commands do, and the settings of 
     "ours, checkpointing": (True, {"gradient_checkpointing": True}),
     "ours, bf16": (True, {"precision": "bf16"}),
     "ours, compile": (True, {"compile": True}),
+    "ours, deeplabv3plus": (True, {"decoder": "deeplabv3plus"}),
+    "ours, light": (True, {"decoder": "light"}),
 }
 
 
@@ -90,9 +93,11 @@ def plain_step(name: str, crop: int, batch: int) -> Callable[[], None]:
 
 def our_step(settings: dict, crop: int, batch: int) -> Callable[[], None]:
     """The step of segcoord.training on a batch from the loader."""
+    settings = dict(settings)
+    decoder = settings.pop("decoder", "deeplabv3")
     config = TrainConfig(max_steps=1, batch_size=batch, lr=0.01, accelerator="cpu", **settings)
     fabric = training_fabric(config)
-    model = create_model("mobilenetv2_ca_100", CLASSES)
+    model = create_model("mobilenetv2_ca_100", CLASSES, STRIDES[decoder][0], decoder=decoder)
     if config.gradient_checkpointing:
         model.checkpoint_gradients()
     module = SegmentationLoss(model, config).to(memory_format=torch.channels_last)

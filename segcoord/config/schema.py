@@ -124,6 +124,8 @@ class DataConfig:
         require(0 <= jitter < 1, "data.color_jitter", jitter, "0 up to below 1")
         rare = self.rare_class_sampling
         require(0 <= rare <= 1, "data.rare_class_sampling", rare, "0 to 1")
+        crop = list(self.crop_size)
+        require(min(crop) >= 1, "data.crop_size", crop, "at least 1 in height and width")
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         require(bool(self.pack), "data.pack", repr(self.pack), "auto, off or a folder")
         self._check_split()

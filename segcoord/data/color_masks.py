@@ -12,6 +12,7 @@ from segcoord.data.color_table import Color, ColorTable
 from segcoord.data.file_pattern import MASK_SUFFIXES, list_files, parse_pattern
 from segcoord.data.labels import MAX_ID, UNKNOWN, VOID, LabelSet
 from segcoord.data.mask_diagnosis import unknown_values_error
+from segcoord.data.mask_palette import palette_indices
 from segcoord.data.mask_reader import (
     StoredMask,
     read_mask_values,
@@ -57,9 +58,12 @@ class MaskConverter:
         void: colors of void pixels.
         values: (value, class id) pairs: values that stand for another id, or None for void. With
             any, the indices of palette masks are values too.
+        threshold: the smallest value of gray masks that is the second of two classes, or in binary
+            segmentation the foreground; lower values are the other class. None for exact values.
 
     Raises:
-        UserError: a color or value with two meanings, or an id that belongs to no class.
+        UserError: a color or value with two meanings, an id that belongs to no class, a threshold
+            with `values` or other than two classes.
     """
 
     def __init__(
@@ -67,7 +71,11 @@ class MaskConverter:
         labels: LabelSet,
         void: Sequence[Color] = (),
         values: Sequence[tuple[int, int | None]] = (),
+        threshold: int | None = None,
     ) -> None:
+        self.threshold = threshold
+        if threshold is not None:
+            _check_threshold(threshold, labels, bool(void or values))
         self.labels, self.void = labels, tuple(void)
         if (void or None in dict(values).values()) and not labels.has_void:
             raise UserError(
@@ -86,6 +94,7 @@ class MaskConverter:
                     f"--value {value}={target}: no class has the id {target}; expected one of "
                     f"{ids} (data.classes), or void"
                 )
+        self._any_color = labels.binary and not labels.colors_given
         self._map = np.arange(MAX_ID + 1, dtype=np.uint16)
         self._map[list(self.values)] = list(self.values.values())
 
@@ -100,14 +109,26 @@ class MaskConverter:
             UserError: unreadable, or with a color or value of no class.
         """
         mask = read_stored_mask(path)
+        if self.threshold is not None:
+            gray = mask.pixels[..., 0] if mask.is_color else mask.pixels
+            if mask.palette is not None or (mask.pixels.T != gray.T).any():
+                raise UserError("colors, but --threshold needs gray masks.", path=path)
+            return (gray >= self.threshold).astype(np.uint8)
         if mask.is_color:
             return self._colors.indices(path, mask.pixels)
         if mask.palette is not None and not self.values:
-            return self._colors.indices(path, _palette_colors(path, mask))
+            if not self._any_color:
+                return self._colors.indices(path, _palette_colors(path, mask))
+            table = palette_indices(path, mask.pixels, mask.palette, self.labels, self.void)
+            return self.labels.indices(mask.pixels) if table is None else table[mask.pixels]
         values = self._map[mask.pixels]
         indices = self.labels.indices(values)
         if (indices == UNKNOWN).any():
-            raise unknown_values_error(path, value_counts(values), self.labels)
+            error = unknown_values_error(path, value_counts(values), self.labels)
+            value, second = int(mask.pixels[indices == UNKNOWN][0]), self.labels.classes[1:]
+            option = f"--value {value}={second[0].id if second else 'void'}"
+            remedy = f"{error.remedy} Or assign each value an id or void here, such as {option}."
+            raise UserError(error.found, path=path, remedy=remedy, kind=error.kind)
         return indices
 
     def written_ids(self) -> list[str]:
@@ -120,6 +141,19 @@ class MaskConverter:
                 name = "void" if index == VOID else repr(self.labels.names[index])
                 lines.append(f"--value {value}={target}: written as {written}, the id of {name}")
         return lines
+
+
+def _check_threshold(threshold: int, labels: LabelSet, others: bool) -> None:
+    """Raise UserError for a threshold that can't be used."""
+    if not 1 <= threshold <= MAX_ID:
+        raise UserError(f"--threshold: found {threshold}, expected 1 to {MAX_ID}, for example 128")
+    if len(labels) != 2:
+        raise UserError(
+            f"--threshold: found {len(labels)} classes, expected two, or one without an id (binary "
+            "segmentation)"
+        )
+    if others:
+        raise UserError("--threshold: can't be combined with --value or --void; omit one")
 
 
 def _palette_colors(path: Path, mask: StoredMask) -> np.ndarray:

@@ -118,6 +118,13 @@ def format_rgb(color: Sequence[int]) -> str:
     return ",".join(map(str, color))
 
 
+def unique_colors(colors: np.ndarray) -> list[list[int]]:
+    """The different colors in (..., 3) uint8 RGB, sorted."""
+    found = np.zeros(1 << 24, bool)  # np.unique of rows is slow
+    found[_pack_rgb(colors)] = True
+    return [[c >> 16, c >> 8 & 255, c & 255] for c in np.flatnonzero(found).tolist()]
+
+
 def _pack_rgb(colors: np.ndarray) -> np.ndarray:
     """Pack (..., 3) uint8 colors into (...,) int32, 24 bits each."""
     r, g, b = np.moveaxis(colors.astype(np.int32), -1, 0)

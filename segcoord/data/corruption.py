@@ -90,13 +90,21 @@ def _tiff_channels(path: Path, start: bytes) -> tuple[int, list[int]] | None:
 
 def _channels_error(path: Path, channels: int, bits: list[int]) -> UserError:
     """The error for a TIFF whose channels have no meaning as colors."""
+    remedy = (
+        "Write its red, green and blue channels to an RGB file, for example with "
+        "gdal_translate -b 1 -b 2 -b 3 -co PHOTOMETRIC=RGB IN.tif OUT.tif."
+    )
+    if channels < 3:
+        remedy = (
+            "Write the channel that shows the image to a gray file, for example with "
+            "gdal_translate -b 1 IN.tif OUT.tif."
+        )
     per_channel = " and ".join(f"{n}" for n in sorted({*bits}))
     return UserError(
         f"a TIFF with {channels} channel{'s' * (channels != 1)} of {per_channel} bits that are not "
         "marked as gray or RGB; expected 1 channel (gray) or 3 (RGB), transparency aside.",
         path=path,
-        remedy="Write its red, green and blue channels to an RGB file, for example with "
-        "gdal_translate -b 1 -b 2 -b 3 -co PHOTOMETRIC=RGB IN.tif OUT.tif.",
+        remedy=remedy,
         kind="TIFFs with other channels than gray or RGB",
     )
 

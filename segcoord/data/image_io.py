@@ -45,6 +45,7 @@ class Header(NamedTuple):
 
     size: tuple[int, int]  # (H, W), of the turned image if EXIF orientation is applied
     orientation: int  # EXIF orientation, which image viewers apply; 1 if absent
+    alpha: bool  # whether pixels may be transparent
     complete: bool  # False if the file may be truncated; decoding it finds out
 
 
@@ -143,7 +144,7 @@ def read_header(path: Path, exif: Exif = "ignore") -> Header:
                 orientation = allowed_orientation(path, header, exif)
                 swapped = exif == "turn" and swaps_axes(orientation)
                 size = header.size if swapped else header.size[::-1]
-                return Header(size, orientation, complete)
+                return Header(size, orientation, header.has_transparency_data, complete)
     except FileNotFoundError:
         raise missing_error(path) from None
     except DECODE_ERRORS as error:

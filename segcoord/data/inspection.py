@@ -24,7 +24,7 @@ class SampleCheck:
     orientation: int = 1  # EXIF orientation
     counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # by class index
     values: list[int | Color] = field(default_factory=list)  # as in `MaskCounts`; empty with a pack
-    transparent: bool = False  # whether pixels are transparent; only known of a decoded image
+    transparent: bool = False  # whether pixels are transparent
     digest: bytes | None = None  # of the decoded image; None if unreadable or not requested
     errors: list[UserError] = field(default_factory=list)  # that make the sample unusable
 
@@ -49,7 +49,7 @@ def inspect_sample(split: Split, index: int, decode_image: bool = False) -> Samp
 
 
 def inspect_image(path: Path, decode: bool = False, exif: Exif = "ignore") -> SampleCheck:
-    """Check the header and the end of an image; decode it only if it may be truncated.
+    """Check the header and the end of an image; decode it if it may be truncated or transparent.
 
     With `decode`, it is always decoded, which finds damage inside it, and its pixels are digested.
     """
@@ -64,8 +64,8 @@ def inspect_image(path: Path, decode: bool = False, exif: Exif = "ignore") -> Sa
             digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
             digest.update(np.ascontiguousarray(image))
             check.digest = digest.digest()
-        elif not header.complete:
-            image_io.read_image(path)
+        elif header.alpha or not header.complete:
+            check.transparent = image_io.decode_image(path, exif=exif).transparent
     except UserError as error:
         check.errors.append(error)
     return check

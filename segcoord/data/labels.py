@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -100,7 +100,7 @@ class LabelSet:
 
     def _check(self) -> None:
         if not 1 <= len(self.classes) <= UNKNOWN:
-            raise UserError(f"classes: found {len(self.classes)}, expected 1 to {UNKNOWN}")
+            raise UserError(f"data.classes: found {len(self.classes)}, expected 1 to {UNKNOWN}")
         ids = [value for c in self.classes for value in c.ids]
         for what, values in (
             ("name", [c.name for c in self.classes]),
@@ -109,11 +109,13 @@ class LabelSet:
             duplicates = sorted({str(v) for v in values if values.count(v) > 1})
             if duplicates:
                 raise UserError(
-                    f"classes: duplicate {what}: {', '.join(duplicates)}; each must be unique"
+                    f"data.classes: duplicate {what}: {', '.join(duplicates)}; each must be unique"
                 )
         outside = [v for v in self.void_ids if not 0 <= v <= MAX_ID]
         if outside:
-            raise UserError(f"void_ids: found {outside}, expected mask values from 0 to {MAX_ID}")
+            raise UserError(
+                f"data.void_ids: found {outside}, expected mask values from 0 to {MAX_ID}"
+            )
         for c in self.classes:
             for value in c.ids:
                 if not 0 <= value <= MAX_ID:
@@ -150,9 +152,10 @@ class LabelSet:
         """CRC-32 of all that decides how masks become class indices, by the kind of mask."""
         by_value, by_color = zlib.crc32(self.to_index), self.color_checksum
         by_both = zlib.crc32(self.to_index, by_color)
+        palette_colors = not self.ids_given and (self.colors_given or self.binary)
         return {
             "gray": by_value,
-            "palette": by_value if self.ids_given or not self.colors_given else by_both,
+            "palette": by_both if palette_colors else by_value,
             # Without given colors, equal channels hold values.
             "rgb": by_color if self.colors_given else by_both,
         }
@@ -212,7 +215,7 @@ BINARY_VALUE = 255
 
 
 def binary_labels(
-    name: str, color: tuple[int, int, int], void_ids: Sequence[int] = (), **given: bool
+    name: str, color: tuple[int, int, int], void_ids: Sequence[int] = (), colors_given: bool = True
 ) -> LabelSet:
     """Classes of binary segmentation: background is mask value 0, all others are the foreground.
 
@@ -220,7 +223,7 @@ def binary_labels(
         name: of the foreground.
         color: of the foreground.
         void_ids: mask values to ignore; 255 is foreground unless it is one of them.
-        given: `colors_given` and `ids_given` of `LabelSet`.
+        colors_given: as in `LabelSet`.
 
     Raises:
         UserError: as for `LabelSet`; 0 among the void ids.
@@ -232,9 +235,16 @@ def binary_labels(
         )
     value = next(v for v in (BINARY_VALUE, 1, 2) if v not in void_ids)
     background = LabelClass("background", (0, 0, 0), 0)
-    return LabelSet([background, LabelClass(name, color, value)], void_ids, binary=True, **given)
+    return LabelSet(
+        [background, LabelClass(name, color, value)],
+        void_ids,
+        binary=True,
+        colors_given=colors_given,
+        ids_given=False,
+    )
 
 
+@lru_cache
 def voc_colors(n: int) -> list[tuple[int, int, int]]:
     """The Pascal VOC color map: the index's bits, spread over R, G and B from the top bit down.
 

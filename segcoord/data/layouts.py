@@ -263,9 +263,10 @@ def _pairs(data: DataConfig, root: Path, name: str, on_error: OnError) -> list[P
     list_file = _source(data, root, name)
     if data.lists is None and not list_file.is_file():
         raise _no_voc_list(list_file, patterns)
-    columns_only = list_file.is_file() and has_columns_only(list_file)
+    roots = patterns.root, root
+    columns_only = list_file.is_file() and has_columns_only(list_file, roots)
     pairs = [] if columns_only else pair_files(patterns, on_error)
-    return listed_pairs(list_file, pairs, patterns, (patterns.root, root), on_error)
+    return listed_pairs(list_file, pairs, patterns, roots, on_error)
 
 
 def _voc_base(root: Path, images: str | None) -> Path:

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
-from segcoord.data.image_io import histogram
-from segcoord.data.labels import UNKNOWN, VOID, VOID_COLOR, LabelSet
+from segcoord.data.labels import UNKNOWN, VOID, LabelSet
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
 CONVERT = "segcoord data ids converts masks drawn in the class colors."
 UNKNOWN_VALUES = "mask values outside the classes"
 """The `kind` of the error for mask values that belong to no class."""
+_INTERPOLATED = (
+    "The values between come from resizing with interpolation, blurred edges or JPEG compression: "
+    "use the original masks, or make masks of two values with segcoord data ids --threshold 128."
+)
 _MAX_CITYSCAPES_ID = 33
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, used by Pillow and OpenCV
 
@@ -35,6 +38,34 @@ def unknown_values_error(path: Path, counts: np.ndarray, labels: LabelSet) -> Us
         remedy=_hint(values, unknown, ids, labels),
         kind=UNKNOWN_VALUES,
     )
+
+
+def interpolation_error(path: Path, counts: np.ndarray, labels: LabelSet) -> UserError | None:
+    """The error for a mask of binary segmentation with edges between 0 and 255; None for others.
+
+    Read as they are, the edges would be foreground. `counts` as in `unknown_values_error`.
+    """
+    if not (labels.binary and _is_interpolated(counts, labels)):
+        return None
+    between = np.flatnonzero(counts[:VOID])[1:]
+    return UserError(
+        f"mask values {join_first(between.tolist(), 8)} ({int(counts[between].sum())} pixels) "
+        "between 0 and 255.",
+        path=path,
+        remedy=_INTERPOLATED,
+        kind="masks with values between 0 and 255",
+    )
+
+
+def _is_interpolated(counts: np.ndarray, labels: LabelSet) -> bool:
+    """Whether most pixels of a mask are 0 or 255, and others have at least three other values.
+
+    Numbers of objects, which are foreground too, hardly make 255 the most frequent one.
+    """
+    if counts[VOID + 1 :].any() or labels.table(256)[VOID] == VOID:
+        return False
+    between = counts[1:VOID] * (labels.table(VOID)[1:] != VOID)
+    return np.count_nonzero(between) >= 3 and counts[0] > 0 and counts[VOID] >= between.max()
 
 
 def binary_remedy(value: int) -> str:
@@ -63,6 +94,8 @@ def _hint(values: list[int], unknown: list[int], ids: list[int], labels: LabelSe
             "They are the gray levels of the class colors: the mask was converted to gray. "
             f"Make ids from the original color mask: {CONVERT}"
         )
+    if len(labels) == 2 and _is_interpolated(np.bincount(values, minlength=256), labels):
+        return _INTERPOLATED
     if len(values) > 40:
         return "So many values suggest a gray photograph, or a color mask converted to gray."
     if unknown == [k]:
@@ -89,78 +122,4 @@ def _are_gray_levels(values: list[int], labels: LabelSet) -> bool:
         labels.colors_given
         and len(values) > 1
         and all((np.abs(luma - v) <= 1).any() for v in values)
-    )
-
-
-def palette_matches(palette: np.ndarray, labels: LabelSet) -> bool:
-    """Whether a palette, (N, 3) uint8 RGB, has each class's color at its id, for ids below N."""
-    ids = labels.to_value[: len(labels)]
-    inside = ids < len(palette)
-    return bool((palette[ids[inside]] == labels.colors[: len(labels)][inside]).all())
-
-
-def palette_indices(pixels: np.ndarray, palette: np.ndarray, labels: LabelSet) -> np.ndarray | None:
-    """The class indices of a palette's colors, if they and not the palette indices are class ids.
-
-    Image editors number palette colors arbitrarily. So the colors decide where they were given and
-    the ids were not, if each color in use is that of a class or void.
-
-    Args:
-        pixels: (H, W) uint8 palette indices.
-        palette: (N, 3) uint8 RGB.
-        labels: the classes.
-
-    Returns:
-        (256,) uint8, class index of each used palette index; None to read the indices as ids.
-    """
-    if not labels.colors_given or labels.ids_given or palette_matches(palette, labels):
-        return None
-    index_of = {c.color: index for index, c in enumerate(labels.classes)}
-    if len(index_of) < len(labels):  # a shared color proves nothing
-        return None
-    index_of.setdefault(VOID_COLOR, VOID)
-    table = labels.table(256)
-    used = np.flatnonzero(histogram(pixels))
-    for value in used[table[used] != VOID]:
-        color = tuple(palette[value].tolist()) if value < len(palette) else None
-        if color not in index_of:
-            return None
-        table[value] = index_of[color]
-    return None if (table == labels.table(256)).all() else table
-
-
-def palette_error(
-    path: Path, counts: np.ndarray, palette: np.ndarray, labels: LabelSet
-) -> UserError | None:
-    """The error for a palette mask whose colors are those of the classes but whose indices differ.
-
-    Image editors number palette colors arbitrarily, so all indices may be valid ids and still mean
-    other classes. Returns None if the palette, (N, 3) uint8 RGB, does not prove this.
-    `counts` are the mask's pixels by index, (256,).
-    """
-    if not labels.colors_given:
-        return None
-    ids_of = {c.color: c.ids for c in labels.classes}
-    ids_of.setdefault(VOID_COLOR, (VOID,))
-    used = [int(v) for v in np.flatnonzero(counts) if v < len(palette)]
-    table = labels.table(256)
-    used = [v for v in used if table[v] != VOID]
-    color_ids = {v: ids_of.get(tuple(int(c) for c in palette[v])) for v in used}
-    uncertain = None in color_ids.values() or len(set(color_ids.values()) - {(VOID,)}) < 2
-    if uncertain or len(ids_of) < len(labels):  # a shared color proves nothing
-        return None
-    wrong = [v for v in used if v not in color_ids[v]]
-    if not wrong:
-        return None
-    v = wrong[0]
-    expected = color_ids[v][0]
-    names = {value: c.name for c in labels.classes for value in c.ids}
-    name = names.get(expected, "void")
-    return UserError(
-        f"its palette has the class colors, but its indices are not the class ids: index {v} has "
-        f"the color of {name}, whose id is {expected}.",
-        path=path,
-        remedy=f"Replace the colors with class ids: {CONVERT} "
-        "If the ids are right, correct the colors in data.classes.",
-        kind="palette indices that are not class ids",
     )

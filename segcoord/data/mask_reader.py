@@ -12,16 +12,15 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
-from segcoord.data.color_table import Color, color_table
+from segcoord.data.color_table import Color, color_table, unique_colors
 from segcoord.data.image_io import PNG_DEPTH, decode, histogram, open_image, size_mismatch_error
 from segcoord.data.labels import MAX_ID, UNKNOWN, LabelSet, MaskKind
 from segcoord.data.mask_diagnosis import (
     UNKNOWN_VALUES,
-    palette_error,
-    palette_indices,
-    palette_matches,
+    interpolation_error,
     unknown_values_error,
 )
+from segcoord.data.mask_palette import palette_error, palette_indices, palette_matches
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
@@ -65,7 +64,7 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
     Gray and palette masks hold class ids. RGB and RGBA masks, and palette masks of classes with
     given colors and no given ids, hold class colors; without given colors, RGB channels that are
     equal hold class ids. In binary segmentation without a given color, every color but black is the
-    foreground.
+    foreground, also of a palette of black and one other color.
 
     Args:
         path: a lossless file of 1 to 16 bits per channel.
@@ -100,14 +99,19 @@ def decode_stored_mask(path: Path, mask: StoredMask, labels: LabelSet) -> Decode
 
 
 def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> MaskCounts:
-    """Count a mask's pixels by class index. Args and errors as in `read_mask`."""
+    """Count a mask's pixels by class index. Args and errors as in `read_mask`.
+
+    In binary segmentation, values between 0 and 255 that interpolation made are errors too.
+    """
     mask = _read_for(path, labels, size)
     if (by_color := _indices_by_color(path, mask, labels)) is not None:
-        any_color = labels.binary and not labels.colors_given
+        any_color = labels.binary and not labels.colors_given and mask.is_color
         colors = mask.pixels[by_color == 1] if any_color else np.empty((0, 3), np.uint8)
         return MaskCounts(histogram(by_color), _first_colors(colors))
     counts = value_counts(mask.pixels)
     _check_values(path, counts, mask.palette, labels)
+    if mask.palette is None and (error := interpolation_error(path, counts, labels)):
+        raise error
     by_class = np.zeros(256, np.int64)
     np.add.at(by_class, labels.table(len(counts)), counts)
     return MaskCounts(by_class, np.flatnonzero(counts).tolist())
@@ -129,7 +133,7 @@ def value_counts(values: np.ndarray) -> np.ndarray:
 def _indices_by_color(path: Path, mask: StoredMask, labels: LabelSet) -> np.ndarray | None:
     """Class indices (H, W) uint8 if the mask is read by its colors, otherwise None."""
     if mask.palette is not None:
-        table = palette_indices(mask.pixels, mask.palette, labels)
+        table = palette_indices(path, mask.pixels, mask.palette, labels)
         return None if table is None else cv2.LUT(mask.pixels, table)
     if not mask.is_color:
         return None
@@ -163,7 +167,7 @@ def _read_for(path: Path, labels: LabelSet, size: tuple[int, int] | None) -> Sto
         return StoredMask(gray, None, mask.kind)
     if labels.binary:
         return mask
-    colors = np.unique(mask.pixels.reshape(-1, 3), axis=0).tolist()
+    colors = unique_colors(mask.pixels)
     raise UserError(
         f"a mask of the colors {join_first(colors, 6)}, but data.classes has no colors.",
         path=path,

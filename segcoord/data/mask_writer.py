@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from segcoord.data.labels import LabelSet, voc_colors
+from segcoord.data.mask_reader import StoredMask
 from segcoord.utils.files import atomic_write
 
 
@@ -32,6 +33,23 @@ def write_mask(path: Path, indices: np.ndarray, labels: LabelSet, palette: bool)
     """Write class indices as a PNG of the dataset's mask values; arguments as in `mask_image`."""
     with atomic_write(path) as temporary:
         mask_image(indices, labels, palette).save(temporary, format="PNG")
+
+
+def write_stored_mask(path: Path, mask: StoredMask) -> None:
+    """Write the values, palette indices or colors of a mask as a PNG that is read as the same."""
+    image = Image.fromarray(mask.pixels)
+    if mask.palette is not None:
+        image.putpalette(mask.palette.ravel().tolist())
+    with atomic_write(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def resize_nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, ...) pixels of any dtype to a size (H, W) by nearest neighbor."""
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(pixels.shape, size)
+    )
+    return pixels[rows[:, None], columns]
 
 
 def write_probabilities(path: Path, probabilities: np.ndarray, labels: LabelSet) -> None:

@@ -11,12 +11,15 @@ from PIL import Image
 from segcoord.data.file_pattern import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files, nfc
 
 _TRAIN, _VAL = ("train", "training"), ("val", "valid", "validation", "test", "testing")
+_SPLIT = re.compile(rf"({'|'.join(_TRAIN + _VAL)})((?:[_\-. ].+)?)", re.I)
 _MASK_WORDS = re.compile(
     r"mask|label|annot|lbl|seg|ground.?truth|(?<![a-z])gt(?![a-z])|target|trimap|matte", re.I
 )
-_MAX_AFFIXES, _MAX_GROUPS = 6, 8  # the most frequent ones
+_MAX_AFFIXES, _MAX_GROUPS = 6, 12  # the most frequent ones
 _MAX_FILES = 20_000  # of a group
 _MAX_SEARCHED = 300_000  # more files: the root is probably not the dataset's folder
+
+_ANY = ".*"
 
 Affix = tuple[str, str]
 """Beginning and end of a file's stem, around the sample's name."""
@@ -24,7 +27,10 @@ Affix = tuple[str, str]
 
 @dataclass(frozen=True)
 class _Group:
-    """Files with the same suffix below a folder, which may contain `{split}`."""
+    """Files with the same suffix below a folder, which may contain `{split}`.
+
+    The suffix ".*" stands for images of several types.
+    """
 
     root: Path
     folder: str
@@ -105,15 +111,32 @@ def propose_pairing(root: Path, made_split: bool = False) -> Proposal | None:
                 clues = _mask_clues(masks, mask_affix, images, image_affix)
                 if clues <= 0:
                     continue
-                proposal = Proposal(
-                    _pattern(images, image_affix, masks),
-                    _pattern(masks, mask_affix, images),
-                    images.splits & masks.splits,
-                    made_split,
+                proposal = _with_val_split(
+                    Proposal(
+                        _pattern(images, image_affix, masks),
+                        _pattern(masks, mask_affix, images),
+                        images.splits & masks.splits,
+                        made_split,
+                    )
                 )
                 length = len(proposal.images) + len(proposal.masks)
-                ranked.append((pairs, clues, -length, proposal.images, proposal.masks, proposal))
+                one_type = images.suffix != _ANY
+                ranked.append(
+                    (pairs, clues, one_type, -length, proposal.images, proposal.masks, proposal)
+                )
     return max(ranked, key=lambda row: row[:-1])[-1] if ranked else None
+
+
+def _with_val_split(proposal: Proposal) -> Proposal:
+    """The proposal, without {split} if there are only a train folder and one such as train_masks.
+
+    Then a fraction makes both splits. Kaggle's Carvana challenge has these folders.
+    """
+    beside = re.search(r"\{split\}[^/\n]", f"{proposal.images}\n{proposal.masks}")
+    if not beside or len(proposal.splits) != 1 or not proposal.splits <= {*_TRAIN}:
+        return proposal
+    patterns = (p.replace("{split}", *proposal.splits) for p in (proposal.images, proposal.masks))
+    return Proposal(*patterns, frozenset(), proposal.made_split)
 
 
 def _groups(root: Path, made_split: bool) -> list[_Group]:
@@ -131,14 +154,22 @@ def _groups(root: Path, made_split: bool) -> list[_Group]:
             continue
         parts, split = head.split("/") if head else [], ""
         for position, part in enumerate(parts):
-            if part.lower() in _TRAIN + _VAL and not made_split:
-                split, parts[position] = part, "{split}"
+            match = None if made_split else _SPLIT.fullmatch(part)
+            if match:  # train, or train_masks beside it
+                split, parts[position] = match[1], "{split}" + match[2]
                 break
         for depth in range(len(parts) + 1):
-            if split and "{split}" not in parts[:depth]:
+            if split and not any("{split}" in part for part in parts[:depth]):
                 continue
             below = "/".join([*parts[depth:], stem])
-            members["/".join(parts[:depth]), suffix].append((split, below, file))
+            for key in (suffix, _ANY):
+                members["/".join(parts[:depth]), key].append((split, below, file))
+    for folder, suffix in [key for key in members if key[1] == _ANY]:
+        if any(
+            len(members.get((folder, s), ())) == len(members[folder, suffix])
+            for s in IMAGE_SUFFIXES
+        ):
+            del members[folder, suffix]  # one type only
     distinct = {}  # the deepest folder of the same files
     for (folder, suffix), files in sorted(members.items(), key=lambda item: -len(item[0][0])):
         group = _Group(root, folder, suffix, tuple(files[:_MAX_FILES]))
@@ -172,6 +203,6 @@ def _mask_clues(masks: _Group, affix: Affix, images: _Group, image_affix: Affix)
     words = bool(_MASK_WORDS.search(own)) - bool(_MASK_WORDS.search(other))
     if words:
         return 2 * words
-    if images.suffix not in MASK_SUFFIXES:
+    if images.suffix not in (*MASK_SUFFIXES, _ANY):
         return 1
     return masks.has_mask_mode(affix) - images.has_mask_mode(image_affix)

@@ -9,6 +9,7 @@ from pathlib import Path
 from segcoord.data.file_pattern import IMAGE_SUFFIXES, SEE_README, nfc, stored_path
 from segcoord.data.pairing import OnError, Pair, Patterns, own_mask_error, raise_error
 from segcoord.utils.errors import UserError
+from segcoord.utils.text import join_first
 
 _SUFFIX = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _TWO_FILES = re.compile(rf"(.+\.(?:{_SUFFIX}))[\s,;]+(.+\.(?:{_SUFFIX}))", re.IGNORECASE)
@@ -45,7 +46,8 @@ def read_list(
             leave the dataset's folder.
     """
     if not path.is_file():
-        hint = available_splits(p.stem for p in path.parent.glob("*.txt"))
+        lists = sorted(p.name for p in path.parent.glob("*.txt"))
+        hint = f"; its folder has {join_first(lists, 8)}" if lists else ""
         raise UserError(f"{path}: no such split list{hint}. {SEE_README}")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -113,14 +115,22 @@ def listed_pairs(
     return [pair for _, pair in listed.values()]
 
 
-def has_columns_only(path: Path) -> bool:
-    """Whether each line of a list names an image and a mask, so that no pairing is needed."""
-    lines = read_list(path, lambda _: None, paths=True)
-    return bool(lines) and all(_columns(text) for _, text in lines)
+def has_columns_only(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether each line of a list names an image and a mask, so that no pairing is needed.
+
+    `roots` are as in `listed_pairs`; a name may contain spaces and a suffix ("a.jpg 1.png").
+    """
+    lines = [text for _, text in read_list(path, lambda _: None, paths=True)]
+    return bool(lines) and all(
+        _columns(text) and ("\t" in text or _existing(text, roots) is None) for text in lines
+    )
 
 
 def _columns(text: str) -> tuple[str, str] | None:
-    """The paths of the image and the mask in a line of two columns."""
+    """The paths of the image and the mask in a line of two columns; a tab wins over spaces."""
+    if "\t" in text:
+        parts = [part.strip() for part in text.split("\t") if part.strip()]
+        return (parts[0], parts[1]) if len(parts) == 2 else None
     match = _TWO_FILES.fullmatch(text)
     return match and (match[1], match[2])
 
@@ -128,7 +138,7 @@ def _columns(text: str) -> tuple[str, str] | None:
 def _find_pair(
     text: str, by_key: dict[str, Pair], patterns: Patterns, roots: Sequence[Path]
 ) -> Pair | None:
-    pair = _look_up(text, by_key)
+    pair = None if "\t" in text else _look_up(text, by_key)
     words = text.split()
     columns = _columns(text) or (words if len(words) == 2 else None)
     if pair is not None or columns is None:

@@ -15,6 +15,11 @@ from PIL import Image
 from segcoord.cli.main import main
 
 
+def test_a_wrong_value_of_an_option_with_a_dash_is_named(capsys) -> None:
+    assert main(["predict", "--allow-pixels", "abc"]) == 1
+    assert "--allow-pixels: found abc, expected an integer" in capsys.readouterr().err
+
+
 @pytest.fixture
 def tree(sample_voc: Path, tmp_path: Path) -> Tree:
     shutil.copytree(sample_voc, tmp_path / "data")

@@ -20,6 +20,7 @@ from segcoord.cli.main import main
 from segcoord.config.loading import read_yaml
 from segcoord.config.schema import ClassConfig, DataConfig
 from segcoord.data.checks.run import check_data
+from segcoord.data.checks.split import check_split
 from segcoord.data.layouts import find_split, label_set
 from segcoord.data.pack.reader import with_pack
 from segcoord.data.pack.writer import write_pack
@@ -633,6 +634,26 @@ def test_binary_masks_of_several_values_are_a_warning(tmp_path: Path, capsys) ->
     assert "'crack' is marked with a value in data.void_ids" in capsys.readouterr().out
 
 
+def test_remedies_of_a_void_background_and_of_a_missing_mask_folder(tmp_path: Path, capsys) -> None:
+    data = folder_data(tmp_path)
+    for path in tmp_path.glob("masks/*/*"):
+        Image.fromarray(np.array([[0, 1]] * 4, np.uint8).repeat(3, 1)).save(path)
+    classes = [ClassConfig("fg", id=1), ClassConfig("other", id=7)]
+    assert check_data(replace(data, classes=classes, void_ids=[0]), None) == 1
+    assert "data.void_ids makes 0 void." in " ".join(capsys.readouterr().out.split())
+    assert check_data(replace(data, masks="Nope/{split}"), None) == 1
+    printed = "".join(capsys.readouterr().out.split())
+    assert f"{tmp_path}/Nope/train(data.masks)isnofolder" in printed
+    assert check_data(replace(data, classes=["a", "a"]), None) == 1
+    printed = capsys.readouterr().out
+    assert "wrong settings" in printed and "data.classes: duplicate name: a" in printed
+    (tmp_path / "l_train.txt").write_text("0001")
+    assert check_data(replace(data, lists="no_{split}.txt"), None) == 1
+    assert "no such split list; its folder has l_train.txt" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"data\.crop_size: found \[0, 0\], expected at least 1"):
+        check_data(replace(data, crop_size=0), None)
+
+
 def test_equal_colors_are_a_warning(tmp_path: Path, capsys) -> None:
     two = [ClassConfig("a", [1, 2, 3]), ClassConfig("b", "#010203")]
     assert check_data(replace(folder_data(tmp_path), classes=two), None) == 0
@@ -667,6 +688,8 @@ def test_turned_and_transparent_images(tmp_path: Path) -> None:
     folder = tmp_path / "data" / ".segcoord" / "train"
 
     orientation = "images with an EXIF orientation"
+    before_training = check_split(find_split(data, "train"))
+    assert [f.kind for f in before_training.findings] == [white[1], orientation]
     assert sorted(kinds()) == sorted([("warning", orientation), white, same_name])
     write_pack(find_split(data, "train"), folder, workers=1)
     from_pack = with_pack(find_split(data, "train"), data).read(0)[0]

@@ -154,6 +154,14 @@ def test_values_are_converted_to_ids(tmp_path: Path, mask, values, expected: lis
     assert convert(masks, tmp_path / "ids", two_classes(0, 1), values=values) == (0, 1)
 
 
+def test_unknown_values_are_assigned_by_an_option(tmp_path: Path) -> None:
+    masks = folder(tmp_path, a=Image.fromarray(np.array([[0, 128, 255]], np.uint8)))
+    with pytest.raises(
+        UserError, match=r"mask values 128 .*id or void here, such as --value 128=1\."
+    ):
+        convert(masks, tmp_path / "ids", two_classes(0, 1))
+
+
 def test_palette_indices_are_values_if_values_are_given(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 9]], np.uint8))
     image.putpalette(VOC.colors.tobytes())

@@ -389,7 +389,7 @@ def test_header_has_size_orientation_and_completeness(
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = write(tmp_path, "image", encode(picture(), exif=exif, **KINDS[kind]))
-    assert read_header(path) == (picture().shape[:2], orientation, kind != "webp")
+    assert read_header(path) == (picture().shape[:2], orientation, False, kind != "webp")
     assert read_header(write(tmp_path, "plain", encode(picture(), **KINDS[kind]))).orientation == 1
 
 

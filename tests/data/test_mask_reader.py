@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,9 @@ import pytest
 from image_files import PNG_END, cuts, encode, palette_mask, png_by_hand, write
 from PIL import Image
 
+from segcoord.config.schema import ClassConfig
+from segcoord.data.color_masks import MaskConverter
+from segcoord.data.custom_labels import custom_labels
 from segcoord.data.labels import (
     CITYSCAPES,
     CITYSCAPES_TRAIN_IDS,
@@ -273,6 +277,121 @@ def test_binary_segmentation_with_void_and_with_a_given_color(tmp_path: Path) ->
     path = write(tmp_path, "mask.png", encode(colored(np.array([[0, 1, 2]])), format="PNG"))
     with pytest.raises(UserError, match=r"the color 0,128,0 .* belongs to no class"):
         read_mask(path, binary_labels("a", (128, 0, 0)))
+
+
+def test_blurred_edges_in_binary_segmentation_are_an_error(tmp_path: Path) -> None:
+    """Everything but 0 is foreground, so that objects would grow."""
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:15, 5:15] = 255
+    blurred = cv2.GaussianBlur(mask, (5, 5), 0)
+    path = write_mask(tmp_path, blurred)
+    crack, two = binary_labels("crack", RED, colors_given=False), [0, 255]
+    two = LabelSet([LabelClass(str(v), (0, 0, 0), v) for v in two])
+    for labels in (crack, two):
+        with pytest.raises(UserError, match=r"resizing with interpolation.* --threshold 128"):
+            count_mask(path, labels)
+        assert (MaskConverter(labels, threshold=128).indices(path) == (blurred >= 128)).all()
+    # Numbers of objects, or a few other values.
+    for values in ([0, 1, 2, 3, 4, 255, 4], [0, 64, 128, 255]):
+        assert count_mask(write_mask(tmp_path, [values]), crack).by_class[0] == 1
+
+
+def test_a_threshold_needs_two_classes_and_gray_masks(tmp_path: Path) -> None:
+    for arguments, message in (
+        ((VOC, (), (), 128), "found 21 classes, expected two"),
+        ((numbered_labels(2), (), [(1, 1)], 128), "can't be combined with --value"),
+        ((numbered_labels(2), (), (), 0), "found 0, expected 1 to 65535"),
+    ):
+        with pytest.raises(UserError, match=message):
+            MaskConverter(*arguments)
+    path = write(tmp_path, "mask.png", encode(np.uint8([[WHITE, RED]]), format="PNG"))
+    with pytest.raises(UserError, match="needs gray masks"):
+        MaskConverter(numbered_labels(2), threshold=128).indices(path)
+
+
+BLACK, WHITE, RED, YELLOW = (0, 0, 0), (255, 255, 255), (255, 0, 0), (255, 255, 0)
+
+
+def palette_file(folder: Path, indices: list[int], *colors: tuple[int, int, int]) -> Path:
+    image = Image.fromarray(np.array([indices], np.uint8))
+    image.putpalette([value for color in colors for value in color])
+    return write(folder, "mask.png", encode(image, format="PNG"))
+
+
+@pytest.mark.parametrize(
+    ("indices", "colors", "expected"),
+    [
+        ([0, 1, 0], (WHITE, BLACK), [1, 0, 1]),
+        ([1, 1, 1], (WHITE, BLACK), [0, 0, 0]),
+        ([0, 1, 2], (RED, BLACK, RED), [1, 0, 1]),
+        ([0, 1, 1], (BLACK, RED), [0, 1, 1]),
+        ([0, 1, 2], (BLACK, RED, WHITE), [0, 1, 1]),
+        ([0, 1, 1], (RED, YELLOW), [0, 1, 1]),
+        ([0, 1, 1], (BLACK, BLACK), [0, 1, 1]),
+        ([0, 1, 7], (WHITE, BLACK, *[RED] * 6), [1, 0, 255]),
+        ([0, 1, 2], (WHITE, BLACK, RED), None),
+        ([0, 1, 1], (WHITE, RED), None),
+        ([0, 0, 0], (WHITE, BLACK), None),
+    ],
+)
+def test_palettes_in_binary_segmentation(
+    tmp_path: Path, indices: list[int], colors: tuple, expected: list[int] | None
+) -> None:
+    """Pillow's quantize() numbers white before black; VOC's palette begins with black."""
+    labels = binary_labels("crack", (230, 159, 0), [7], colors_given=False)
+    path = palette_file(tmp_path, indices, *colors)
+    converter = MaskConverter(labels)
+    for read in (lambda: read_mask(path, labels), lambda: converter.indices(path)):
+        if expected is None:
+            with pytest.raises(UserError, match=r"index 0 isn't black .*0: 255,255,255"):
+                read()
+        else:
+            assert read().tolist() == [expected]
+    if expected is not None:
+        assert count_mask(path, labels).by_class[1] == expected.count(1)
+
+
+def test_quantized_mask_in_binary_segmentation_with_and_without_a_color(tmp_path: Path) -> None:
+    mask = np.full((8, 8), 255, np.uint8)
+    mask[:3, :3] = 0
+    path = tmp_path / "mask.png"
+    Image.fromarray(mask).convert("RGB").quantize(2).save(path)
+    for given in (False, True):
+        labels = binary_labels("crack", WHITE, colors_given=given)
+        assert (read_mask(path, labels) == (mask > 0)).all()
+    with pytest.raises(UserError, match=r"index 1 of its palette has the color of 'background'"):
+        read_mask(palette_file(tmp_path, [0, 1], WHITE, BLACK), binary_labels("crack", RED))
+
+
+def test_palette_of_classes_and_an_unknown_color_is_never_silently_read_by_index(
+    tmp_path: Path,
+) -> None:
+    classes = [
+        ClassConfig("red", [*RED]),
+        ClassConfig("black", [*BLACK]),
+        ClassConfig("b", [1] * 3),
+    ]
+    labels = custom_labels(classes, [])
+    with pytest.raises(UserError, match=r"index 0 .* color of 'black', .*index 2 has .*255,255,0"):
+        read_mask(palette_file(tmp_path, [0, 1, 2], BLACK, RED, YELLOW), labels)
+    # The known color is at its id, or void: the indices are the ids.
+    for colors in ((RED, YELLOW, WHITE), (RED, (128, 0, 0), (0, 128, 0)), (YELLOW, WHITE, WHITE)):
+        assert read_mask(palette_file(tmp_path, [0, 1, 2], *colors), labels).tolist() == [[0, 1, 2]]
+    # VOC's color map numbers ids, also where a class happens to have one of its colors.
+    camvid = [ClassConfig("a", RED), ClassConfig("b", [1, 1, 1]), ClassConfig("c", [128, 0, 0])]
+    for used in ([0, 1, 2], [1, 1, 1]):
+        path = palette_file(tmp_path, used, *voc_colors(3))
+        assert read_mask(path, custom_labels(camvid, [])).tolist() == [used]
+    # With ids, two known colors at other indices prove that the indices are not the ids.
+    ids = [replace(c, id=i) for i, c in enumerate(classes)]
+    with pytest.raises(UserError, match=r"index 0 has the color of black, whose id is 1"):
+        read_mask(palette_file(tmp_path, [0, 1, 2], BLACK, RED, YELLOW), custom_labels(ids, []))
+
+
+def test_colors_of_a_mask_are_listed_if_the_classes_have_none(tmp_path: Path) -> None:
+    path = write(tmp_path, "mask.png", encode(np.uint8([[WHITE, (9, 0, 1), RED]]), format="PNG"))
+    with pytest.raises(UserError, match=r"colors \[9, 0, 1\], \[255, 0, 0\], \[255, 255, 255\]"):
+        read_mask(path, custom_labels([ClassConfig("a"), ClassConfig("b")], []))
 
 
 def test_truncated_mask_is_rejected_or_complete(tmp_path: Path) -> None:

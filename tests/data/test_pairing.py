@@ -8,8 +8,10 @@ import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from image_files import png_by_hand
 from PIL import Image
 
 from segcoord.config.schema import ClassConfig, DataConfig
@@ -294,6 +296,34 @@ def test_nothing_is_proposed_without_masks(tmp_path: Path) -> None:
     assert propose_pairing(tmp_path / "nowhere") is None
 
 
+@pytest.mark.parametrize(
+    ("files", "images", "masks"),
+    [
+        (["{a,b,c}.jpg", "{d,e}.png", "{a,b,c,d,e}_mask.png"], "{name}.*", "{name}_mask.png"),
+        (
+            ["train/{a,b,c}.png", "train_labels/{a,b,c}_L.png", "val/d.png", "val_labels/d_L.png"],
+            *("{split}", "{split}_labels/{name}_L.png"),
+        ),
+        (
+            ["train/{a,b,c,d,e}.png", "train_masks/{a,b,c,d,e}_mask.png"],
+            *("train", "train_masks/{name}_mask.png"),
+        ),
+        (["img/{a,b,c}.jpg", "img/{d,e}.jpeg", "mask/{a,b,c,d,e}.png"], "img", "mask"),
+    ],
+)
+def test_images_of_several_types_and_folders_named_after_splits_are_proposed(
+    tmp_path: Path, files: list[str], images: str, masks: str
+) -> None:
+    root = write(tmp_path, *files)
+    proposal = propose_pairing(root)
+    assert (proposal.images, proposal.masks) == (images, masks)
+    fraction = None if "{split}" in images else 0.4
+    data = folder(root, images=images, masks=masks, val_fraction=fraction)
+    splits = [find_split(data, name) for name in ("train", "val")]
+    assert sum(map(len, splits)) == (4 if "{split}" in images else 5)
+    assert all(split.labelled for split in splits)
+
+
 def test_check_proposes_masks_that_are_elsewhere(tmp_path: Path, capsys) -> None:
     root = write(tmp_path, "images/train/{a,b}.jpg", "labels/train/{a,b}.png")
     assert check_data(folder(root), "train") == 0  # a split without masks can be predicted
@@ -472,6 +502,18 @@ def test_usable_samples_are_listed_with_resized_masks(bad: Path, capsys) -> None
         usable_lists(None, "x", data.root)
 
 
+def test_lists_of_names_with_a_suffix_and_a_space_are_read_back(tmp_path: Path) -> None:
+    root = write(tmp_path, "images/train/{x,y,z}.png", "masks/train/{x,y,z}.png")
+    for name, new in (("x", "a.jpg 1"), ("y", "a.jpg, 2"), ("z", "a.png masks,train")):
+        for kind in ("images", "masks"):
+            (root / kind / "train" / f"{name}.png").rename(root / kind / "train" / f"{new}.png")
+    images = sorted((root / "images" / "train").iterdir())
+    lists = usable_lists(str(root / "lists"), None, str(root))
+    check_data(folder(root, val_split="train"), None, lists=lists)
+    split = find_split(folder(root, lists="lists/{split}.txt", val_split="train"), "train")
+    assert [s.image for s in split.samples] == images
+
+
 def test_resized_masks_never_replace_files_and_are_no_part_of_the_dataset(
     bad: Path, tmp_path: Path, capsys
 ) -> None:
@@ -518,6 +560,36 @@ def test_bad_samples_with_exif_colors_and_subfolders(tmp_path: Path) -> None:
     assert [s.stem for s in split.samples] == ["seq/a", "seq/b", "seq/c"]
     assert split.samples[2].mask == root / "resized" / "train" / "seq" / "c.png"
     assert (split.read(2)[1] == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["16-bit RGB", "2-bit gray", "4-bit gray", "palette", "16 bits"])
+def test_resized_masks_hold_the_values_of_their_nearest_pixels(tmp_path: Path, kind: str) -> None:
+    """The reader of masks decodes them: Pillow alone changes the values of some types."""
+    values = np.array([[0, 1, 2, 3], [3, 0, 0, 1], [2, 2, 1, 0]], np.uint8)
+    root = write(tmp_path, "images/train/a.png", "masks/train/a.png")
+    path = root / "masks" / "train" / "a.png"
+    colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+    classes = [ClassConfig(name, id=i) for i, name in enumerate("abcd")]
+    if kind == "16-bit RGB":
+        classes = [ClassConfig(name, c.tolist()) for name, c in zip("abcd", colors)]
+        cv2.imwrite(str(path), colors[values][..., ::-1].astype(np.uint16))
+    elif kind.endswith("-bit gray"):
+        rows = [int("".join(f"{v:0{int(kind[0])}b}" for v in row), 2) for row in values]
+        raw = b"".join(b"\0" + row.to_bytes(int(kind[0]) // 2, "big") for row in rows)
+        path.write_bytes(png_by_hand(4, 3, int(kind[0]), 0, raw))
+    elif kind == "palette":
+        image = Image.fromarray(values)
+        image.putpalette(np.roll(colors, 1, 0).ravel().tolist())
+        image.save(path)
+    else:
+        classes = [ClassConfig(name, id=1000 * i) for i, name in enumerate("abcd")]
+        Image.fromarray(values.astype(np.uint16) * 1000).save(path)
+    data = folder(root, classes=classes, val_split="train")
+    lists = usable_lists(str(root / "lists"), str(root / "resized"), data.root)
+    check_data(data, None, lists=lists)
+    split = find_split(replace(data, lists="lists/{split}.txt"), "train")
+    assert split.samples[0].mask == root / "resized" / "train" / "a.png"
+    assert split.read(0)[1].tolist() == values.repeat(2, 0).repeat(2, 1).tolist()
 
 
 # -- outputs

@@ -37,6 +37,13 @@ def ids(program: str, argv: list[str]) -> int:
         help="Mask value that stands for a class id, for example 255=1, or for void, 7=void; may "
         "be repeated",
     )
+    parser.add_argument(
+        "--threshold",
+        type=int,
+        metavar="N",
+        help="For two classes: gray values of at least N are the second class, lower ones the "
+        "first, for example 128 for masks with blurred edges",
+    )
     args = parse(parser, argv)
     from segcoord.data.color_masks import (
         MaskConverter,
@@ -51,7 +58,7 @@ def ids(program: str, argv: list[str]) -> int:
     data, out = parser.instantiate(args).data, Path(args.out)
     data.check()
     void, meanings = [*map(parse_color, args.void)], [*map(parse_value, args.value)]
-    converter = MaskConverter(label_set(data), void, meanings)
+    converter = MaskConverter(label_set(data), void, meanings, args.threshold)
     masks = find_masks(args.masks, out)
     with progress_bar() as bar:
         task = bar.add_task("convert", total=len(masks))

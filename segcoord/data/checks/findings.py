@@ -25,7 +25,8 @@ class Finding:
     @classmethod
     def from_error(cls, error: UserError, split: str) -> Finding:
         path = None if error.path is None else str(error.path)
-        kind = error.kind or "unreadable splits"
+        is_setting = error.found.startswith("data.")
+        kind = error.kind or ("wrong settings" if is_setting else "unreadable splits")
         return cls("error", kind, split, error.found, error.remedy, path)
 
     def __str__(self) -> str:

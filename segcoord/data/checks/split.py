@@ -177,6 +177,13 @@ def _void_remedy(labels: LabelSet) -> str:
     """What to do if a void value marks a class."""
     if labels.binary:
         return f"If {labels.names[1]!r} is marked with a value in data.void_ids, remove it there."
+    chosen = [v for v in labels.void_ids if v != VOID]
+    if chosen:
+        return (
+            f"data.void_ids makes {join_first(chosen, 8)} void. If such a value marks a "
+            "class, such as 0 the background, list the class with this id in data.classes, and "
+            "remove the value from data.void_ids."
+        )
     return f"For 0/255 binary masks: {binary_remedy(VOID)}"
 
 
@@ -217,8 +224,11 @@ def missing_labels(split: Split, check: SplitCheck, data: DataConfig) -> list[Fi
     found = f"split {split.name!r} of {data.root} has {masks}; training and evaluation need labels."
     remedy = SEE_README
     if not split.labelled:
-        remedies = (patterns.remedy() for patterns in find_patterns(data, split.name))
-        remedy = next(filter(None, remedies), remedy)
+        for patterns in find_patterns(data, split.name):
+            remedy = patterns.remedy() or remedy
+            if not patterns.masks.folder.is_dir():
+                found = f"{found[:-1]}, but {patterns.masks.folder} (data.masks) is no folder."
+                break
     return [Finding("error", "splits without labels", split.name, found, remedy)]
 
 

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.checks.split import SplitCheck
 from segcoord.data.file_pattern import stored_path
-from segcoord.data.image_io import read_header, same_ratio
+from segcoord.data.image_io import same_ratio
+from segcoord.data.inspection import inspect_image
 from segcoord.data.layouts import in_dataset
-from segcoord.data.mask_reader import count_mask
+from segcoord.data.mask_reader import count_mask, read_mask, read_stored_mask
+from segcoord.data.mask_writer import resize_nearest, write_stored_mask
 from segcoord.data.split import Sample, Split
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
@@ -99,21 +101,21 @@ class UsableLists:
             return None
         target = self.resized.resolve() / split.name / f"{sample.stem}.png"
         try:
-            height, width = read_header(sample.image, split.exif).size
-            with Image.open(sample.mask) as mask:
-                if mask.size == (width, height) or not same_ratio(mask.size[::-1], (height, width)):
-                    return None
-                content = mask.resize((width, height), Image.Resampling.NEAREST)
-            with atomic_write(target) as temporary:
-                content.save(temporary, format="PNG")
-        except (UserError, OSError, ValueError):  # the check has reported it
-            return None
-        try:
-            count_mask(target, sample.labels, (height, width))
-        except UserError:
-            target.unlink()
-            return None
-        return target
+            image = inspect_image(sample.image, decode=True, exif=split.exif)
+            mask = read_stored_mask(sample.mask)
+            size, found = image.size, mask.pixels.shape[:2]
+            if image.errors or found == size or not same_ratio(found, size):
+                return None
+            expected = resize_nearest(read_mask(sample.mask, sample.labels), size)
+            write_stored_mask(target, mask._replace(pixels=resize_nearest(mask.pixels, size)))
+            # Fewer colors are left, and the colors in use decide how some masks are read.
+            count_mask(target, sample.labels, size)
+            if np.array_equal(read_mask(target, sample.labels), expected):
+                return target
+        except UserError:  # the check has reported it
+            pass
+        target.unlink(missing_ok=True)
+        return None
 
 
 def usable_lists(folder: str | None, resized: str | None, root: str) -> UsableLists | None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segcoord.data.image_io import Header, decode_image, read_header
-from segcoord.data.mask_reader import decode_mask
+from segcoord.data.mask_reader import count_mask, decode_mask
 from segcoord.data.orientation import Exif
 from segcoord.data.pack.reader import (
     FORMAT,
@@ -194,7 +194,7 @@ def _decode(job: _Job) -> dict:
     sample = job.sample
     # Before the pixels, so that a file that changes meanwhile makes the pack stale.
     record = source_of(sample)
-    size, orientation, _ = job.header
+    size, orientation = job.header.size, job.header.orientation
     record |= {"size": list(size), "start": job.start, "orientation": orientation}
     image, transparent = decode_image(sample.image, strict=True, exif=job.exif)
     if image.shape[:2] != size:
@@ -209,6 +209,8 @@ def _decode(job: _Job) -> dict:
         if is_own_mask(sample.image, sample.mask):
             raise own_mask_error(sample.image)
         mask, _, kind = decode_mask(sample.mask, sample.labels, size)
+        if sample.labels.binary:  # finds blurred edges, which reading allows
+            count_mask(sample.mask, sample.labels)
         record |= {"kind": kind, "table": sample.labels.checksums[kind]}
         record["mask"].append(_put(mask, job.folder / MASKS, job.start))
         counts = np.bincount(mask.ravel(), minlength=256)
