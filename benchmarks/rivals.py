@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", default="configs/camvid_os16.yaml", help="of the dataset")
-    parser.add_argument("--recipe", default="configs/camvid_plus_os16.yaml", help="for ours")
+    parser.add_argument("--recipe", default="", help="configuration for all of ours")
     parser.add_argument("--encoder", default="mobilenetv2_ca_100", help="for ours")
     parser.add_argument("--yolo-env", default="~/.cache/segcoord-benchmarks/ultralytics")
     parser.add_argument("--only", nargs="+", default=[""], help="entries with one of these words")

@@ -13,6 +13,11 @@ from rivals_job import ROOT, Job, run
 from segcoord.config.decoders import STRIDES
 
 WARM_UP = 40  # steps, of which the first ten don't count
+RECIPES = {  # decoder: its shipped configuration of CamVid
+    "deeplabv3": "configs/camvid_plus_os16.yaml",
+    "deeplabv3plus": "configs/camvid_plus_os16.yaml",
+    "light": "configs/camvid_light.yaml",
+}
 SETTINGS = {  # decoder: what differs from the recipe
     "deeplabv3": {"model.output_stride": 16},
     "deeplabv3plus": {"model.output_stride": 16},
@@ -27,7 +32,8 @@ def available(decoder: str) -> bool:
 def train(job: Job, decoder: str) -> dict:
     """Train for the budget, predict val, and write the network for `rivals_speed`."""
     python, packs = sys.executable, job.work / "packs"
-    data = [f"--config={job.options['recipe']}", f"--data.root={job.data}"]
+    recipe = job.options["recipe"] or RECIPES[decoder]
+    data = [f"--config={recipe}", f"--data.root={job.data}"]
     if not (packs / "val").is_dir():
         run(job, "pack", [python, "-m", "segcoord", "data", "pack", *data, f"--out={packs}"])
     settings = {

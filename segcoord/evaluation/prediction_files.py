@@ -195,15 +195,14 @@ class PredictionReader:
         if mask.pixels.shape != tuple(size):
             raise _size_error(path, mask.pixels.shape, size)
         try:
-            indices, by_color = decode_stored_mask(path, mask, self.labels)
+            decoded = decode_stored_mask(path, mask, self.labels)
         except UserError as error:
             if error.kind != UNKNOWN_VALUES:
                 raise
             values = np.flatnonzero(value_counts(mask.pixels)).tolist()
             raise UserError(error.found, path=path, remedy=self._remedy(values)) from None
-        if by_color:
-            return Prediction(indices, frozenset())
-        return Prediction(indices, frozenset(np.flatnonzero(value_counts(mask.pixels)).tolist()))
+        values = () if decoded.by_color else np.flatnonzero(value_counts(mask.pixels)).tolist()
+        return Prediction(decoded.indices, frozenset(values))
 
     def _remedy(self, values: Sequence[int]) -> str:
         k = len(self.labels)
