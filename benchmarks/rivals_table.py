@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 COLUMNS = ["512x512 fp32", "512x512 bf16", "512x512 int8"]
 COLUMNS += ["1024x2048 fp32", "1024x2048 bf16", "1024x2048 int8"]
@@ -54,8 +54,9 @@ def plot(results: list[dict], speeds: dict, path: Path) -> None:
             ax.plot([x], [y], "o", color=color, markerfacecolor=face, markersize=7)
             ax.annotate(r["entry"], (x, y), (6, 4), textcoords="offset points", fontsize=8)
         ax.set_xscale("log")
-        for formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
-            formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel(label)
         ax.margins(x=0.35, y=0.1)
         ax.grid(color="#d0d5db", linewidth=0.6)
