@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py on a CPU: every kind of measurement, and that a second run goes on."""
+"""benchmarks/gpu.py on a CPU, and the weights of the rivals in benchmarks/rivals.py."""
 
 from __future__ import annotations
 
@@ -35,3 +35,22 @@ def test_the_gpu_benchmark_runs_on_a_cpu_and_continues(
     output = capsys.readouterr().out
     assert "training" not in output.partition("| case |")[0]
     assert "mask | ours, segcoord.predict" in (tmp_path / "gpu.md").read_text()
+
+
+def test_rivals_get_the_same_encoder_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm's mobilenetv2_100 and smp's mobilenet_v2 are one network under two names."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import rivals_smp
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    source = timm.create_model("mobilenetv2_100").eval()
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    net = rivals_smp.create("Unet", 11, str(tmp_path / "weights.pth")).eval()
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected, features = source.forward_features(image), net.encoder(image)[-1]
+    torch.testing.assert_close(features, expected)

@@ -109,7 +109,10 @@ def run_score(args: Namespace, data: DataConfig) -> int:
 def _inputs(args: Namespace, data: DataConfig) -> tuple[Split, dict[str, PredictionFiles]]:
     """The split, and the masks of `--predictions` and `--against`, checked before any is read."""
     folders = {option: args[option] for option in ("predictions", "against") if args[option]}
-    check_paths(args, {option: Path(folder) for option, folder in folders.items()})
+    inputs = {option: Path(folder) for option, folder in folders.items()}
+    check_paths(
+        args, {o: path.parent if "{name}" in path.name else path for o, path in inputs.items()}
+    )
     split = with_pack(find_split(data, args.split or data.val_split), data)
     if not split.labelled:
         raise UserError(f"split {split.name!r} has no masks, so it can't be scored")

@@ -277,6 +277,7 @@ def test_wrong_options_are_refused(
         (next(masks.iterdir()), sample, "is a file, expected a folder of masks"),
         (truth, [*sample, "--allow-extra"], "is the ground truth itself"),
         (masks, [*sample, f"--overlays={masks}"], "--predictions and --overlays: both are"),
+        (masks / "{name}.png", [*sample, f"--overlays={masks}"], "--predictions and --overlays"),
         (masks, [*sample, f"--json={truth / 's.json'}"], "is in a folder of the dataset"),
         (masks, cityscapes, "split 'test' has no masks, so it can't be scored"),
         (masks, [*sample, "--mask-values=x"], "--mask-values: found x, expected ids or indices"),
