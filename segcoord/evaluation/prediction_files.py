@@ -27,6 +27,8 @@ class PredictionFiles(NamedTuple):
     paths: list[Path]
     extra: int
     """Number of other masks in the folder."""
+    folder: Path
+    """The searched folder."""
 
 
 def find_predictions(
@@ -84,7 +86,7 @@ def find_predictions(
         if prediction.samefile(sample.mask):
             remedy = f"Give the folder of the predictions with {option}."
             raise UserError("is the ground truth itself.", path=prediction, remedy=remedy)
-    return PredictionFiles(paths, len(extra))
+    return PredictionFiles(paths, len(extra), folder)
 
 
 def _finder(split: Split, layout: str) -> Callable[[str], int | None]:

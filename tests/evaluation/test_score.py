@@ -276,13 +276,63 @@ def test_wrong_options_are_refused(
         (tmp_path / "empty", sample, "Found no files. Give the folder that contains the masks"),
         (next(masks.iterdir()), sample, "is a file, expected a folder of masks"),
         (truth, [*sample, "--allow-extra"], "is the ground truth itself"),
-        (masks, [*sample, f"--overlays={masks}"], "--predictions and --overlays: both are"),
         (masks, [*sample, f"--json={truth / 's.json'}"], "is in a folder of the dataset"),
         (masks, cityscapes, "split 'test' has no masks, so it can't be scored"),
         (masks, [*sample, "--mask-values=x"], "--mask-values: found x, expected ids or indices"),
         (masks, [*sample, "--split=train"], "16 of 16 images have no prediction"),
     ):
         assert message in refusal(predictions, *options, capsys=capsys)
+
+
+def test_outputs_never_overwrite_the_scored_masks(
+    voc: tuple[Path, dict], masks: Path, sample: list[str], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    other = Path(shutil.copytree(masks, tmp_path / "other"))
+    (tmp_path / "link").symlink_to(masks)
+    (tmp_path / "linked").mkdir()
+    for path in masks.iterdir():
+        (tmp_path / "linked" / path.name).symlink_to(path)
+    file = sorted(masks.iterdir())[0]
+    before = {path: path.read_bytes() for path in (*masks.iterdir(), *other.iterdir())}
+    folder = f"--overlays {masks}: contains masks of --predictions and could overwrite them"
+    mask = f"{file}: is a mask of --predictions; choose another file"
+    for predictions, option, message in (
+        (masks, f"--overlays={masks}", folder),
+        (masks, f"--overlays={masks}/../link", "link: contains masks of --predictions"),
+        (masks / "{name}.png", f"--overlays={masks}", folder),
+        ("~/masks", f"--overlays={masks}", folder),
+        (masks, "--overlays=~/masks", folder),
+        (tmp_path / "linked", f"--overlays={masks}", folder),
+        (masks, f"--figures={masks}", f"--figures {masks}: contains masks of --predictions"),
+        (masks, f"--sheet={file}", f"--sheet {mask}"),
+        ("~/masks/{name}.*", f"--json={file}", f"--json {mask}"),
+        (masks, f"--report={file}", f"--report {mask}"),
+    ):
+        assert message in refusal(predictions, option, *sample, capsys=capsys)
+    against = [f"--against={other}/{{name}}.png", *sample]
+    for option in (f"--overlays={other}", f"--sheet={other / file.name}"):
+        assert "of --against" in refusal(masks, option, *against, capsys=capsys)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_overlays_of_nested_names_never_overwrite_masks(tmp_path: Path, capsys) -> None:
+    classes = [{"name": "a", "id": 0}, {"name": "b", "id": 1}]
+    data = {"layout": "folder", "root": str(tmp_path), "classes": classes}
+    write_json(tmp_path / "c.yaml", {"data": data})
+    put_image(tmp_path / "images" / "val" / "drive" / "x.png", (4, 4))
+    for folder in ("masks/val", "out/val"):
+        put_mask(tmp_path / folder / "drive" / "x.png", np.zeros((4, 4)))
+    (tmp_path / "links" / "drive").mkdir(parents=True)
+    (tmp_path / "links" / "drive" / "x.png").symlink_to(
+        tmp_path / "out" / "val" / "drive" / "x.png"
+    )
+    config = f"--config={tmp_path / 'c.yaml'}"
+    overlays = f"--overlays={tmp_path / 'out' / 'val'}"
+    error = refusal(tmp_path / "links", overlays, config, capsys=capsys)
+    assert "contains masks of --predictions" in error
+    scored(tmp_path / "links", f"--overlays={tmp_path / 'out'}", config)
+    assert (tmp_path / "out" / "drive" / "x.png").is_file()
 
 
 def test_the_command_starts_without_torch(masks: Path, sample: list[str]) -> None:
