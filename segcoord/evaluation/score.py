@@ -139,7 +139,8 @@ def _print_notes(total: Totals, files: PredictionFiles) -> None:
             f"{total.void} of {labeled} labeled pixels are predicted as void and counted as wrong"
         )
     if files.extra:
-        console.print(f"{files.extra} masks belong to no image and were ignored")
+        masks = "mask belongs" if files.extra == 1 else "masks belong"
+        console.print(f"{files.extra} {masks} to no image and were ignored")
 
 
 def _count(

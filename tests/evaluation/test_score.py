@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,10 @@ from segcoord.cli.evaluate import evaluate
 from segcoord.cli.main import run
 from segcoord.cli.predict import predict
 from segcoord.cli.score import score
-from segcoord.data.labels import CITYSCAPES
+from segcoord.data.labels import CITYSCAPES, LabelClass, LabelSet
+from segcoord.data.split import Sample, SampleList, Split
+from segcoord.evaluation.prediction_files import find_predictions
+from segcoord.utils.errors import UserError
 from segcoord.utils.files import write_json
 
 SAMPLE = f"--config={ROOT / 'configs' / 'sample.yaml'}"
@@ -123,9 +127,38 @@ def test_cityscapes_label_ids_and_train_ids(
     assert "values 0 to 18, of which 0, 1, 2, 3 and 9 more mean void" in error
     assert "add --mask-values indices" in error
     assert scored(tmp_path / "train", "--mask-values=ids", *data)["predicted_void"] > 0
-    put_mask(tmp_path / "ids" / target.name, 40)
-    error = refusal(tmp_path / "ids", *data, capsys=capsys)
-    assert "both belong to" in error and f'--predictions "{tmp_path}/ids/{{name}}' in error
+
+
+@pytest.mark.parametrize(
+    "layout, files, selection",
+    [
+        ("folder", ("a_1.png", "a_1.tif"), "{name}.tif"),
+        ("folder", ("a_1.PNG", "a_1.png"), None),
+        ("cityscapes", ("a_1.png", "a_1_pred.png"), "{name}_pred.png"),
+        ("cityscapes", ("a_1_gtFine.png", "x/a_1_leftImg8bit.png"), "{name}_gtFine.png"),
+        ("cityscapes", ("a_1_p.png", "x/a_1_p.png"), None),
+    ],
+)
+def test_two_masks_of_an_image(
+    layout: str, files: tuple[str, str], selection: str | None, tmp_path: Path
+) -> None:
+    """The error proposes a pattern only if it selects one of the two."""
+    out = tmp_path / "out"
+    for file in files:
+        put_mask(out / file)
+    image, mask = tmp_path / "a_1_leftImg8bit.png", tmp_path / "truth.png"
+    stem = image.stem if layout == "cityscapes" else "a_1"
+    put_mask(mask)
+    labels = LabelSet([LabelClass("a", (0, 0, 0), 0)])
+    split = Split("val", SampleList([Sample(stem, image, mask, labels)]), labels)
+    with pytest.raises(
+        UserError, match=f"{files[0]} and {files[1]} both belong to {stem}"
+    ) as error:
+        find_predictions(str(out), split, layout, allow_extra=True)
+    found = re.findall('--predictions "(.*)"', str(error.value))
+    assert found == ([f"{out}/{selection}"] if selection else [])
+    if selection:
+        find_predictions(found[0], split, layout, allow_extra=True)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -226,11 +259,15 @@ BREAK: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "floating point": (to_floats, ["a mask of mode F"]),
     "damaged": (lambda path: truncate(path, 0.5), ["can't be read as an image", "Write it again"]),
+    "a link to nothing": (
+        lambda path: (path.unlink(), path.symlink_to("nothing.png")),
+        ["a link to a file that does not exist", "Write it again"],
+    ),
     "missing": (Path.unlink, ["1 of 6 images have no prediction", "Found", "a pattern such as"]),
     "JPEG": (to_jpeg, ["has lossy compression", "Write PNGs"]),
     "extra": (
         lambda path: shutil.copy(path, path.with_name("other.png")),
-        ["other.png", "belongs to no image of split 'val'", "--allow-extra"],
+        ["other.png belongs to no image of split 'val'", "Remove it, ", "--allow-extra"],
     ),
 }
 
@@ -252,7 +289,8 @@ def test_extra_masks_are_ignored_on_request(masks: Path, sample: list[str], caps
         (masks / "seq").mkdir(exist_ok=True)
         shutil.copy(next(masks.glob("*.png")), masks / name)
     error = refusal(masks, *sample, capsys=capsys)
-    assert "seq/train_2.png and 1 other masks: belong to no image" in error
+    assert f"{masks}: seq/train_2.png, train_1.png belong to no image" in error
+    assert "Remove them, " in error
     capsys.readouterr()
     after = scored(masks, "--allow-extra", *sample)
     assert after["classes"] == before["classes"]
