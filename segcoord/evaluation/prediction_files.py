@@ -245,7 +245,7 @@ class PredictionReader:
         )
 
     def require_unambiguous(self, values: frozenset[int], folder: str) -> None:
-        """Raise UserError if masks that were read as ids may be indices.
+        """Raise UserError if masks that were read as ids may be indices of other classes.
 
         Cityscapes' train ids 0 to 18 are label ids too, most of them of void.
 
@@ -253,12 +253,17 @@ class PredictionReader:
             values: of all masks.
             folder: of the masks.
         """
-        void = sorted(v for v in values - {VOID} if self.dataset.table(v + 1)[v] == VOID)
-        if self.values is not None or not void or not values - {VOID} <= {*range(len(self.labels))}:
+        k, found = len(self.labels), sorted(values - {VOID})
+        if self.values is not None or not {*found} <= {*range(k)}:
+            return
+        names = dict(enumerate(self.labels.names)) | {VOID: "void"}
+        by_id = {value: int(index) for value, index in enumerate(self.dataset.table(k))}
+        differ = [f"{v} ({names[by_id[v]]} or {names[v]})" for v in found if by_id[v] != v]
+        if not differ:
             return
         raise UserError(
-            f"its masks hold only the values 0 to {max(values - {VOID})}, of which "
-            f"{join_first(void, 4)} mean void in this dataset.",
+            "its masks hold only values that may be the dataset's mask values or the positions of "
+            f"the classes, which differ for {join_first(differ, 4)}.",
             path=folder,
             remedy="If they are the positions of the classes (such as Cityscapes' train ids), add "
             "--mask-values indices; if they are the dataset's mask values, add --mask-values ids.",
