@@ -12,7 +12,7 @@ from segcoord.data.color_table import Color, ColorTable
 from segcoord.data.file_pattern import MASK_SUFFIXES, list_files, parse_pattern
 from segcoord.data.labels import MAX_ID, UNKNOWN, VOID, LabelSet
 from segcoord.data.mask_diagnosis import unknown_values_error
-from segcoord.data.mask_palette import palette_indices
+from segcoord.data.mask_palette import palette_reading
 from segcoord.data.mask_reader import (
     StoredMask,
     read_mask_values,
@@ -119,8 +119,8 @@ class MaskConverter:
         if mask.palette is not None and not self.values:
             if not self._any_color:
                 return self._colors.indices(path, _palette_colors(path, mask))
-            table = palette_indices(path, mask.pixels, mask.palette, self.labels, self.void)
-            return self.labels.indices(mask.pixels) if table is None else table[mask.pixels]
+            reading = palette_reading(path, mask.pixels, mask.palette, self.labels, self.void)
+            return reading.table[mask.pixels]
         values = self._map[mask.pixels]
         indices = self.labels.indices(values)
         if (indices == UNKNOWN).any():

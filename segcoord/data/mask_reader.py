@@ -20,7 +20,7 @@ from segcoord.data.mask_diagnosis import (
     interpolation_error,
     unknown_values_error,
 )
-from segcoord.data.mask_palette import palette_error, palette_indices, palette_matches
+from segcoord.data.mask_palette import palette_error, palette_matches, palette_reading
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
@@ -56,6 +56,7 @@ class MaskCounts(NamedTuple):
 
     by_class: np.ndarray  # (256,) int64 pixels by class index, 255 for void
     values: list[int | Color]  # mask values, or foreground colors, where these are not given
+    palette_by: str | None  # as in `PaletteReading.by`; None without a palette
 
 
 def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -89,7 +90,7 @@ def decode_stored_mask(path: Path, mask: StoredMask, labels: LabelSet) -> Decode
     Raises:
         UserError: unknown values or colors, or a palette that contradicts the class ids.
     """
-    if (by_color := _indices_by_color(path, mask, labels)) is not None:
+    if (by_color := _indices_by_color(path, mask, labels).indices) is not None:
         return DecodedMask(by_color, True, mask.kind)
     indices = labels.indices(mask.pixels)
     contradicts = mask.palette is not None and not palette_matches(mask.palette, labels)
@@ -104,17 +105,18 @@ def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None
     In binary segmentation, values between 0 and 255 that interpolation made are errors too.
     """
     mask = _read_for(path, labels, size)
-    if (by_color := _indices_by_color(path, mask, labels)) is not None:
+    by_color, palette_by = _indices_by_color(path, mask, labels)
+    if by_color is not None:
         any_color = labels.binary and not labels.colors_given and mask.is_color
         colors = mask.pixels[by_color == 1] if any_color else np.empty((0, 3), np.uint8)
-        return MaskCounts(histogram(by_color), _first_colors(colors))
+        return MaskCounts(histogram(by_color), _first_colors(colors), palette_by)
     counts = value_counts(mask.pixels)
     _check_values(path, counts, mask.palette, labels)
     if mask.palette is None and (error := interpolation_error(path, counts, labels)):
         raise error
     by_class = np.zeros(256, np.int64)
     np.add.at(by_class, labels.table(len(counts)), counts)
-    return MaskCounts(by_class, np.flatnonzero(counts).tolist())
+    return MaskCounts(by_class, np.flatnonzero(counts).tolist(), palette_by)
 
 
 def _first_colors(colors: np.ndarray) -> list[Color]:
@@ -130,18 +132,22 @@ def value_counts(values: np.ndarray) -> np.ndarray:
     return np.bincount(values.ravel(), minlength=MAX_ID + 1)
 
 
-def _indices_by_color(path: Path, mask: StoredMask, labels: LabelSet) -> np.ndarray | None:
-    """Class indices (H, W) uint8 if the mask is read by its colors, otherwise None."""
+class _ByColor(NamedTuple):
+    indices: np.ndarray | None  # (H, W) uint8; None if a mask is not read by its colors
+    palette_by: str | None  # as in `PaletteReading.by`; None without a palette
+
+
+def _indices_by_color(path: Path, mask: StoredMask, labels: LabelSet) -> _ByColor:
     if mask.palette is not None:
-        table = palette_indices(path, mask.pixels, mask.palette, labels)
-        return None if table is None else cv2.LUT(mask.pixels, table)
+        table, by = palette_reading(path, mask.pixels, mask.palette, labels)
+        return _ByColor(cv2.LUT(mask.pixels, table) if by == "color" else None, by)
     if not mask.is_color:
-        return None
+        return _ByColor(None, None)
     try:
         table = color_table(labels)
     except UserError as error:
         raise UserError(error.found, path=path, kind="color masks") from None
-    return table.indices(path, mask.pixels)
+    return _ByColor(table.indices(path, mask.pixels), None)
 
 
 def _check_values(

@@ -310,6 +310,7 @@ def test_a_threshold_needs_two_classes_and_gray_masks(tmp_path: Path) -> None:
 
 
 BLACK, WHITE, RED, YELLOW = (0, 0, 0), (255, 255, 255), (255, 0, 0), (255, 255, 0)
+GREEN, MAROON = (0, 255, 0), (128, 0, 0)
 
 
 def palette_file(folder: Path, indices: list[int], *colors: tuple[int, int, int]) -> Path:
@@ -329,9 +330,15 @@ def palette_file(folder: Path, indices: list[int], *colors: tuple[int, int, int]
         ([0, 1, 1], (RED, YELLOW), [0, 1, 1]),
         ([0, 1, 1], (BLACK, BLACK), [0, 1, 1]),
         ([0, 1, 7], (WHITE, BLACK, *[RED] * 6), [1, 0, 255]),
+        # A single color in use, beside the others of the palette.
+        ([0, 0, 0], (WHITE, BLACK), [1, 1, 1]),
+        ([0, 0, 0], (WHITE,), [1, 1, 1]),
+        ([0, 0, 0], (RED, BLACK), [1, 1, 1]),
+        ([1, 1, 1], (BLACK, BLACK), [1, 1, 1]),
         ([0, 1, 2], (WHITE, BLACK, RED), None),
         ([0, 1, 1], (WHITE, RED), None),
-        ([0, 0, 0], (WHITE, BLACK), None),
+        ([0, 0, 0], (RED,), None),
+        ([0, 0, 0], (RED, YELLOW), None),
     ],
 )
 def test_palettes_in_binary_segmentation(
@@ -343,7 +350,7 @@ def test_palettes_in_binary_segmentation(
     converter = MaskConverter(labels)
     for read in (lambda: read_mask(path, labels), lambda: converter.indices(path)):
         if expected is None:
-            with pytest.raises(UserError, match=r"index 0 isn't black .*0: 255,255,255"):
+            with pytest.raises(UserError, match=r"index 0 isn't black .*0: 255,"):
                 read()
         else:
             assert read().tolist() == [expected]
@@ -377,15 +384,40 @@ def test_palette_of_classes_and_an_unknown_color_is_never_silently_read_by_index
     # The known color is at its id, or void: the indices are the ids.
     for colors in ((RED, YELLOW, WHITE), (RED, (128, 0, 0), (0, 128, 0)), (YELLOW, WHITE, WHITE)):
         assert read_mask(palette_file(tmp_path, [0, 1, 2], *colors), labels).tolist() == [[0, 1, 2]]
-    # VOC's color map numbers ids, also where a class happens to have one of its colors.
+    # VOC's whole color map numbers ids, also where a class happens to have one of its colors.
     camvid = [ClassConfig("a", RED), ClassConfig("b", [1, 1, 1]), ClassConfig("c", [128, 0, 0])]
     for used in ([0, 1, 2], [1, 1, 1]):
-        path = palette_file(tmp_path, used, *voc_colors(3))
+        path = palette_file(tmp_path, used, *voc_colors(16), *[BLACK] * 240)
         assert read_mask(path, custom_labels(camvid, [])).tolist() == [used]
     # With ids, two known colors at other indices prove that the indices are not the ids.
     ids = [replace(c, id=i) for i, c in enumerate(classes)]
     with pytest.raises(UserError, match=r"index 0 has the color of black, whose id is 1"):
         read_mask(palette_file(tmp_path, [0, 1, 2], BLACK, RED, YELLOW), custom_labels(ids, []))
+
+
+@pytest.mark.parametrize(
+    ("colors", "palette", "indices", "expected"),
+    [
+        # Black is the last class.
+        ((RED, GREEN, BLACK), (BLACK, RED, GREEN), [0, 0], [2, 2]),
+        ((RED, GREEN, BLACK), (BLACK,), [0, 0], [2, 2]),
+        ((RED, GREEN, BLACK), (BLACK, RED, GREEN), [0, 1], [2, 0]),
+        # Some of the colors are in VOC's map.
+        ((MAROON, BLACK, YELLOW), (BLACK, MAROON, YELLOW), [0, 1], [1, 0]),
+        ((MAROON, BLACK, YELLOW), (BLACK, MAROON, YELLOW), [0, 1, 2], [1, 0, 2]),
+        # Equal colors tell nothing.
+        ((BLACK, RED, GREEN), [BLACK] * 9, [0, 1, 2], [0, 1, 2]),
+        ((BLACK, RED, GREEN), [BLACK] * 9, [1, 1], [1, 1]),
+        ((BLACK, RED, GREEN), (RED, BLACK), [1, 1], [0, 0]),
+    ],
+)
+def test_palette_of_class_colors_is_read_by_color_whatever_colors_are_in_use(
+    tmp_path: Path, colors: tuple, palette: tuple, indices: list[int], expected: list[int]
+) -> None:
+    labels = custom_labels([ClassConfig(str(i), c) for i, c in enumerate(colors)], [])
+    path = palette_file(tmp_path, indices, *palette)
+    assert read_mask(path, labels).tolist() == [expected]
+    assert count_mask(path, labels).by_class[expected[0]] == expected.count(expected[0])
 
 
 def test_colors_of_a_mask_are_listed_if_the_classes_have_none(tmp_path: Path) -> None:
