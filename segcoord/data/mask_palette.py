@@ -11,7 +11,7 @@ import numpy as np
 
 from segcoord.data.color_table import Color, format_rgb
 from segcoord.data.image_io import histogram
-from segcoord.data.labels import VOID, VOID_COLOR, LabelSet, voc_colors
+from segcoord.data.labels import MAX_ID, VOID, VOID_COLOR, LabelSet, voc_colors
 from segcoord.data.mask_diagnosis import CONVERT
 from segcoord.utils.errors import UserError
 
@@ -200,7 +200,7 @@ def palette_error(
     uncertain = len({*color_ids.values()} - {(VOID,)}) < 2
     if uncertain or len(ids_of) < len(labels):  # a shared color proves nothing
         return None
-    wrong = [v for v, ids in color_ids.items() if v not in ids]
+    wrong = [v for v, ids in color_ids.items() if table[v] != labels.table(MAX_ID + 1)[ids[0]]]
     if not wrong:
         return None
     v = wrong[0]

@@ -17,7 +17,7 @@ from segcoord.data.image_io import PNG_DEPTH, decode, histogram, open_image, siz
 from segcoord.data.labels import MAX_ID, UNKNOWN, LabelSet, MaskKind
 from segcoord.data.mask_diagnosis import (
     UNKNOWN_VALUES,
-    interpolation_error,
+    many_values_error,
     unknown_values_error,
 )
 from segcoord.data.mask_palette import palette_error, palette_matches, palette_reading
@@ -81,7 +81,7 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
 
 def decode_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> DecodedMask:
     """Read a mask, and tell how. Args and errors as in `read_mask`."""
-    return decode_stored_mask(path, _read_for(path, labels, size), labels)
+    return decode_stored_mask(path, read_mask_for(path, labels, size), labels)
 
 
 def decode_stored_mask(path: Path, mask: StoredMask, labels: LabelSet) -> DecodedMask:
@@ -94,35 +94,33 @@ def decode_stored_mask(path: Path, mask: StoredMask, labels: LabelSet) -> Decode
         return DecodedMask(by_color, True, mask.kind)
     indices = labels.indices(mask.pixels)
     contradicts = mask.palette is not None and not palette_matches(mask.palette, labels)
-    if contradicts or (indices == UNKNOWN).any():
+    if labels.binary or contradicts or (indices == UNKNOWN).any():
         _check_values(path, value_counts(mask.pixels), mask.palette, labels)
     return DecodedMask(indices, False, mask.kind)
 
 
 def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> MaskCounts:
-    """Count a mask's pixels by class index. Args and errors as in `read_mask`.
-
-    In binary segmentation, values between 0 and 255 that interpolation made are errors too.
-    """
-    mask = _read_for(path, labels, size)
+    """Count a mask's pixels by class index. Args and errors as in `read_mask`."""
+    mask = read_mask_for(path, labels, size)
     by_color, palette_by = _indices_by_color(path, mask, labels)
     if by_color is not None:
         any_color = labels.binary and not labels.colors_given and mask.is_color
-        colors = mask.pixels[by_color == 1] if any_color else np.empty((0, 3), np.uint8)
-        return MaskCounts(histogram(by_color), _first_colors(colors), palette_by)
+        colors = first_colors(mask.pixels[by_color == 1]) if any_color else []
+        return MaskCounts(histogram(by_color), colors, palette_by)
     counts = value_counts(mask.pixels)
     _check_values(path, counts, mask.palette, labels)
-    if mask.palette is None and (error := interpolation_error(path, counts, labels)):
-        raise error
     by_class = np.zeros(256, np.int64)
     np.add.at(by_class, labels.table(len(counts)), counts)
     return MaskCounts(by_class, np.flatnonzero(counts).tolist(), palette_by)
 
 
-def _first_colors(colors: np.ndarray) -> list[Color]:
-    """Some of the different colors in (N, 3) uint8 RGB: the first, and others if there are any."""
-    others = colors[(colors != colors[:1]).any(1)]
-    return [*{tuple(color) for color in [*colors[:1].tolist(), *others[:_COLORS].tolist()]}]
+def first_colors(colors: np.ndarray) -> list[Color]:
+    """Up to 8 of the different colors in (N, 3) uint8 RGB."""
+    found: list[Color] = []
+    while len(colors) and len(found) < _COLORS:
+        found.append(tuple(colors[0].tolist()))
+        colors = colors[(colors != colors[0]).any(1)]
+    return found
 
 
 def value_counts(values: np.ndarray) -> np.ndarray:
@@ -147,7 +145,19 @@ def _indices_by_color(path: Path, mask: StoredMask, labels: LabelSet) -> _ByColo
         table = color_table(labels)
     except UserError as error:
         raise UserError(error.found, path=path, kind="color masks") from None
-    return _ByColor(table.indices(path, mask.pixels), None)
+    indices = table.indices(path, mask.pixels)
+    check_colors(path, mask.pixels, indices, labels)
+    return _ByColor(indices, None)
+
+
+def check_colors(path: Path, colors: np.ndarray, indices: np.ndarray, labels: LabelSet) -> None:
+    """Raise UserError for many foreground colors, if binary segmentation accepts any color.
+
+    `colors` is (H, W, 3) uint8 RGB, `indices` (H, W) uint8 class indices.
+    """
+    found = first_colors(colors[indices == 1]) if labels.binary and not labels.colors_given else []
+    if error := many_values_error(path, found, labels):
+        raise error
 
 
 def _check_values(
@@ -158,9 +168,11 @@ def _check_values(
         raise error
     if counts[labels.table(len(counts)) == UNKNOWN].any():
         raise unknown_values_error(path, counts, labels)
+    if error := many_values_error(path, np.flatnonzero(counts).tolist(), labels):
+        raise error
 
 
-def _read_for(path: Path, labels: LabelSet, size: tuple[int, int] | None) -> StoredMask:
+def read_mask_for(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> StoredMask:
     """Read a mask and check its size; RGB without class colors holds values in equal channels."""
     mask = read_stored_mask(path)
     found = mask.pixels.shape[:2]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segcoord.data.image_io import Header, decode_image, read_header
-from segcoord.data.mask_reader import count_mask, decode_mask
+from segcoord.data.mask_reader import decode_mask
 from segcoord.data.orientation import Exif
 from segcoord.data.pack.reader import (
     FORMAT,
@@ -209,8 +209,6 @@ def _decode(job: _Job) -> dict:
         if is_own_mask(sample.image, sample.mask):
             raise own_mask_error(sample.image)
         mask, _, kind = decode_mask(sample.mask, sample.labels, size)
-        if sample.labels.binary:  # finds blurred edges, which reading allows
-            count_mask(sample.mask, sample.labels)
         record |= {"kind": kind, "table": sample.labels.checksums[kind]}
         record["mask"].append(_put(mask, job.folder / MASKS, job.start))
         counts = np.bincount(mask.ravel(), minlength=256)
