@@ -102,6 +102,7 @@ def inspect_split(
     check = SplitCheck(*np.zeros((3, len(split.labels)), np.int64))
     index_of_zero = int(split.labels.to_index[0])
     binary: list[Sample] = []  # samples with only mask value 0 and void
+    by: dict[str | None, Sample] = {}  # the first palette mask of each way of reading
     inspect = partial(inspect_sample, split, decode_image=decode_images)
     # Decoding, digests and checksums release the GIL, so threads use every core.
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -109,6 +110,7 @@ def inspect_split(
         for done, (sample, result) in enumerate(zip(split.samples, results), 1):
             on_progress(done)
             check.add(sample, result, split.name, split.exif)
+            by.setdefault(result.palette_by, sample)
             if decode_images:
                 check.digests.append(result.digest)
             if np.flatnonzero(result.counts).tolist() == [index_of_zero, VOID]:
@@ -117,6 +119,8 @@ def inspect_split(
         check.findings.append(_only_first_class(split, check.void))
     elif np.count_nonzero(check.images) > 1:
         check.findings += [_only_zero_and_void(sample, split) for sample in binary]
+    if "color" in by and "index" in by:
+        check.findings.append(_mixed_palettes(split, by["color"], by["index"]))
     if split.labels.binary:
         foreground = [
             v for v in check.values if isinstance(v, tuple) or split.labels.to_index[v] == 1
@@ -185,6 +189,19 @@ def _void_remedy(labels: LabelSet) -> str:
             "remove the value from data.void_ids."
         )
     return f"For 0/255 binary masks: {binary_remedy(VOID)}"
+
+
+def _mixed_palettes(split: Split, by_color: Sample, by_index: Sample) -> Finding:
+    found = (
+        f"the colors of its palette say nothing about the classes, so that its indices are read as "
+        f"ids, but in {by_color.mask}, also in split {split.name!r}, colors decide against indices."
+    )
+    remedy = (
+        "If the colors are the classes, correct the palette of this mask, or the colors in "
+        "data.classes; if the indices are, give the classes their ids: {name: NAME, id: ID}."
+    )
+    kind = "palette masks read by color and by index"
+    return Finding("error", kind, split.name, found, remedy, str(by_index.mask))
 
 
 def _several_foreground_values(split: Split, values: list[int | Color]) -> Finding:

@@ -275,8 +275,8 @@ def _difference(records: list[dict], split: Split) -> str | None:
             changed.append(sample.mask or sample.image)
         elif sample.mask and record["table"] not in _tables(record, sample.labels):
             return (
-                "its masks were read with other classes (data.classes, data.void_ids). To keep a "
-                "pack for each, write one to a folder of its own with segcoord data pack --out "
+                "its masks were read with other classes (data.classes, data.void_ids) or by rules of "
+                "another version. To keep a pack for each, write one to a folder of its own with segcoord data pack --out "
                 "DIR, and read it with --data.pack DIR"
             )
     if changed:
