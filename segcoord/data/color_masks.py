@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from segcoord.data.checks.findings import MAX_LISTED
-from segcoord.data.color_table import Color, ColorTable
+from segcoord.data.color_table import Color, ColorTable, void_colors
 from segcoord.data.file_pattern import MASK_SUFFIXES, list_files, parse_pattern
 from segcoord.data.image_io import histogram
 from segcoord.data.labels import MAX_ID, UNKNOWN, VOID, LabelSet
@@ -104,7 +104,8 @@ class MaskConverter:
 
     @cached_property
     def _colors(self) -> ColorTable:
-        return ColorTable(self.labels, self.void)
+        known = void_colors(self.labels) if self.labels.has_void else []
+        return ColorTable(self.labels, [*self.void, *known])
 
     def indices(self, path: Path) -> np.ndarray:
         """Read a mask as (H, W) uint8 class indices, 255 for void.
