@@ -58,7 +58,7 @@ def many_values_error(
     name, largest = labels.names[1], int(np.max(found))
     if not colored:
         remedy += f" all mean {name!r}, list it with its ids and a background: {{name: {name}, id: "
-        remedy += f"[{', '.join(map(str, found[:3]))}]}}; "
+        remedy += f"[{', '.join(map(str, found[:3]))}{', ...' if len(found) > 3 else ''}]}}; "
         remedy += "if 255 is void, set data.void_ids: [255]; if" if VOID in found else "if"
     return UserError(
         f"{'colors' if colored else 'mask values'} {join_first(found, 8)}, expected at most two "

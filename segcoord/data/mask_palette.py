@@ -215,3 +215,15 @@ def palette_error(
         "If the ids are right, correct the colors in data.classes.",
         kind=_KIND,
     )
+
+
+def mixed_palettes_error(by_color: Path, by_index: Path) -> UserError:
+    """The error for two palette masks of a split, of which only one is read by its colors."""
+    return UserError(
+        "the colors of its palette say nothing about the classes, so that its indices are read as "
+        f"ids, but in {by_color}, in the same split, the colors decide against the indices.",
+        path=by_index,
+        remedy="If the colors are the classes, correct the palette of this mask, or the colors in "
+        "data.classes; if the indices are, give the classes their ids: {name: NAME, id: ID}.",
+        kind="palette masks read by color and by index",
+    )

@@ -49,6 +49,7 @@ class DecodedMask(NamedTuple):
     indices: np.ndarray  # (H, W) uint8, 255 for void
     by_color: bool  # whether the class colors, rather than the ids, were used
     kind: MaskKind  # of the file
+    palette_by: str | None  # as in `PaletteReading.by`; None without a palette
 
 
 class MaskCounts(NamedTuple):
@@ -90,13 +91,14 @@ def decode_stored_mask(path: Path, mask: StoredMask, labels: LabelSet) -> Decode
     Raises:
         UserError: unknown values or colors, or a palette that contradicts the class ids.
     """
-    if (by_color := _indices_by_color(path, mask, labels).indices) is not None:
-        return DecodedMask(by_color, True, mask.kind)
+    by_color, palette_by = _indices_by_color(path, mask, labels)
+    if by_color is not None:
+        return DecodedMask(by_color, True, mask.kind, palette_by)
     indices = labels.indices(mask.pixels)
     contradicts = mask.palette is not None and not palette_matches(mask.palette, labels)
     if labels.binary or contradicts or (indices == UNKNOWN).any():
         _check_values(path, value_counts(mask.pixels), mask.palette, labels)
-    return DecodedMask(indices, False, mask.kind)
+    return DecodedMask(indices, False, mask.kind, palette_by)
 
 
 def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> MaskCounts:

@@ -13,6 +13,7 @@ from segcoord.config.schema import ClassConfig
 from segcoord.data.checks.findings import MAX_LISTED
 from segcoord.data.checks.split import check_split
 from segcoord.data.layouts import find_split
+from segcoord.data.pack.writer import write_pack
 from segcoord.utils.errors import UserError
 
 # -- check_split
@@ -70,8 +71,9 @@ def test_palette_masks_of_which_some_are_read_by_color_and_others_by_index(tmp_p
         (tmp_path / "masks" / "train").mkdir(parents=True, exist_ok=True)
         mask.save(tmp_path / "masks" / "train" / f"{name}.png")
     split = find_split(folder(tmp_path, classes=classes), "train")
-    with pytest.raises(UserError, match=r"y\.png: the colors of its palette say .*x\.png"):
-        check_split(split)
+    for read in (check_split, lambda split: write_pack(split, tmp_path / "pack", 1)):
+        with pytest.raises(UserError, match=r"y\.png: the colors of its palette say .*x\.png"):
+            read(split)
 
 
 def test_check_split_without_labels(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from segcoord.data.inspection import SampleCheck, inspect_sample
 from segcoord.data.labels import VOID, LabelSet
 from segcoord.data.layouts import find_patterns
 from segcoord.data.mask_diagnosis import binary_remedy
+from segcoord.data.mask_palette import mixed_palettes_error
 from segcoord.data.orientation import Exif
 from segcoord.data.split import Sample, Split
 from segcoord.utils.cpu import available_cores
@@ -120,7 +121,8 @@ def inspect_split(
     elif np.count_nonzero(check.images) > 1:
         check.findings += [_only_zero_and_void(sample, split) for sample in binary]
     if "color" in by and "index" in by:
-        check.findings.append(_mixed_palettes(split, by["color"], by["index"]))
+        error = mixed_palettes_error(by["color"].mask, by["index"].mask)
+        check.findings.append(Finding.from_error(error, split.name))
     if split.labels.binary:
         foreground = [
             v for v in check.values if isinstance(v, tuple) or split.labels.to_index[v] == 1
@@ -189,19 +191,6 @@ def _void_remedy(labels: LabelSet) -> str:
             "remove the value from data.void_ids."
         )
     return f"For 0/255 binary masks: {binary_remedy(VOID)}"
-
-
-def _mixed_palettes(split: Split, by_color: Sample, by_index: Sample) -> Finding:
-    found = (
-        f"the colors of its palette say nothing about the classes, so that its indices are read as "
-        f"ids, but in {by_color.mask}, also in split {split.name!r}, colors decide against indices."
-    )
-    remedy = (
-        "If the colors are the classes, correct the palette of this mask, or the colors in "
-        "data.classes; if the indices are, give the classes their ids: {name: NAME, id: ID}."
-    )
-    kind = "palette masks read by color and by index"
-    return Finding("error", kind, split.name, found, remedy, str(by_index.mask))
 
 
 def _several_foreground_values(split: Split, values: list[int | Color]) -> Finding:
