@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from segcoord.data.checks.findings import MAX_LISTED
-from segcoord.data.color_table import Color, ColorTable
+from segcoord.data.color_table import Color, ColorTable, void_colors
 from segcoord.data.file_pattern import MASK_SUFFIXES, list_files, parse_pattern
+from segcoord.data.image_io import histogram
 from segcoord.data.labels import MAX_ID, UNKNOWN, VOID, LabelSet
-from segcoord.data.mask_diagnosis import unknown_values_error
-from segcoord.data.mask_palette import palette_indices
+from segcoord.data.mask_diagnosis import many_values_error, unknown_values_error
+from segcoord.data.mask_palette import palette_reading
 from segcoord.data.mask_reader import (
     StoredMask,
+    check_colors,
+    read_mask_for,
     read_mask_values,
     read_stored_mask,
     value_counts,
@@ -58,8 +61,9 @@ class MaskConverter:
         void: colors of void pixels.
         values: (value, class id) pairs: values that stand for another id, or None for void. With
             any, the indices of palette masks are values too.
-        threshold: the smallest value of gray masks that is the second of two classes, or in binary
-            segmentation the foreground; lower values are the other class. None for exact values.
+        threshold: the smallest value that is the second of two classes, or in binary segmentation
+            the foreground; lower values are the other class, and void ids stay void. None for exact
+            values.
 
     Raises:
         UserError: a color or value with two meanings, an id that belongs to no class, a threshold
@@ -100,7 +104,8 @@ class MaskConverter:
 
     @cached_property
     def _colors(self) -> ColorTable:
-        return ColorTable(self.labels, self.void)
+        known = void_colors(self.labels) if self.labels.has_void else []
+        return ColorTable(self.labels, [*self.void, *known])
 
     def indices(self, path: Path) -> np.ndarray:
         """Read a mask as (H, W) uint8 class indices, 255 for void.
@@ -110,17 +115,22 @@ class MaskConverter:
         """
         mask = read_stored_mask(path)
         if self.threshold is not None:
-            gray = mask.pixels[..., 0] if mask.is_color else mask.pixels
-            if mask.palette is not None or (mask.pixels.T != gray.T).any():
-                raise UserError("colors, but --threshold needs gray masks.", path=path)
-            return (gray >= self.threshold).astype(np.uint8)
+            gray = self._gray(path, mask)
+            void = self.labels.table(MAX_ID + 1)[gray] == VOID
+            return np.where(void, VOID, gray >= self.threshold).astype(np.uint8)
+        if self._any_color:  # equal channels hold values
+            mask = read_mask_for(path, self.labels)
         if mask.is_color:
-            return self._colors.indices(path, mask.pixels)
+            indices = self._colors.indices(path, mask.pixels)
+            check_colors(path, mask.pixels, indices, self.labels)
+            return indices
         if mask.palette is not None and not self.values:
             if not self._any_color:
                 return self._colors.indices(path, _palette_colors(path, mask))
-            table = palette_indices(path, mask.pixels, mask.palette, self.labels, self.void)
-            return self.labels.indices(mask.pixels) if table is None else table[mask.pixels]
+            reading = palette_reading(path, mask.pixels, mask.palette, self.labels, self.void)
+            if reading.by != "color":
+                self._check_values(path, mask.pixels)
+            return reading.table[mask.pixels]
         values = self._map[mask.pixels]
         indices = self.labels.indices(values)
         if (indices == UNKNOWN).any():
@@ -129,7 +139,62 @@ class MaskConverter:
             option = f"--value {value}={second[0].id if second else 'void'}"
             remedy = f"{error.remedy} Or assign each value an id or void here, such as {option}."
             raise UserError(error.found, path=path, remedy=remedy, kind=error.kind)
+        self._check_values(path, values)
         return indices
+
+    def _check_values(self, path: Path, values: np.ndarray) -> None:
+        found = np.flatnonzero(value_counts(values)).tolist()
+        if error := many_values_error(path, found, self.labels):
+            raise error
+
+    def _gray(self, path: Path, mask: StoredMask) -> np.ndarray:
+        """The values (H, W) to compare with the threshold.
+
+        They are the indices of a palette, unless it shows gray levels. In binary segmentation
+        without a given color, they are the largest channel of a color.
+        """
+        colors = mask.pixels
+        if mask.palette is not None:
+            used = mask.palette[np.unique(mask.pixels).clip(max=len(mask.palette) - 1)]
+            if (used == used[0]).all() or not (used == used[:, :1]).all():
+                reading = palette_reading(path, mask.pixels, mask.palette, self.labels)
+                if reading.by != "color":
+                    return mask.pixels
+            colors = _palette_colors(path, mask)
+        if colors.ndim == 2:
+            return colors
+        gray = colors.max(axis=2)
+        if not self._any_color and (colors != gray[..., None]).any():
+            raise UserError("colors, but --threshold needs gray masks.", path=path)
+        return gray
+
+    def threshold_summary(self, masks: Mapping[str, Path]) -> str:
+        """The share of the second class in the masks, and how many lack it.
+
+        Raises:
+            UserError: a class would be empty in all masks.
+        """
+        with ThreadPoolExecutor(available_cores()) as pool:
+            counts = [c for c in pool.map(self._count, masks.values()) if c is not None]
+        totals = np.sum(counts, axis=0) if counts else np.ones(2, np.int64)
+        if not totals.all():
+            empty = self.labels.names[int(totals[1] == 0)]
+            raise UserError(
+                f"--threshold {self.threshold}: no pixel of the {len(masks)} masks would be "
+                f"{empty!r}; nothing was written. Choose a threshold between the values of the "
+                "masks: 1 makes every value above 0 the second class"
+            )
+        without = sum(c[1] == 0 for c in counts)
+        return (
+            f"--threshold {self.threshold}: {100 * totals[1] / totals.sum():.2f} % of the pixels "
+            f"are {self.labels.names[1]}; {without} of {len(masks)} masks have none"
+        )
+
+    def _count(self, path: Path) -> np.ndarray | None:
+        try:
+            return histogram(self.indices(path))[:2]
+        except UserError:  # the conversion reports it
+            return None
 
     def written_ids(self) -> list[str]:
         """A line for each of `values` whose target is written as another id of the same class."""

@@ -109,8 +109,13 @@ def color_table(labels: LabelSet) -> ColorTable:
 @lru_cache(maxsize=2)
 def _cached_table(classes: tuple[LabelClass, ...], binary: bool, colors_given: bool) -> ColorTable:
     labels = LabelSet(classes, binary=binary, colors_given=colors_given)
-    free = not binary and VOID_COLOR not in {c.color for c in classes}
-    return ColorTable(labels, [VOID_COLOR] if free else [])
+    return ColorTable(labels, void_colors(labels))
+
+
+def void_colors(labels: LabelSet) -> list[Color]:
+    """VOC's void color, unless it is that of a class or every color is foreground."""
+    free = labels.colors_given and VOID_COLOR not in {c.color for c in labels.classes}
+    return [VOID_COLOR] if free else []
 
 
 def format_rgb(color: Sequence[int]) -> str:

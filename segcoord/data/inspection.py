@@ -24,6 +24,7 @@ class SampleCheck:
     orientation: int = 1  # EXIF orientation
     counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # by class index
     values: list[int | Color] = field(default_factory=list)  # as in `MaskCounts`; empty with a pack
+    palette_by: str | None = None  # as in `MaskCounts`; None with a pack
     transparent: bool = False  # whether pixels are transparent
     digest: bytes | None = None  # of the decoded image; None if unreadable or not requested
     errors: list[UserError] = field(default_factory=list)  # that make the sample unusable
@@ -42,7 +43,8 @@ def inspect_sample(split: Split, index: int, decode_image: bool = False) -> Samp
         check.errors.append(own_mask_error(sample.image))
     elif sample.mask is not None:
         try:
-            check.counts, check.values = count_mask(sample.mask, sample.labels, check.size)
+            counts = count_mask(sample.mask, sample.labels, check.size)
+            check.counts, check.values, check.palette_by = counts
         except UserError as error:
             check.errors.append(error)
     return check

@@ -20,6 +20,11 @@ from segcoord.utils.errors import UserError
 VOID = 255
 UNKNOWN = 254  # in LabelSet.to_index: a mask value that is neither a class nor void
 MAX_ID = 65535
+READING_RULES = 1
+"""Increase it if palette masks, or masks of binary segmentation, are read differently than before.
+
+Then packs of such masks, and the results of data.skip_bad, are out of date.
+"""
 MaskKind = Literal["gray", "palette", "rgb"]
 """What the pixels of a mask file are: values, indices of palette colors, or colors."""
 VOID_COLOR = (224, 224, 192)  # of object borders in VOC's masks
@@ -152,10 +157,13 @@ class LabelSet:
         """CRC-32 of all that decides how masks become class indices, by the kind of mask."""
         by_value, by_color = zlib.crc32(self.to_index), self.color_checksum
         by_both = zlib.crc32(self.to_index, by_color)
-        palette_colors = not self.ids_given and (self.colors_given or self.binary)
+        if self.binary:
+            by_value, by_both = (zlib.crc32(bytes([READING_RULES]), c) for c in (by_value, by_both))
+        palette_colors = self.colors_given and not self.ids_given
+        by_palette = zlib.crc32(bytes([READING_RULES]), by_both)
         return {
             "gray": by_value,
-            "palette": by_both if palette_colors else by_value,
+            "palette": by_palette if self.binary or palette_colors else by_value,
             # Without given colors, equal channels hold values.
             "rgb": by_color if self.colors_given else by_both,
         }

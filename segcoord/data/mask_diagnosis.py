@@ -1,9 +1,11 @@
 """Diagnose wrong mask values: report what was found and the mistake that most likely caused it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from segcoord.data.color_table import Color
 from segcoord.data.labels import UNKNOWN, VOID, LabelSet
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
@@ -11,10 +13,6 @@ from segcoord.utils.text import join_first
 CONVERT = "segcoord data ids converts masks drawn in the class colors."
 UNKNOWN_VALUES = "mask values outside the classes"
 """The `kind` of the error for mask values that belong to no class."""
-_INTERPOLATED = (
-    "The values between come from resizing with interpolation, blurred edges or JPEG compression: "
-    "use the original masks, or make masks of two values with segcoord data ids --threshold 128."
-)
 _MAX_CITYSCAPES_ID = 33
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, used by Pillow and OpenCV
 
@@ -40,32 +38,43 @@ def unknown_values_error(path: Path, counts: np.ndarray, labels: LabelSet) -> Us
     )
 
 
-def interpolation_error(path: Path, counts: np.ndarray, labels: LabelSet) -> UserError | None:
-    """The error for a mask of binary segmentation with edges between 0 and 255; None for others.
+def many_values_error(
+    path: Path, values: Sequence[int] | Sequence[Color], labels: LabelSet
+) -> UserError | None:
+    """The error for a mask of binary segmentation with three foreground values or more.
 
-    Read as they are, the edges would be foreground. `counts` as in `unknown_values_error`.
+    They may be classes, objects, void, or edges that interpolation made. None for other masks.
+    `values` are those of the mask, or its colors, without repetitions.
     """
-    if not (labels.binary and _is_interpolated(counts, labels)):
+    if not labels.binary or len(values) < 3:
         return None
-    between = np.flatnonzero(counts[:VOID])[1:]
+    if colored := isinstance(values[0], tuple):
+        found, remedy = [*values], "If they are classes, list them with their colors; if"
+    else:
+        found = [int(v) for v in values if labels.table(int(v) + 1)[v] == 1]
+        remedy = "If they are classes, list them; if"
+    if len(found) < 3:
+        return None
+    name, largest = labels.names[1], int(np.max(found))
+    if not colored:
+        remedy += f" all mean {name!r}, list it with its ids and a background: {{name: {name}, id: "
+        remedy += f"[{', '.join(map(str, found[:3]))}{', ...' if len(found) > 3 else ''}]}}; "
+        remedy += "if 255 is void, set data.void_ids: [255]; if" if VOID in found else "if"
     return UserError(
-        f"mask values {join_first(between.tolist(), 8)} ({int(counts[between].sum())} pixels) "
-        "between 0 and 255.",
+        f"{'colors' if colored else 'mask values'} {join_first(found, 8)}, expected at most two "
+        "values above 0 in binary segmentation (one class without an id).",
         path=path,
-        remedy=_INTERPOLATED,
-        kind="masks with values between 0 and 255",
+        remedy=f"{remedy} they number objects, make masks of two values with segcoord data ids "
+        f"--threshold 1; {_cut_edges(largest)}",
+        kind="masks with several foreground values",
     )
 
 
-def _is_interpolated(counts: np.ndarray, labels: LabelSet) -> bool:
-    """Whether most pixels of a mask are 0 or 255, and others have at least three other values.
-
-    Numbers of objects, which are foreground too, hardly make 255 the most frequent one.
-    """
-    if counts[VOID + 1 :].any() or labels.table(256)[VOID] == VOID:
-        return False
-    between = counts[1:VOID] * (labels.table(VOID)[1:] != VOID)
-    return np.count_nonzero(between) >= 3 and counts[0] > 0 and counts[VOID] >= between.max()
+def _cut_edges(largest: int) -> str:
+    return (
+        "if they come from resizing with interpolation, blurred edges or JPEG compression, use the "
+        f"original masks or --threshold {(largest + 1) // 2}."
+    )
 
 
 def binary_remedy(value: int) -> str:
@@ -94,8 +103,11 @@ def _hint(values: list[int], unknown: list[int], ids: list[int], labels: LabelSe
             "They are the gray levels of the class colors: the mask was converted to gray. "
             f"Make ids from the original color mask: {CONVERT}"
         )
-    if len(labels) == 2 and _is_interpolated(np.bincount(values, minlength=256), labels):
-        return _INTERPOLATED
+    if len(labels) == 2 and len(unknown) > 2 and table[values[-1]] != VOID:
+        return (
+            "To make masks of two values, use segcoord data ids --threshold N; "
+            f"{_cut_edges(values[-1])}"
+        )
     if len(values) > 40:
         return "So many values suggest a gray photograph, or a color mask converted to gray."
     if unknown == [k]:

@@ -17,10 +17,10 @@ from segcoord.data.image_io import PNG_DEPTH, decode, histogram, open_image, siz
 from segcoord.data.labels import MAX_ID, UNKNOWN, LabelSet, MaskKind
 from segcoord.data.mask_diagnosis import (
     UNKNOWN_VALUES,
-    interpolation_error,
+    many_values_error,
     unknown_values_error,
 )
-from segcoord.data.mask_palette import palette_error, palette_indices, palette_matches
+from segcoord.data.mask_palette import palette_error, palette_matches, palette_reading
 from segcoord.utils.errors import UserError
 from segcoord.utils.text import join_first
 
@@ -49,6 +49,7 @@ class DecodedMask(NamedTuple):
     indices: np.ndarray  # (H, W) uint8, 255 for void
     by_color: bool  # whether the class colors, rather than the ids, were used
     kind: MaskKind  # of the file
+    palette_by: str | None  # as in `PaletteReading.by`; None without a palette
 
 
 class MaskCounts(NamedTuple):
@@ -56,6 +57,7 @@ class MaskCounts(NamedTuple):
 
     by_class: np.ndarray  # (256,) int64 pixels by class index, 255 for void
     values: list[int | Color]  # mask values, or foreground colors, where these are not given
+    palette_by: str | None  # as in `PaletteReading.by`; None without a palette
 
 
 def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -80,7 +82,7 @@ def read_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None)
 
 def decode_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> DecodedMask:
     """Read a mask, and tell how. Args and errors as in `read_mask`."""
-    return decode_stored_mask(path, _read_for(path, labels, size), labels)
+    return decode_stored_mask(path, read_mask_for(path, labels, size), labels)
 
 
 def decode_stored_mask(path: Path, mask: StoredMask, labels: LabelSet) -> DecodedMask:
@@ -89,38 +91,38 @@ def decode_stored_mask(path: Path, mask: StoredMask, labels: LabelSet) -> Decode
     Raises:
         UserError: unknown values or colors, or a palette that contradicts the class ids.
     """
-    if (by_color := _indices_by_color(path, mask, labels)) is not None:
-        return DecodedMask(by_color, True, mask.kind)
+    by_color, palette_by = _indices_by_color(path, mask, labels)
+    if by_color is not None:
+        return DecodedMask(by_color, True, mask.kind, palette_by)
     indices = labels.indices(mask.pixels)
     contradicts = mask.palette is not None and not palette_matches(mask.palette, labels)
-    if contradicts or (indices == UNKNOWN).any():
+    if labels.binary or contradicts or (indices == UNKNOWN).any():
         _check_values(path, value_counts(mask.pixels), mask.palette, labels)
-    return DecodedMask(indices, False, mask.kind)
+    return DecodedMask(indices, False, mask.kind, palette_by)
 
 
 def count_mask(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> MaskCounts:
-    """Count a mask's pixels by class index. Args and errors as in `read_mask`.
-
-    In binary segmentation, values between 0 and 255 that interpolation made are errors too.
-    """
-    mask = _read_for(path, labels, size)
-    if (by_color := _indices_by_color(path, mask, labels)) is not None:
+    """Count a mask's pixels by class index. Args and errors as in `read_mask`."""
+    mask = read_mask_for(path, labels, size)
+    by_color, palette_by = _indices_by_color(path, mask, labels)
+    if by_color is not None:
         any_color = labels.binary and not labels.colors_given and mask.is_color
-        colors = mask.pixels[by_color == 1] if any_color else np.empty((0, 3), np.uint8)
-        return MaskCounts(histogram(by_color), _first_colors(colors))
+        colors = first_colors(mask.pixels[by_color == 1]) if any_color else []
+        return MaskCounts(histogram(by_color), colors, palette_by)
     counts = value_counts(mask.pixels)
     _check_values(path, counts, mask.palette, labels)
-    if mask.palette is None and (error := interpolation_error(path, counts, labels)):
-        raise error
     by_class = np.zeros(256, np.int64)
     np.add.at(by_class, labels.table(len(counts)), counts)
-    return MaskCounts(by_class, np.flatnonzero(counts).tolist())
+    return MaskCounts(by_class, np.flatnonzero(counts).tolist(), palette_by)
 
 
-def _first_colors(colors: np.ndarray) -> list[Color]:
-    """Some of the different colors in (N, 3) uint8 RGB: the first, and others if there are any."""
-    others = colors[(colors != colors[:1]).any(1)]
-    return [*{tuple(color) for color in [*colors[:1].tolist(), *others[:_COLORS].tolist()]}]
+def first_colors(colors: np.ndarray) -> list[Color]:
+    """Up to 8 of the different colors in (N, 3) uint8 RGB."""
+    found: list[Color] = []
+    while len(colors) and len(found) < _COLORS:
+        found.append(tuple(colors[0].tolist()))
+        colors = colors[(colors != colors[0]).any(1)]
+    return found
 
 
 def value_counts(values: np.ndarray) -> np.ndarray:
@@ -130,18 +132,34 @@ def value_counts(values: np.ndarray) -> np.ndarray:
     return np.bincount(values.ravel(), minlength=MAX_ID + 1)
 
 
-def _indices_by_color(path: Path, mask: StoredMask, labels: LabelSet) -> np.ndarray | None:
-    """Class indices (H, W) uint8 if the mask is read by its colors, otherwise None."""
+class _ByColor(NamedTuple):
+    indices: np.ndarray | None  # (H, W) uint8; None if a mask is not read by its colors
+    palette_by: str | None  # as in `PaletteReading.by`; None without a palette
+
+
+def _indices_by_color(path: Path, mask: StoredMask, labels: LabelSet) -> _ByColor:
     if mask.palette is not None:
-        table = palette_indices(path, mask.pixels, mask.palette, labels)
-        return None if table is None else cv2.LUT(mask.pixels, table)
+        table, by = palette_reading(path, mask.pixels, mask.palette, labels)
+        return _ByColor(cv2.LUT(mask.pixels, table) if by == "color" else None, by)
     if not mask.is_color:
-        return None
+        return _ByColor(None, None)
     try:
         table = color_table(labels)
     except UserError as error:
         raise UserError(error.found, path=path, kind="color masks") from None
-    return table.indices(path, mask.pixels)
+    indices = table.indices(path, mask.pixels)
+    check_colors(path, mask.pixels, indices, labels)
+    return _ByColor(indices, None)
+
+
+def check_colors(path: Path, colors: np.ndarray, indices: np.ndarray, labels: LabelSet) -> None:
+    """Raise UserError for many foreground colors, if binary segmentation accepts any color.
+
+    `colors` is (H, W, 3) uint8 RGB, `indices` (H, W) uint8 class indices.
+    """
+    found = first_colors(colors[indices == 1]) if labels.binary and not labels.colors_given else []
+    if error := many_values_error(path, found, labels):
+        raise error
 
 
 def _check_values(
@@ -152,9 +170,11 @@ def _check_values(
         raise error
     if counts[labels.table(len(counts)) == UNKNOWN].any():
         raise unknown_values_error(path, counts, labels)
+    if error := many_values_error(path, np.flatnonzero(counts).tolist(), labels):
+        raise error
 
 
-def _read_for(path: Path, labels: LabelSet, size: tuple[int, int] | None) -> StoredMask:
+def read_mask_for(path: Path, labels: LabelSet, size: tuple[int, int] | None = None) -> StoredMask:
     """Read a mask and check its size; RGB without class colors holds values in equal channels."""
     mask = read_stored_mask(path)
     found = mask.pixels.shape[:2]

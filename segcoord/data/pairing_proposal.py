@@ -87,7 +87,7 @@ class Proposal:
         if not self.splits:
             return "\n".join(lines if self.made_split else [*lines, "  val_fraction: 0.2"])
         for key, names in (("train", _TRAIN), ("val", _VAL)):
-            name = next((n for n in names if n in self.splits), key)
+            name = next((s for n in names for s in sorted(self.splits) if s.lower() == n), key)
             lines += [f"  {key}_split: {name}"] if name != key else []
         return "\n".join(lines)
 
@@ -128,12 +128,11 @@ def propose_pairing(root: Path, made_split: bool = False) -> Proposal | None:
 
 
 def _with_val_split(proposal: Proposal) -> Proposal:
-    """The proposal, without {split} if there are only a train folder and one such as train_masks.
+    """The proposal, without {split} if there is no other split than train.
 
-    Then a fraction makes both splits. Kaggle's Carvana challenge has these folders.
+    Then a fraction makes both splits. Kaggle's Carvana challenge has train and train_masks.
     """
-    beside = re.search(r"\{split\}[^/\n]", f"{proposal.images}\n{proposal.masks}")
-    if not beside or len(proposal.splits) != 1 or not proposal.splits <= {*_TRAIN}:
+    if len(proposal.splits) != 1 or next(iter(proposal.splits)).lower() not in _TRAIN:
         return proposal
     patterns = (p.replace("{split}", *proposal.splits) for p in (proposal.images, proposal.masks))
     return Proposal(*patterns, frozenset(), proposal.made_split)

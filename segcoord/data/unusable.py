@@ -13,6 +13,7 @@ from pathlib import Path
 
 from segcoord.config.schema import DataConfig
 from segcoord.data.inspection import inspect_sample
+from segcoord.data.labels import READING_RULES
 from segcoord.data.pack.reader import source_of
 from segcoord.data.split import SampleList, Split, dataset_root
 from segcoord.utils.console import console, progress_counter
@@ -76,7 +77,9 @@ def _find(split: Split) -> list[int]:
 def _digest(split: Split, data: DataConfig) -> str:
     """Changes with the files, their sizes and times, the settings that matter and the version."""
     settings = {k: v for k, v in asdict(data).items() if k not in _IRRELEVANT}
-    digest = hashlib.sha256(json.dumps([package_version("segcoord"), settings]).encode())
+    digest = hashlib.sha256(
+        json.dumps([package_version("segcoord"), READING_RULES, settings]).encode()
+    )
     for sample in split.samples:
         try:
             digest.update(json.dumps(source_of(sample)).encode())

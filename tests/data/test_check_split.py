@@ -13,6 +13,7 @@ from segcoord.config.schema import ClassConfig
 from segcoord.data.checks.findings import MAX_LISTED
 from segcoord.data.checks.split import check_split
 from segcoord.data.layouts import find_split
+from segcoord.data.pack.writer import write_pack
 from segcoord.utils.errors import UserError
 
 # -- check_split
@@ -58,6 +59,21 @@ def test_check_split_rejects_binary_masks_with_valid_values(tmp_path: Path) -> N
     check = check_split(find_split(folder(tmp_path), "train"))
     assert check.images.tolist() == [2, 1]
     assert check.void == 20
+
+
+def test_palette_masks_of_which_some_are_read_by_color_and_others_by_index(tmp_path: Path) -> None:
+    """A slightly wrong color: 1 and 2 would both be the last class."""
+    classes = [ClassConfig(str(c), c) for c in ([0, 0, 0], [255, 0, 0], [0, 255, 0])]
+    for value, name in ((1, "x"), (2, "y")):
+        put_image(tmp_path / "images" / "train" / f"{name}.png")
+        mask = Image.fromarray(np.repeat(np.uint8([[0, 0, value]]), 2, 1).repeat(4, 0))
+        mask.putpalette([0, 0, 0, 0, 255, 0, 254, 0, 0])
+        (tmp_path / "masks" / "train").mkdir(parents=True, exist_ok=True)
+        mask.save(tmp_path / "masks" / "train" / f"{name}.png")
+    split = find_split(folder(tmp_path, classes=classes), "train")
+    for read in (check_split, lambda split: write_pack(split, tmp_path / "pack", 1)):
+        with pytest.raises(UserError, match=r"y\.png: the colors of its palette say .*x\.png"):
+            read(split)
 
 
 def test_check_split_without_labels(tmp_path: Path) -> None:

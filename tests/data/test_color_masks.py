@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers import ROOT
+from image_files import encode, write
 from PIL import Image
 
 from segcoord.cli.main import main
@@ -21,9 +22,9 @@ from segcoord.data.color_masks import (
     parse_value,
 )
 from segcoord.data.color_table import ColorTable
-from segcoord.data.labels import CITYSCAPES, VOC, LabelSet
+from segcoord.data.labels import CITYSCAPES, VOC, LabelSet, binary_labels, voc_colors
 from segcoord.data.layouts import label_set
-from segcoord.data.mask_reader import read_mask_values
+from segcoord.data.mask_reader import read_mask, read_mask_values
 from segcoord.data.mask_writer import write_mask
 from segcoord.utils.errors import UserError
 
@@ -319,3 +320,16 @@ def _sample_labels() -> LabelSet:
 
     classes = [ClassConfig(**c) for c in read_yaml(SAMPLE)["data"]["classes"]]
     return label_set(DataConfig("voc", "", classes=classes))
+
+
+def test_vocs_void_color_becomes_void_as_in_training(tmp_path: Path) -> None:
+    palette = Image.fromarray(np.uint8([[0, 1, 255]]))
+    palette.putpalette([n for c in voc_colors(256) for n in c])
+    path = write(tmp_path, "mask.png", encode(palette, format="PNG"))
+    assert MaskConverter(VOC).indices(path).tolist() == [[0, 1, 255]]
+    binary = binary_labels("plane", (128, 0, 0))
+    rgb = write(tmp_path, "rgb.png", encode(palette.convert("RGB"), format="PNG"))
+    for mask in (path, rgb):
+        assert read_mask(mask, binary).tolist() == [[0, 1, 255]]
+        with pytest.raises(UserError, match=r"224,224,192 .* belongs to no class"):
+            MaskConverter(binary).indices(mask)  # no id is void

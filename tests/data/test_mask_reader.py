@@ -129,10 +129,10 @@ def colored(indices: np.ndarray, mode: str = "RGB") -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_color_masks_are_read_by_the_class_colors(tmp_path: Path, mode: str, kind: str) -> None:
     path = write(tmp_path, "mask", encode(colored(INDICES, mode), format=kind))
-    indices, by_color, _ = decode_mask(path, FOUR)
+    indices, by_color, *_ = decode_mask(path, FOUR)
     assert (indices == INDICES).all() and indices.dtype == np.uint8
     assert by_color
-    by_class, values = count_mask(path, FOUR)
+    by_class, values, _ = count_mask(path, FOUR)
     assert by_class[:4].tolist() == [2, 2, 1, 1] and values == []
 
 
@@ -245,8 +245,8 @@ def test_id_255_and_several_ids_of_a_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
-        (np.array([[0, 255, 1, 128]], np.uint8), [[0, 1, 1, 1]]),
-        (np.array([[0, 255, 1, 40000]], np.uint16), [[0, 1, 1, 1]]),
+        (np.array([[0, 255, 1, 1]], np.uint8), [[0, 1, 1, 1]]),
+        (np.array([[0, 255, 255, 40000]], np.uint16), [[0, 1, 1, 1]]),
         (np.array([[False, True]]), [[0, 1]]),
         (np.array([[[0, 0, 0], [255, 255, 255], [9, 0, 0]]], np.uint8), [[0, 1, 1]]),
     ],
@@ -279,21 +279,57 @@ def test_binary_segmentation_with_void_and_with_a_given_color(tmp_path: Path) ->
         read_mask(path, binary_labels("a", (128, 0, 0)))
 
 
-def test_blurred_edges_in_binary_segmentation_are_an_error(tmp_path: Path) -> None:
-    """Everything but 0 is foreground, so that objects would grow."""
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGB", "red", "P", "quantized"])
+def test_many_foreground_values_in_binary_segmentation_are_an_error(
+    tmp_path: Path, mode: str
+) -> None:
+    """They may be edges, objects or void. A threshold makes two values."""
     mask = np.zeros((20, 20), np.uint8)
     mask[5:15, 5:15] = 255
     blurred = cv2.GaussianBlur(mask, (5, 5), 0)
-    path = write_mask(tmp_path, blurred)
-    crack, two = binary_labels("crack", RED, colors_given=False), [0, 255]
-    two = LabelSet([LabelClass(str(v), (0, 0, 0), v) for v in two])
-    for labels in (crack, two):
-        with pytest.raises(UserError, match=r"resizing with interpolation.* --threshold 128"):
-            count_mask(path, labels)
-        assert (MaskConverter(labels, threshold=128).indices(path) == (blurred >= 128)).all()
-    # Numbers of objects, or a few other values.
-    for values in ([0, 1, 2, 3, 4, 255, 4], [0, 64, 128, 255]):
-        assert count_mask(write_mask(tmp_path, [values]), crack).by_class[0] == 1
+    image, threshold = Image.fromarray(blurred), 128
+    if mode == "I;16":
+        image, threshold = Image.fromarray(blurred * np.uint16(257)), 32768
+    elif mode == "red":
+        image = Image.fromarray(np.dstack([blurred, blurred * 0, blurred * 0]))
+    else:
+        image = image.quantize(16) if mode == "quantized" else image.convert(mode)
+    path = write(tmp_path, "mask.png", encode(image, format="PNG"))
+    labels = binary_labels("crack", RED, colors_given=False)
+    for read in (read_mask, count_mask, lambda path, labels: MaskConverter(labels).indices(path)):
+        with pytest.raises(UserError, match=r"expected at most two values|isn't black"):
+            read(path, labels)
+    found = MaskConverter(labels, threshold=threshold).indices(path)
+    assert np.count_nonzero(found != (blurred >= 128)) <= (8 if mode == "quantized" else 0)
+
+
+def test_many_foreground_values_name_what_to_do(tmp_path: Path) -> None:
+    labels = binary_labels("crack", RED, colors_given=False)
+    path = write_mask(tmp_path, [[0, 1, 2, 3, 255]])
+    with pytest.raises(UserError) as caught:
+        read_mask(path, labels)
+    for part in ("1, 2, 3, 255", "id: [1, 2, 3, ...]", "void_ids: [255]", "--threshold 1;"):
+        assert part in str(caught.value)
+    two = LabelSet([LabelClass(str(v), (0, 0, 0), v) for v in (0, 255)])
+    with pytest.raises(UserError, match="--threshold 128"):
+        read_mask(path, two)
+    void = binary_labels("crack", RED, [255, 3], colors_given=False)
+    assert read_mask(path, void).tolist() == [[0, 1, 1, 255, 255]]
+    assert MaskConverter(void, threshold=2).indices(path).tolist() == [[0, 0, 1, 255, 255]]
+    palette = palette_file(tmp_path, [0, 1, 2, 3], *voc_colors(4))
+    with pytest.raises(UserError, match="--threshold 1;"):
+        read_mask(palette, labels)
+    assert MaskConverter(labels, threshold=1).indices(palette).tolist() == [[0, 1, 1, 1]]
+
+
+def test_threshold_summary_and_a_class_that_would_be_empty(tmp_path: Path) -> None:
+    labels = binary_labels("crack", RED, colors_given=False)
+    values = {"a": [0, 0, 0, 1], "b": [0, 0, 0, 255]}
+    masks = {name: write_mask(tmp_path, [v], f"{name}.png") for name, v in values.items()}
+    summary = MaskConverter(labels, threshold=128).threshold_summary(masks)
+    assert summary == "--threshold 128: 12.50 % of the pixels are crack; 1 of 2 masks have none"
+    with pytest.raises(UserError, match=r"no pixel of the 1 masks would be 'crack'; nothing"):
+        MaskConverter(labels, threshold=128).threshold_summary({"a": masks["a"]})
 
 
 def test_a_threshold_needs_two_classes_and_gray_masks(tmp_path: Path) -> None:
@@ -310,6 +346,7 @@ def test_a_threshold_needs_two_classes_and_gray_masks(tmp_path: Path) -> None:
 
 
 BLACK, WHITE, RED, YELLOW = (0, 0, 0), (255, 255, 255), (255, 0, 0), (255, 255, 0)
+GREEN, MAROON = (0, 255, 0), (128, 0, 0)
 
 
 def palette_file(folder: Path, indices: list[int], *colors: tuple[int, int, int]) -> Path:
@@ -329,9 +366,15 @@ def palette_file(folder: Path, indices: list[int], *colors: tuple[int, int, int]
         ([0, 1, 1], (RED, YELLOW), [0, 1, 1]),
         ([0, 1, 1], (BLACK, BLACK), [0, 1, 1]),
         ([0, 1, 7], (WHITE, BLACK, *[RED] * 6), [1, 0, 255]),
+        # A single color in use, beside the others of the palette.
+        ([0, 0, 0], (WHITE, BLACK), [1, 1, 1]),
+        ([0, 0, 0], (WHITE,), [1, 1, 1]),
+        ([0, 0, 0], (RED, BLACK), [1, 1, 1]),
+        ([1, 1, 1], (BLACK, BLACK), [1, 1, 1]),
         ([0, 1, 2], (WHITE, BLACK, RED), None),
         ([0, 1, 1], (WHITE, RED), None),
-        ([0, 0, 0], (WHITE, BLACK), None),
+        ([0, 0, 0], (RED,), None),
+        ([0, 0, 0], (RED, YELLOW), None),
     ],
 )
 def test_palettes_in_binary_segmentation(
@@ -343,7 +386,7 @@ def test_palettes_in_binary_segmentation(
     converter = MaskConverter(labels)
     for read in (lambda: read_mask(path, labels), lambda: converter.indices(path)):
         if expected is None:
-            with pytest.raises(UserError, match=r"index 0 isn't black .*0: 255,255,255"):
+            with pytest.raises(UserError, match=r"index 0 isn't black .*0: 255,"):
                 read()
         else:
             assert read().tolist() == [expected]
@@ -377,15 +420,40 @@ def test_palette_of_classes_and_an_unknown_color_is_never_silently_read_by_index
     # The known color is at its id, or void: the indices are the ids.
     for colors in ((RED, YELLOW, WHITE), (RED, (128, 0, 0), (0, 128, 0)), (YELLOW, WHITE, WHITE)):
         assert read_mask(palette_file(tmp_path, [0, 1, 2], *colors), labels).tolist() == [[0, 1, 2]]
-    # VOC's color map numbers ids, also where a class happens to have one of its colors.
+    # VOC's whole color map numbers ids, also where a class happens to have one of its colors.
     camvid = [ClassConfig("a", RED), ClassConfig("b", [1, 1, 1]), ClassConfig("c", [128, 0, 0])]
     for used in ([0, 1, 2], [1, 1, 1]):
-        path = palette_file(tmp_path, used, *voc_colors(3))
+        path = palette_file(tmp_path, used, *voc_colors(16), *[BLACK] * 240)
         assert read_mask(path, custom_labels(camvid, [])).tolist() == [used]
     # With ids, two known colors at other indices prove that the indices are not the ids.
     ids = [replace(c, id=i) for i, c in enumerate(classes)]
     with pytest.raises(UserError, match=r"index 0 has the color of black, whose id is 1"):
         read_mask(palette_file(tmp_path, [0, 1, 2], BLACK, RED, YELLOW), custom_labels(ids, []))
+
+
+@pytest.mark.parametrize(
+    ("colors", "palette", "indices", "expected"),
+    [
+        # Black is the last class.
+        ((RED, GREEN, BLACK), (BLACK, RED, GREEN), [0, 0], [2, 2]),
+        ((RED, GREEN, BLACK), (BLACK,), [0, 0], [2, 2]),
+        ((RED, GREEN, BLACK), (BLACK, RED, GREEN), [0, 1], [2, 0]),
+        # Some of the colors are in VOC's map.
+        ((MAROON, BLACK, YELLOW), (BLACK, MAROON, YELLOW), [0, 1], [1, 0]),
+        ((MAROON, BLACK, YELLOW), (BLACK, MAROON, YELLOW), [0, 1, 2], [1, 0, 2]),
+        # Equal colors tell nothing.
+        ((BLACK, RED, GREEN), [BLACK] * 9, [0, 1, 2], [0, 1, 2]),
+        ((BLACK, RED, GREEN), [BLACK] * 9, [1, 1], [1, 1]),
+        ((BLACK, RED, GREEN), (RED, BLACK), [1, 1], [0, 0]),
+    ],
+)
+def test_palette_of_class_colors_is_read_by_color_whatever_colors_are_in_use(
+    tmp_path: Path, colors: tuple, palette: tuple, indices: list[int], expected: list[int]
+) -> None:
+    labels = custom_labels([ClassConfig(str(i), c) for i, c in enumerate(colors)], [])
+    path = palette_file(tmp_path, indices, *palette)
+    assert read_mask(path, labels).tolist() == [expected]
+    assert count_mask(path, labels).by_class[expected[0]] == expected.count(expected[0])
 
 
 def test_colors_of_a_mask_are_listed_if_the_classes_have_none(tmp_path: Path) -> None:

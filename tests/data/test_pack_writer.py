@@ -30,6 +30,8 @@ from PIL import Image
 from segcoord.cli.data.pack import pack
 from segcoord.cli.main import main, run
 from segcoord.config.schema import ClassConfig
+from segcoord.data import labels
+from segcoord.data.labels import LabelSet
 from segcoord.data.layouts import find_split
 from segcoord.data.pack import writer
 from segcoord.data.pack.reader import INDEX, partial_folder, pixel_source, verify, with_pack
@@ -186,6 +188,19 @@ def test_a_pack_of_masks_read_by_color_depends_on_the_colors(root: Path) -> None
     assert "were read with other classes" in refusal(root, classes=swapped)
     with_ids = [ClassConfig(c.name, c.color, id=n) for n, c in enumerate(CLASSES)]
     assert "were read with other classes" in refusal(root, classes=with_ids)
+
+
+def test_new_reading_rules_make_packs_of_ambiguous_masks_stale(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = find_split(pack_config(root), "train")
+    renumber_palette(split.samples[5].mask)
+    write_pack(split, root / ".segcoord" / "train", 1)
+    plain = LabelSet(split.labels.classes).checksums
+    monkeypatch.setattr(labels, "READING_RULES", labels.READING_RULES + 1)
+    assert "by rules of another version" in refusal(root)
+    # Not where ids decide, as in layouts voc and cityscapes.
+    assert LabelSet(split.labels.classes).checksums == plain
 
 
 @pytest.mark.parametrize("kind", ["gray", "palette", "rgb"])

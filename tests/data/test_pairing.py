@@ -260,6 +260,14 @@ PROPOSALS = {
         [f"{s}ing/{f}" for s in ("train", "test") for f in ("pics/{a,b}.jpg", "gt/{a,b}_gt.png")],
         ["{split}/pics", "{split}/gt/{name}_gt.png", "train_split: training", "val_split: testing"],
     ),
+    "splits in capitals": (
+        [f"{s}/{f}" for s in ("Train", "Test") for f in ("pics/{a,b}.jpg", "gt/{a,b}.png")],
+        ["{split}/pics", "{split}/gt", "train_split: Train", "val_split: Test"],
+    ),
+    "a train folder only": (
+        ["pics/train/{a,b,c}.jpg", "gt/train/{a,b,c}.png"],
+        ["pics/train", "gt/train", "val_fraction: 0.2"],
+    ),
     "a folder per video": (
         [f"{kind}/v{n}/{{a,b}}.png" for n in range(3) for kind in ("frames", "masks")],
         ["frames", "masks", "val_fraction: 0.2"],
@@ -328,7 +336,7 @@ def test_check_proposes_masks_that_are_elsewhere(tmp_path: Path, capsys) -> None
     root = write(tmp_path, "images/train/{a,b}.jpg", "labels/train/{a,b}.png")
     assert check_data(folder(root), "train") == 0  # a split without masks can be predicted
     assert check_data(folder(root, val_split="train"), None) == 1
-    assert 'masks: "labels/{split}"' in capsys.readouterr().out
+    assert 'masks: "labels/train"' in capsys.readouterr().out
 
 
 # -- splits

@@ -28,6 +28,8 @@ def ids(program: str, argv: list[str]) -> int:
     void, meanings = [*map(parse_color, args.void)], [*map(parse_value, args.value)]
     converter = MaskConverter(label_set(data), void, meanings, args.threshold)
     masks = find_masks(args.masks, out)
+    if args.threshold is not None:
+        console.print(converter.threshold_summary(masks), markup=False)
     with progress_bar() as bar:
         task = bar.add_task("convert", total=len(masks))
         written, unchanged = convert_masks(masks, out, converter, lambda: bar.advance(task))
@@ -75,6 +77,6 @@ def _add_options(parser: ArgumentParser) -> None:
         "--threshold",
         type=int,
         metavar="N",
-        help="For two classes: gray values of at least N are the second class, lower ones the "
-        "first, for example 128 for masks with blurred edges",
+        help="For two classes: values of at least N are the second class, lower ones the first, "
+        "void ids stay void; 1 for numbers of objects, 128 for masks with blurred edges",
     )

@@ -16,6 +16,7 @@ from segcoord.data.inspection import SampleCheck, inspect_sample
 from segcoord.data.labels import VOID, LabelSet
 from segcoord.data.layouts import find_patterns
 from segcoord.data.mask_diagnosis import binary_remedy
+from segcoord.data.mask_palette import mixed_palettes_error
 from segcoord.data.orientation import Exif
 from segcoord.data.split import Sample, Split
 from segcoord.utils.cpu import available_cores
@@ -102,6 +103,7 @@ def inspect_split(
     check = SplitCheck(*np.zeros((3, len(split.labels)), np.int64))
     index_of_zero = int(split.labels.to_index[0])
     binary: list[Sample] = []  # samples with only mask value 0 and void
+    by: dict[str | None, Sample] = {}  # the first palette mask of each way of reading
     inspect = partial(inspect_sample, split, decode_image=decode_images)
     # Decoding, digests and checksums release the GIL, so threads use every core.
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -109,6 +111,7 @@ def inspect_split(
         for done, (sample, result) in enumerate(zip(split.samples, results), 1):
             on_progress(done)
             check.add(sample, result, split.name, split.exif)
+            by.setdefault(result.palette_by, sample)
             if decode_images:
                 check.digests.append(result.digest)
             if np.flatnonzero(result.counts).tolist() == [index_of_zero, VOID]:
@@ -117,6 +120,9 @@ def inspect_split(
         check.findings.append(_only_first_class(split, check.void))
     elif np.count_nonzero(check.images) > 1:
         check.findings += [_only_zero_and_void(sample, split) for sample in binary]
+    if "color" in by and "index" in by:
+        error = mixed_palettes_error(by["color"].mask, by["index"].mask)
+        check.findings.append(Finding.from_error(error, split.name))
     if split.labels.binary:
         foreground = [
             v for v in check.values if isinstance(v, tuple) or split.labels.to_index[v] == 1

@@ -275,9 +275,9 @@ def _difference(records: list[dict], split: Split) -> str | None:
             changed.append(sample.mask or sample.image)
         elif sample.mask and record["table"] not in _tables(record, sample.labels):
             return (
-                "its masks were read with other classes (data.classes, data.void_ids). To keep a "
-                "pack for each, write one to a folder of its own with segcoord data pack --out "
-                "DIR, and read it with --data.pack DIR"
+                "its masks were read with other classes (data.classes, data.void_ids) or by rules "
+                "of another version. To keep a pack for each, write one to a folder of its own "
+                "with segcoord data pack --out DIR, and read it with --data.pack DIR"
             )
     if changed:
         return f"{len(changed)} of {len(split)} samples changed since, the first {changed[0]}"

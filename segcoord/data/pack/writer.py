@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from segcoord.data.image_io import Header, decode_image, read_header
-from segcoord.data.mask_reader import count_mask, decode_mask
+from segcoord.data.mask_palette import mixed_palettes_error
+from segcoord.data.mask_reader import decode_mask
 from segcoord.data.orientation import Exif
 from segcoord.data.pack.reader import (
     FORMAT,
@@ -157,9 +158,13 @@ def _write(
     lines = [json.dumps(header)]
     if workers is None:
         workers = min(available_cores(), 16, len(jobs) // 16)  # starting one takes a second
+    by: dict[str | None, Sample] = {}  # the first palette mask of each way of reading
     progress(0)
     with _hint_at_check(), closing(process_map(_decode, jobs, workers)) as records:
-        for record in records:
+        for job, record in zip(jobs, records):
+            by.setdefault(record.pop("palette_by", None), job.sample)
+            if "color" in by and "index" in by:
+                raise mixed_palettes_error(by["color"].mask, by["index"].mask)
             lines.append(json.dumps(record))
             progress(len(lines) - 1)
     text = "".join(f"{line}\n" for line in lines).encode()
@@ -208,9 +213,7 @@ def _decode(job: _Job) -> dict:
     if sample.mask is not None:
         if is_own_mask(sample.image, sample.mask):
             raise own_mask_error(sample.image)
-        mask, _, kind = decode_mask(sample.mask, sample.labels, size)
-        if sample.labels.binary:  # finds blurred edges, which reading allows
-            count_mask(sample.mask, sample.labels)
+        mask, _, kind, record["palette_by"] = decode_mask(sample.mask, sample.labels, size)
         record |= {"kind": kind, "table": sample.labels.checksums[kind]}
         record["mask"].append(_put(mask, job.folder / MASKS, job.start))
         counts = np.bincount(mask.ravel(), minlength=256)
