@@ -9,7 +9,7 @@ from segcoord.config.classes import parse_classes
 from segcoord.config.classification import ClassificationConfig
 from segcoord.config.classification import ClassifierConfig as ClassifierConfig
 from segcoord.config.classification import ImageFolderConfig as ImageFolderConfig
-from segcoord.config.decoders import decoder_settings
+from segcoord.config.decoders import STRIDES, decoder_settings
 from segcoord.config.optim import OptimConfig
 from segcoord.utils.errors import UserError
 
@@ -22,9 +22,9 @@ class ModelConfig:
     """timm name of the encoder; segcoord's own are named FAMILY_ATTENTION_WIDTH."""
     reduction: int | None = None
     """Channel reduction ratio of the attention blocks; null for the default of each."""
-    output_stride: int = 16
+    output_stride: int | None = None
     """Ratio of the image size to the size of the encoder's last feature map: 16 or 8; for pan 16
-    or 32; for unet, fpn and light 32."""
+    or 32; for unet, fpn and light 32; null for the first of these."""
     decoder: str = "deeplabv3"
     """deeplabv3, deeplabv3plus, unet, fpn, pan or light."""
     atrous_rates: list[int] | None = None
@@ -34,6 +34,10 @@ class ModelConfig:
     """Dropout probability after the projection of the ASPP; default: 0.1."""
     encoder_weights: str | None = None
     """Initial weights: imagenet (pretrained), the path of a file, or null for random."""
+
+    def __post_init__(self) -> None:
+        if self.output_stride is None and self.decoder in STRIDES:
+            self.output_stride = STRIDES[self.decoder][0]
 
     def check(self) -> None:
         """Raises UserError for values out of range and combinations that can't work."""
@@ -212,10 +216,10 @@ class TrainConfig(OptimConfig):
     """Weight of the distillation loss, which is added to the cross-entropy; null for 1; must be
     null without teacher."""
     teacher_temperature: float | None = None
-    """Temperature that softens the probabilities of teacher and student; null for 1; must be null
-    without teacher."""
+    """Temperature that softens the probabilities of teacher and student, from 0.1 to 100; null for
+    1; must be null without teacher."""
     teacher_scales: list[float] | None = None
-    """Scales of the crop whose predictions by the teacher are averaged, for example
+    """Scales of the crop whose predictions by the teacher are averaged, from 0.25 to 4, for example
     [0.75, 1.0, 1.5]; null for [1.0]; must be null without teacher."""
 
     @property
@@ -262,16 +266,18 @@ class TrainConfig(OptimConfig):
         """Raises UserError for settings of the teacher that can't work."""
         expected = "the path of a checkpoint or of an exported folder, or null"
         require(self.teacher != "", "train.teacher", repr(self.teacher), expected)
-        for key in ("teacher_weight", "teacher_temperature"):
-            value = getattr(self, key)
-            ok = value is None or (self.teacher is not None and 0 < value < float("inf"))
-            expected = "above 0 with train.teacher, null without"
-            require(ok, f"train.{key}", value, expected)
+        weight, temperature = self.teacher_weight, self.teacher_temperature
+        ok = weight is None or (self.teacher is not None and 0 < weight < float("inf"))
+        expected = "above 0 with train.teacher, null without"
+        require(ok, "train.teacher_weight", weight, expected)
+        ok = temperature is None or (self.teacher is not None and 0.1 <= temperature <= 100)
+        expected = "from 0.1 to 100 with train.teacher, null without"
+        require(ok, "train.teacher_temperature", temperature, expected)
         scales = self.teacher_scales
         ok = scales is None or (
-            self.teacher is not None and bool(scales) and all(0 < s <= 4 for s in scales)
+            self.teacher is not None and bool(scales) and all(0.25 <= s <= 4 for s in scales)
         )
-        expected = "numbers above 0 up to 4 with train.teacher, null without"
+        expected = "numbers from 0.25 to 4 with train.teacher, null without"
         require(ok, "train.teacher_scales", scales, expected)
 
 

@@ -14,13 +14,10 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from segcoord.data.random_crop import Pixels
-from segcoord.data.rare_class_sampling import RareClassSampler
+from segcoord.data.rare_class_sampling import RareClassSampler, class_pixels
 from segcoord.data.split import Split
 from segcoord.data.transforms import TrainTransform
 from segcoord.utils.errors import UserError
-
-MAX_PIXELS = 4096  # of a class that a crop's place is drawn from; more would only cost time
 
 
 class TrainDataset(Dataset):
@@ -65,20 +62,20 @@ class TrainDataset(Dataset):
                 f"{self.path(index)}: {image.shape[1]}x{image.shape[0]} pixels can't be scaled by "
                 f"{self.transform.smallest_scale}; take it out of the split or raise data.scale"
             )
-        pixels = None if class_index is None else self._pixels_of(class_index, mask, index)
+        pixels = None
+        if class_index is not None:
+            pixels = class_pixels(mask, class_index, (self.seed, *key))
+            if not len(pixels[0]):
+                raise self._lost_class(index, class_index)
         image, mask = self.transform(image, mask, (self.seed, *key), pixels)
         return {"image": image, "mask": mask}
 
-    def _pixels_of(self, class_index: int, mask: np.ndarray, index: int) -> Pixels:
-        flat = np.flatnonzero(mask == class_index)
-        if not len(flat):
-            name = self.split.labels.names[class_index]
-            raise UserError(
-                f"{self.split.samples[index].mask}: has no {name!r} any more, which it had when "
-                "training started; resume, which checks all masks again"
-            )
-        thinned = flat[:: -(-len(flat) // MAX_PIXELS)]
-        return np.divmod(thinned, mask.shape[1])
+    def _lost_class(self, index: int, class_index: int) -> UserError:
+        name = self.split.labels.names[class_index]
+        return UserError(
+            f"{self.split.samples[index].mask}: has no {name!r} any more, which it had when "
+            "training started; resume, which checks all masks again"
+        )
 
 
 @dataclass(frozen=True)

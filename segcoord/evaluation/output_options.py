@@ -1,6 +1,6 @@
 """Checks of the output options of `segcoord evaluate` and `segcoord score`, before any work."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 from segcoord.config.schema import DataConfig
 from segcoord.data.layouts import in_dataset
 from segcoord.data.split import Split
+from segcoord.evaluation.prediction_files import PredictionFiles
 from segcoord.evaluation.submission import check_server
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
@@ -81,6 +82,41 @@ def require_outside_dataset(args: Namespace, data: DataConfig, split: Split) -> 
                 f"--{option} {path.resolve()}: is in a folder of the dataset and could overwrite "
                 "its files; choose another folder"
             )
+
+
+def require_masks_kept(
+    args: Namespace, split: Split, option: str, predictions: PredictionFiles
+) -> None:
+    """Raises UserError for an output that could overwrite a mask that `option` names.
+
+    Files and folders are compared by inode, so links and the case of names don't matter.
+    """
+    masks = _existing(predictions.paths)
+    parents = {path.parent for path in predictions.paths}
+    parents |= {path.resolve().parent for path in predictions.paths}
+    folders = _existing([predictions.folder, *parents])
+    for output, path in _paths(args).items():
+        if output in FOLDERS:
+            written = [path / f"{sample.stem}.png" for sample in split.samples]
+            if _existing([path]) & folders or _existing(written) & masks:
+                raise UserError(
+                    f"--{output} {path}: contains masks of --{option} and could overwrite them; "
+                    "choose another folder"
+                )
+        elif _existing([path]) & masks:
+            raise UserError(f"--{output} {path}: is a mask of --{option}; choose another file")
+
+
+def _existing(paths: Iterable[Path]) -> set[tuple[int, int]]:
+    """Device and inode of the paths that exist."""
+    found = (path.stat() for path in paths if path.exists())
+    return {(status.st_dev, status.st_ino) for status in found}
+
+
+def expand_home(args: Namespace) -> None:
+    """Replace `~` in the outputs by the home folder. A shell leaves it in `--json=~/score.json`."""
+    for option, path in _paths(args).items():
+        args[option] = str(path.expanduser())
 
 
 def check_paths(args: Namespace, inputs: Mapping[str, Path]) -> None:

@@ -1,6 +1,7 @@
 """Find and read predictions of a split that another program wrote as masks. Imports no torch."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ class PredictionFiles(NamedTuple):
     paths: list[Path]
     extra: int
     """Number of other masks in the folder."""
+    folder: Path
+    """The searched folder."""
 
 
 def find_predictions(
@@ -59,32 +62,33 @@ def find_predictions(
         raise UserError(f"{folder}: {what} ({option})")
     files = list_files(folder)
     find = _finder(split, layout)
-    found: dict[int, Path] = {}
+    found: dict[int, str] = {}
     extra = []
     for file in files:
         if (name := pattern.name(file)) is None:
             continue
         if (index := find(name)) is None:
-            extra.append(folder / file)
-        elif (first := found.setdefault(index, folder / file)) != folder / file:
-            raise _two_files_error(split, index, first, folder / file, folder, option)
+            extra.append(file)
+        elif (first := found.setdefault(index, file)) != file:
+            stem = split.samples[index].stem
+            raise _two_files_error(pattern, (first, file), stem, find, option)
     missing = [split.samples[i].stem for i in range(len(split)) if i not in found]
     if missing:
         raise _missing_error(pattern, files, missing, len(split), extra, option)
     if extra and not allow_extra:
-        others = f" and {len(extra) - 1} other masks" if len(extra) > 1 else ""
+        belong, them = ("belongs", "it") if len(extra) == 1 else ("belong", "them")
         raise UserError(
-            f"belong{'' if others else 's'} to no image of split {split.name!r}.",
-            path=f"{extra[0]}{others}",
-            remedy="Remove it, choose the split with --split, or ignore such files with "
+            f"{join_first(extra, 3)} {belong} to no image of split {split.name!r}.",
+            path=folder,
+            remedy=f"Remove {them}, choose the split with --split, or ignore such files with "
             "--allow-extra.",
         )
-    paths = [found[index] for index in range(len(split))]
+    paths = [folder / found[index] for index in range(len(split))]
     for prediction, sample in zip(paths, split.samples):
-        if prediction.samefile(sample.mask):
+        if prediction.exists() and prediction.samefile(sample.mask):
             remedy = f"Give the folder of the predictions with {option}."
             raise UserError("is the ground truth itself.", path=prediction, remedy=remedy)
-    return PredictionFiles(paths, len(extra))
+    return PredictionFiles(paths, len(extra), folder)
 
 
 def _finder(split: Split, layout: str) -> Callable[[str], int | None]:
@@ -104,14 +108,32 @@ def _finder(split: Split, layout: str) -> Callable[[str], int | None]:
 
 
 def _two_files_error(
-    split: Split, index: int, first: Path, second: Path, folder: Path, option: str
+    pattern: FilePattern,
+    files: Sequence[str],
+    stem: str,
+    find: Callable[[str], int | None],
+    option: str,
 ) -> UserError:
+    """The error for two files of the sample `stem`, with a pattern that selects one of them."""
+    remedy = "Remove one of them"
+    for file in reversed(files):
+        name, suffix = pattern.name(file).rpartition("/")[2], Path(file).suffix
+        frame = nfc(stem).rpartition("/")[2]
+        frame = frame if name.startswith(frame) else frame.removesuffix(_IMAGE)
+        ending = name.removeprefix(frame) + pattern.ending
+        selection = replace(pattern, ending=ending, suffixes=(suffix.lower(),), has_name=True)
+        names = [name for name in map(selection.name, files) if name is not None]
+        if [name for name in names if find(name) is not None] == [selection.name(file)]:
+            masks = f"{pattern.folder}/{pattern.prefix}{{name}}{ending}{suffix}"
+            remedy += f', or select the masks by name, for example {option} "{masks}"'
+            break
+    else:
+        if Path(files[0]).parent != Path(files[1]).parent:
+            remedy += f", or give the folder of one of them with {option}"
     return UserError(
-        f"and {second.relative_to(folder)} both belong to {split.samples[index].stem}; expected "
-        "one mask per image.",
-        path=first,
-        remedy=f'Remove one, or select the masks by name, for example {option} "'
-        f'{folder}/{{name}}{second.stem[len(second.stem.rpartition("_")[0]) :]}.png".',
+        f"{files[0]} and {files[1]} both belong to {stem}; expected one mask per image.",
+        path=pattern.folder,
+        remedy=f"{remedy}.",
     )
 
 
@@ -120,7 +142,7 @@ def _missing_error(
     files: Sequence[str],
     missing: Sequence[str],
     total: int,
-    extra: Sequence[Path],
+    extra: Sequence[str],
     option: str,
 ) -> UserError:
     folder = pattern.folder
@@ -128,7 +150,7 @@ def _missing_error(
     lossy = (".jpg", ".jpeg", ".webp")
     stems = {nfc(name) for name in missing}
     jpegs = [f for f in files if f.lower().endswith(lossy) and nfc(f).rpartition(".")[0] in stems]
-    found = [path.relative_to(folder).as_posix() for path in extra] or files
+    found = extra or files
     if jpegs:
         problem = f"{jpegs[0]} has lossy compression, which changes class ids. Write PNGs."
     elif found:
@@ -183,7 +205,7 @@ class PredictionReader:
         try:
             mask = read_stored_mask(path)
         except UserError as error:
-            if error.kind not in ("damaged files", "files that are not images"):
+            if error.kind not in ("damaged files", "files that are not images", "missing files"):
                 raise
             raise UserError(error.found, path=path, remedy="Write it again.") from None
         if mask.is_color:
@@ -201,7 +223,9 @@ class PredictionReader:
                 raise
             values = np.flatnonzero(value_counts(mask.pixels)).tolist()
             raise UserError(error.found, path=path, remedy=self._remedy(values)) from None
-        values = () if decoded.by_color else np.flatnonzero(value_counts(mask.pixels)).tolist()
+        if decoded.by_color:
+            return Prediction(decoded.indices, frozenset())
+        values = np.flatnonzero(value_counts(mask.pixels)).tolist()
         return Prediction(decoded.indices, frozenset(values))
 
     def _remedy(self, values: Sequence[int]) -> str:
@@ -221,7 +245,7 @@ class PredictionReader:
         )
 
     def require_unambiguous(self, values: frozenset[int], folder: str) -> None:
-        """Raise UserError if masks that were read as ids may be indices.
+        """Raise UserError if masks that were read as ids may be indices of other classes.
 
         Cityscapes' train ids 0 to 18 are label ids too, most of them of void.
 
@@ -229,12 +253,17 @@ class PredictionReader:
             values: of all masks.
             folder: of the masks.
         """
-        void = sorted(v for v in values - {VOID} if self.dataset.table(v + 1)[v] == VOID)
-        if self.values is not None or not void or not values - {VOID} <= {*range(len(self.labels))}:
+        k, found = len(self.labels), sorted(values - {VOID})
+        if self.values is not None or not {*found} <= {*range(k)}:
+            return
+        names = dict(enumerate(self.labels.names)) | {VOID: "void"}
+        by_id = {value: int(index) for value, index in enumerate(self.dataset.table(k))}
+        differ = [f"{v} ({names[by_id[v]]} or {names[v]})" for v in found if by_id[v] != v]
+        if not differ:
             return
         raise UserError(
-            f"its masks hold only the values 0 to {max(values - {VOID})}, of which "
-            f"{join_first(void, 4)} mean void in this dataset.",
+            "its masks hold only values that may be the dataset's mask values or the positions of "
+            f"the classes, which differ for {join_first(differ, 4)}.",
             path=folder,
             remedy="If they are the positions of the classes (such as Cityscapes' train ids), add "
             "--mask-values indices; if they are the dataset's mask values, add --mask-values ids.",

@@ -54,6 +54,7 @@ def run_evaluation(args: Namespace, data: DataConfig) -> int:
     tile = args.tile and parse_tile(args.tile)
     views = Views(tuple(args.scales), args.flip, tile, args.overlap)
     device = find_device(accelerator_for(args.checkpoint, args.device))
+    output_options.expand_home(args)
     output_options.check_options(args, math.prod(torchrun_processes() or (1,)))
     console.quiet = not is_main_process()
     model, checkpoint, split = _load(args, data, device)

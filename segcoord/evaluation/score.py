@@ -19,7 +19,12 @@ from segcoord.data.split import Sample, Split
 from segcoord.evaluation.bootstrap import count_image, paired_bootstrap
 from segcoord.evaluation.cityscapes import instance_weights
 from segcoord.evaluation.metrics import Scores, joint_histogram
-from segcoord.evaluation.output_options import check_paths, require_outside_dataset
+from segcoord.evaluation.output_options import (
+    check_paths,
+    expand_home,
+    require_masks_kept,
+    require_outside_dataset,
+)
 from segcoord.evaluation.outputs import (
     ImageCallback,
     overlay_writer,
@@ -109,10 +114,8 @@ def run_score(args: Namespace, data: DataConfig) -> int:
 def _inputs(args: Namespace, data: DataConfig) -> tuple[Split, dict[str, PredictionFiles]]:
     """The split, and the masks of `--predictions` and `--against`, checked before any is read."""
     folders = {option: args[option] for option in ("predictions", "against") if args[option]}
-    inputs = {option: Path(folder) for option, folder in folders.items()}
-    check_paths(
-        args, {o: path.parent if "{name}" in path.name else path for o, path in inputs.items()}
-    )
+    expand_home(args)
+    check_paths(args, {})
     split = with_pack(find_split(data, args.split or data.val_split), data)
     if not split.labelled:
         raise UserError(f"split {split.name!r} has no masks, so it can't be scored")
@@ -121,6 +124,8 @@ def _inputs(args: Namespace, data: DataConfig) -> tuple[Split, dict[str, Predict
         option: find_predictions(folder, split, data.layout, args.allow_extra, f"--{option}")
         for option, folder in folders.items()
     }
+    for option, predictions in files.items():
+        require_masks_kept(args, split, option, predictions)
     verify_masks(split)
     console.print(f"{split.name}: truth read from {pixel_source(split, data)}")
     return split, files
@@ -134,7 +139,8 @@ def _print_notes(total: Totals, files: PredictionFiles) -> None:
             f"{total.void} of {labeled} labeled pixels are predicted as void and counted as wrong"
         )
     if files.extra:
-        console.print(f"{files.extra} masks belong to no image and were ignored")
+        masks = "mask belongs" if files.extra == 1 else "masks belong"
+        console.print(f"{files.extra} {masks} to no image and were ignored")
 
 
 def _count(

@@ -27,7 +27,7 @@ SPEC = {
 def create_model(
     encoder: str = "mobilenetv2_ca_100",
     num_classes: int = 21,
-    output_stride: int = 16,
+    output_stride: int | None = None,
     atrous_rates: Sequence[int] | None = None,
     aspp_dropout: float | None = None,
     *,
@@ -48,7 +48,8 @@ def create_model(
     Args:
         encoder: timm name; segcoord's are family_attention_width.
         num_classes: K.
-        output_stride: of the encoder: 16 or 8; 16 or 32 for pan, 32 for unet, fpn and light.
+        output_stride: of the encoder: 16 or 8; 16 or 32 for pan, 32 for unet, fpn and light;
+            default: the first of these.
         atrous_rates: three ASPP rates; default (6, 12, 18) at stride 16, (12, 24, 36) at 8.
         aspp_dropout: dropout probability after the ASPP's projection; default 0.1, as in DeepLab's
             code.
@@ -81,7 +82,8 @@ def create_model(
         net = build_network(encoder, num_classes, settings, **kwargs)
     except Exception as error:
         raise UserError(
-            f"encoder {encoder!r} can't be built at output stride {output_stride} for {decoder} "
+            f"encoder {encoder!r} can't be built at output stride {settings['output_stride']} for "
+            f"{decoder} "
             f"({type(error).__name__}: {error}). Choose a backbone with features at strides "
             "4, 8, 16 and 32, for example mobilenetv2_*."
         ) from error

@@ -21,8 +21,8 @@ def init_from(model: ImageModel, path: str | Path) -> LoadReport:
     """Copy the matching weights of a file into a model, and its input normalization.
 
     A segmentation checkpoint or state dict gives every tensor of the same name and shape, except
-    the attention blocks of another encoder. A classifier trained with `train.py` and a file of
-    encoder weights (from the authors or timm) initialize the encoder with
+    the attention blocks in the encoder if that is another one. A classifier trained with `train.py`
+    and a file of encoder weights (from the authors or timm) initialize the encoder with
     `encoders.weights.load_weights_file`. Attention blocks that the file lacks begin as in
     `encoders.identity_gates.initialize_gates`.
 
@@ -38,21 +38,21 @@ def init_from(model: ImageModel, path: str | Path) -> LoadReport:
     own = model.state_dict()
     tensors = _match_names(loaded, own)
     source_encoder = description.get("spec", {}).get("encoder", model.spec["encoder"])
+    encoder = timm_network(getattr(model.net, "encoder", model.net))
+    prefix = next(f"{name}." for name, module in model.named_modules() if module is encoder)
     skipped = (".se.", ".att.") if source_encoder != model.spec["encoder"] else ()
     matched = {
         name: tensor
         for name, tensor in tensors.items()
         if name in own
         and tensor.shape == own[name].shape
-        and not any(block in name for block in skipped)
+        and not (name.startswith(prefix) and any(block in name for block in skipped))
     }
     from_classifier = description.get("task") == "classification"
     if isinstance(model, SegmentationModel) and (from_classifier or not matched):
         report = load_weights_file(model.net.encoder, path)
     elif matched:
-        net = timm_network(getattr(model.net, "encoder", model.net))
-        prefix = next(f"{name}." for name, module in model.named_modules() if module is net)
-        require_whole_attention(net, {n.removeprefix(prefix) for n in matched}, path)
+        require_whole_attention(encoder, {n.removeprefix(prefix) for n in matched}, path)
         model.load_state_dict(matched, strict=False)
         new = [n for n in own if n not in matched and not n.endswith("num_batches_tracked")]
         unused = [name for name in tensors if name not in matched]

@@ -37,6 +37,7 @@ class SegmentationLoss(nn.Module):
         teacher: The model of `settings.teacher`; None without that setting.
 
     Raises:
+        ValueError: `teacher` without `settings.teacher`, or the other way round.
         UserError: The model doesn't support a setting.
     """
 
@@ -50,6 +51,8 @@ class SegmentationLoss(nn.Module):
         teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
+        if (teacher is None) != (settings.teacher is None):
+            raise ValueError(f"teacher: found {teacher} for settings.teacher {settings.teacher}")
         self.model = model
         self.settings = settings
         self.teacher = teacher

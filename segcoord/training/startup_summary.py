@@ -1,8 +1,12 @@
 """The summary printed before a run: model, data, schedule, loss, device."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
 from segcoord.config.schema import ClassificationConfig, SegmentationConfig, TeacherSettings
+from segcoord.data.rare_class_sampling import RareClassSampler
 from segcoord.models.profile import count_parameters, giga_macs
 from segcoord.training.fabric import Fabric
 from segcoord.training.segmentation import SegmentationTask
@@ -58,6 +62,8 @@ def print_summary(task: Task, fabric: Fabric) -> None:
     ]
     if weights := class_weights_by_name(task):
         pairs.append(("weights", _describe_class_weights(weights, settings.class_weights)))
+    if isinstance(task, SegmentationTask) and (sampler := task.train_set.rare_classes) is not None:
+        pairs.append(("rare classes", _describe_rare_classes(sampler, task.model.labels.names)))
     if isinstance(task, SegmentationTask) and (teacher := task.module.teacher) is not None:
         pairs.append(("teacher", _describe_teacher(teacher, settings.distillation)))
     console.print()
@@ -83,6 +89,14 @@ def _describe_teacher(teacher: Teacher, settings: TeacherSettings) -> str:
         f"{spec['output_stride']}), weight {settings.weight:g}, temperature "
         f"{settings.temperature:g}, scales {scales}"
     )
+
+
+def _describe_rare_classes(sampler: RareClassSampler, names: Sequence[str]) -> str:
+    """The classes by the percentage of these crops that shows each, the most frequent one first."""
+    shares = 100 * sampler.class_probabilities
+    order = np.argsort(-shares, kind="stable")
+    listed = ", ".join(f"{names[i]} {shares[i]:.1f}%" for i in order if shares[i] >= 0.05)
+    return f"{100 * sampler.probability:g}% of the crops are drawn for a class: {listed}"
 
 
 def _describe_class_weights(weights: dict[str, float], setting: str | list[float]) -> str:

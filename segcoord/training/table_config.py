@@ -114,11 +114,8 @@ def read_table(path: Path) -> Table:
         raise UserError(f"{path}: output_strides: a classifier has none; remove the key")
     if strides is None:
         model = layers[0][1].get("model") or {}
-        strides = [
-            model.get("output_stride", ModelConfig.output_stride)
-            if task == "segmentation"
-            else None
-        ]
+        known = {key: model[key] for key in ("decoder", "output_stride") if key in model}
+        strides = [ModelConfig(**known).output_stride if task == "segmentation" else None]
     rows = [_row(entry, stride, path) for entry in file.encoders for stride in strides]
     names = [row.name for row in rows]
     for key, values in (("output_strides", strides), ("encoders", names), ("seeds", file.seeds)):

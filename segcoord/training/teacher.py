@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segcoord.config.schema import TeacherSettings
 from segcoord.data.labels import LabelSet
+from segcoord.inference.exported import DESCRIPTION
 from segcoord.inference.load import is_exported, load
 from segcoord.inference.scales_and_tiles import scaled_size
 from segcoord.utils.errors import UserError
@@ -43,6 +44,7 @@ class Teacher:
         device: torch.device,
     ) -> None:
         self.path, self.scales = Path(settings.path).expanduser(), settings.scales
+        _reject_run(self.path)
         if device.type != "cpu" and is_exported(self.path):
             raise UserError(
                 f"train.teacher: {self.path}: an exported model runs on the CPU, found device "
@@ -103,6 +105,16 @@ class Teacher:
                 f"train.teacher: {self.path}: can't predict crops of {crop[0]}x{crop[1]} (height "
                 f"x width) at scales {', '.join(f'{s:g}' for s in self.scales)}: {reason}"
             ) from error
+
+
+def _reject_run(path: Path) -> None:
+    """Raise UserError for the folder of a run, unless a model was exported to or shared in it."""
+    best = path / "best.ckpt"
+    if best.is_file() and is_exported(path) and not (path / DESCRIPTION).is_file():
+        raise UserError(
+            f"train.teacher: {path}: found the folder of a run, expected one of its checkpoints; "
+            f"give {best}"
+        )
 
 
 def _require_same_classes(path: Path, found: LabelSet, expected: LabelSet) -> None:

@@ -11,7 +11,8 @@ from segcoord.data.checks.split import check_split
 from segcoord.data.labels import VOID
 from segcoord.data.layouts import find_split
 from segcoord.data.loader import TrainDataset
-from segcoord.data.rare_class_sampling import RareClassSampler
+from segcoord.data.rare_class_sampling import MAX_PIXELS, RareClassSampler, class_pixels
+from segcoord.data.split import Split
 from segcoord.data.transforms import TrainTransform
 from segcoord.utils.errors import UserError
 from tests.helpers import MEAN, pack_config
@@ -34,6 +35,36 @@ def test_classes_are_drawn_with_the_probabilities_of_daformer() -> None:
     assert np.abs(share - expected).max() < 0.03
     assert all(PRESENT[image, c] for image, c in drawn)
     assert {image for image, c in drawn if c == 1} == {1, 2}
+
+
+def test_an_image_with_a_class_of_its_own_is_not_drawn_all_the_time() -> None:
+    """Of 1000 draws, 10 are for the pixel that only image 3 has, and the rest for class 0."""
+    present = np.zeros((1000, 3), bool)
+    present[:, 0], present[3, 1] = True, True
+    sampler = RareClassSampler(np.array([1_000_000, 1, 0]), present, 1.0)
+    np.testing.assert_allclose(sampler.class_probabilities, [0.99, 0.01, 0])
+
+
+def test_limited_classes_leave_the_rest_to_the_others_by_the_formula() -> None:
+    """Void images don't count, and what one class leaves takes another to its limit."""
+    pixels = np.array([800, 103, 96, 1])
+    present = np.zeros((200, 4), bool)
+    present[:100, :2], present[:2, 2], present[0, 3] = True, True, True
+    sampler = RareClassSampler(pixels, present, 1.0)
+    np.testing.assert_allclose(sampler.class_probabilities, [0, 0.7, 0.2, 0.1], atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(128, 256), (40, 50)])
+def test_the_pixels_of_a_large_class_are_spread_over_it(size: tuple[int, int]) -> None:
+    mask = np.zeros(size, np.uint8)
+    mask[:, 40:] = 1
+    rows, columns = class_pixels(mask, 1, (0, 0, 0))
+    assert {*columns.tolist()} == {*range(40, size[1])}
+    assert {*rows.tolist()} == {*range(size[0])}
+    assert len(rows) == min(MAX_PIXELS, (mask == 1).sum())
+    again, other = (class_pixels(mask, 1, (0, 0, i))[1] for i in (0, 1))
+    assert np.array_equal(columns, again)
+    assert np.array_equal(columns, other) == (len(rows) < MAX_PIXELS)
 
 
 def test_a_part_of_the_crops_is_drawn_and_each_from_its_key() -> None:
@@ -82,10 +113,9 @@ def test_presence_is_that_of_the_masks(sample_voc: Path) -> None:
         assert np.flatnonzero(present[index]).tolist() == [v for v in values if v != VOID]
 
 
-def test_masks_that_changed_during_training_are_an_error(sample_voc: Path) -> None:
-
+def test_masks_that_changed_during_training_are_an_error(sample_voc: Path, monkeypatch) -> None:
     rare = dataset(sample_voc, 1.0)
-    image_index, c = rare.rare_classes.draw((3, 0, 0))
-    size = rare.split.read(image_index)[1].shape
+    void = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), VOID, np.uint8)
+    monkeypatch.setattr(Split, "read", lambda split, index: void)
     with pytest.raises(UserError, match="any more, which it had when training started"):
-        rare._pixels_of(c, np.full(size, VOID, np.uint8), image_index)
+        rare[0, 0]

@@ -13,7 +13,7 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
 
 import segcoord
-from segcoord.models.encoders.identity_gates import _mean_gate
+from segcoord.models.encoders.identity_gates import _mean_gate, initialize_gates
 from segcoord.models.encoders.initial_weights import load_pretrained, name_without_attention
 from segcoord.models.encoders.weights import load_without_attention
 from segcoord.training.init_from import init_from
@@ -88,14 +88,23 @@ def test_imagenet_weights_give_the_plain_logits() -> None:
         )
 
 
-def test_a_model_without_attention_starts_one_with_it(tmp_path: Path) -> None:
-    plain = shaken(segcoord.create_model("mobilenetv2_050", 3)).eval()
+@pytest.mark.parametrize("decoder", ["deeplabv3", "light"])
+def test_a_model_without_attention_starts_one_with_it(decoder: str, tmp_path: Path) -> None:
+    """Attention in the decoder, as that of light, is loaded like any other layer."""
+    stride = 32 if decoder == "light" else 16
+    plain = shaken(segcoord.create_model("mobilenetv2_050", 3, stride, decoder=decoder)).eval()
     segcoord.save(plain, tmp_path / "plain.ckpt")
-    model = segcoord.create_model("mobilenetv2_ca_050", 3)
+    model = segcoord.create_model("mobilenetv2_ca_050", 3, stride, decoder=decoder)
     report = init_from(model, tmp_path / "plain.ckpt")
     assert len(report.identity) == len(report.new) == 160
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(images()), plain(images()), rtol=0, atol=1e-4)
+
+
+def test_gates_begin_on_the_device_of_the_network() -> None:
+    model = network("mobilenetv2_ca_050").to("meta")
+    attention = [name for name in model.state_dict() if ".se." in name]
+    assert initialize_gates(model, attention, {})[0]
 
 
 # EfficientNet: its squeeze-and-excitation is replaced

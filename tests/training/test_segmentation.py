@@ -308,10 +308,11 @@ def test_lovasz_needs_two_classes() -> None:
         ("teacher", {"teacher": ""}),
         ("teacher_weight", {"teacher_weight": 1.0}),
         ("teacher_weight", {"teacher": "a.ckpt", "teacher_weight": 0.0}),
-        ("teacher_temperature", {"teacher": "a.ckpt", "teacher_temperature": float("inf")}),
+        ("teacher_temperature", {"teacher": "a.ckpt", "teacher_temperature": 101.0}),
+        ("teacher_temperature", {"teacher": "a.ckpt", "teacher_temperature": 0.09}),
         ("teacher_scales", {"teacher_scales": [1.0]}),
         ("teacher_scales", {"teacher": "a.ckpt", "teacher_scales": []}),
-        ("teacher_scales", {"teacher": "a.ckpt", "teacher_scales": [1.0, 0.0]}),
+        ("teacher_scales", {"teacher": "a.ckpt", "teacher_scales": [1.0, 0.24]}),
     ],
 )
 def test_impossible_values_name_their_key(key: str, changes: dict) -> None:
@@ -326,6 +327,7 @@ def test_impossible_values_name_their_key(key: str, changes: dict) -> None:
         EVERYTHING,
         {"ohem_threshold": 0.0, "ohem_min_kept": 1.0, "freeze_batch_norm": True},
         {"label_smoothing": 0.0, "dice_weight": 3.0},
+        {"teacher": "a.ckpt", "teacher_temperature": 0.1, "teacher_scales": [0.25, 4.0]},
     ],
 )
 def test_values_at_the_limits_pass(changes: dict) -> None:

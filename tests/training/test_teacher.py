@@ -57,18 +57,19 @@ def batch_of(height: int = 24, width: int = 20) -> dict[str, Tensor]:
 
 def test_the_loss_is_that_of_both_and_only_the_student_learns(network: SegmentationModel) -> None:
     student, batch = local_model(8), batch_of()
-    student.net.requires_grad_(True)
+    for each in (student, network):
+        each.net.requires_grad_(True)
     loss_module = SegmentationLoss(student, SETTINGS, teacher=teacher_of(network)).train()
     loss = loss_module(batch)
+    assert not loss_module.teacher(batch["image"]).requires_grad
     pixels = batch["image"].permute(0, 3, 1, 2) / 255
-    soft = network((pixels - network.mean) / network.std)
+    soft = network((pixels - network.mean) / network.std).detach()
     logits = student((pixels - student.mean) / student.std)
     expected = cross_entropy(logits, batch["mask"])
     expected = expected + 0.5 * distillation_loss(logits, soft, batch["mask"], 2.0)
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert all(p.grad.any() for p in student.parameters())
-    assert all(p.grad is None for p in network.parameters())
     assert not network.training
     assert {*loss_module.state_dict()} == {f"model.{name}" for name in student.state_dict()}
     compiled = torch.compile(loss_module, backend="eager")
@@ -151,12 +152,23 @@ def test_a_run_with_a_teacher_resumes_exactly_and_needs_that_teacher(
 # -- teachers that can't be used
 
 
+def test_the_loss_needs_the_setting_and_the_teacher(network: SegmentationModel) -> None:
+    for settings, teacher in [(SETTINGS, None), (TrainConfig(max_steps=1), teacher_of(network))]:
+        with pytest.raises(ValueError, match=r"for settings\.teacher"):
+            SegmentationLoss(local_model(8), settings, teacher=teacher)
+
+
 def error_of(path: Path | str, model: SegmentationModel, device: torch.device = CPU) -> str:
     settings = TeacherSettings(str(path), 1.0, 1.0, [1.0, 0.5])
     with pytest.raises(UserError) as caught:
         Teacher(settings, model.labels, (24, 20), device)
     assert str(caught.value).startswith(f"train.teacher: {path}: ")
     return str(caught.value)
+
+
+def test_the_folder_of_a_run_names_its_best_checkpoint(tiny_run: Path) -> None:
+    error = error_of(tiny_run, segcoord.load(tiny_run / "best.ckpt"))
+    assert error.endswith(f"expected one of its checkpoints; give {tiny_run / 'best.ckpt'}")
 
 
 def relabel(model: SegmentationModel, change) -> None:

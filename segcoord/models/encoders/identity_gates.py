@@ -72,7 +72,7 @@ def initialize_gates(
         replaced = {n.removeprefix(prefix): t for n, t in given.items() if n.startswith(prefix)}
         if replaced and not _is_timm_se(replaced, conv.in_channels):
             continue
-        gate = _mean_gate(replaced, norm) if replaced else torch.ones(1)
+        gate = _mean_gate(replaced, norm) if replaced else conv.weight.new_ones(1)
         for layer, bias in layers:
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, bias)
