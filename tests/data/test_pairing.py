@@ -186,17 +186,17 @@ def test_a_lossy_mask_among_the_images_is_an_error(tmp_path: Path) -> None:
     [
         (["images/train/{a,b}.png", "masks/train/{a,b}.png"], {"images": "masks/{split}"}, ""),
         (
-            ["train/{a,b}.jpg", "train/{a,b}_mask.png"],
+            ["train/{a,b}.jpg", "val/{a,b}.jpg", "train/{a,b}_mask.png", "val/{a,b}_mask.png"],
             {"images": "{split}", "masks": "{split}"},
             'images: "{split}/{name}.jpg"\n  masks: "{split}/{name}_mask.png"',
         ),
         (
-            ["train/{a,b}.png", "train/{a,b}_mask.png"],
+            ["train/{a,b}.png", "val/{a,b}.png", "train/{a,b}_mask.png", "val/{a,b}_mask.png"],
             {"images": "{split}/{name}.png", "masks": "{split}/{name}.*"},
             'images: "{split}/{name}.png"\n  masks: "{split}/{name}_mask.png"',
         ),
         (
-            ["train/{a,b}.jpg", "train/{a,b}.png"],
+            ["train/{a,b}.jpg", "val/{a,b}.jpg", "train/{a,b}.png", "val/{a,b}.png"],
             {"images": "{split}/{name}.*", "masks": "{split}/{name}.*"},
             'masks: "{split}/{name}.png"',
         ),
