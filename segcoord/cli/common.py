@@ -48,6 +48,22 @@ def add_views(parser: ArgumentParser) -> None:
     )
 
 
+def add_score_outputs(parser: ArgumentParser) -> None:
+    """Add the options for what a score writes (`evaluation.outputs`)."""
+    parser.add_argument("--overlays", type=str, metavar="DIR", help="Write overlays with a legend")
+    parser.add_argument(
+        "--sheet",
+        type=str,
+        metavar="FILE",
+        help="Write six images with ground truth and prediction",
+    )
+    parser.add_argument("--json", type=str, metavar="FILE", help="Write scores and protocol")
+    parser.add_argument("--report", type=str, metavar="FILE", help="Write an HTML report")
+    parser.add_argument(
+        "--figures", type=str, metavar="DIR", help="Write the charts of the report as PNG and PDF"
+    )
+
+
 def data_layer(checkpoint: str | None) -> list[tuple[str, dict]]:
     """The data settings stored in a checkpoint, as a layer for `loading.parse`.
 

@@ -5,6 +5,7 @@ from segcoord.cli.common import (
     DATA_DEFAULTS,
     DEVICE,
     RUNTIME,
+    add_score_outputs,
     add_views,
     data_layer,
     new_parser,
@@ -25,18 +26,7 @@ def evaluate(program: str, argv: list[str]) -> int:
     )
     add_views(parser)
     parser.add_argument("--masks", type=str, metavar="DIR", help="Write one PNG per image")
-    parser.add_argument("--overlays", type=str, metavar="DIR", help="Write overlays with a legend")
-    parser.add_argument(
-        "--sheet",
-        type=str,
-        metavar="FILE",
-        help="Write six images with ground truth and prediction",
-    )
-    parser.add_argument("--json", type=str, metavar="FILE", help="Write scores and protocol")
-    parser.add_argument("--report", type=str, metavar="FILE", help="Write an HTML report")
-    parser.add_argument(
-        "--figures", type=str, metavar="DIR", help="Write the charts of the report as PNG and PDF"
-    )
+    add_score_outputs(parser)
     parser.add_argument(
         "--against", type=str, metavar="RUN", help="Compare with this run in the report"
     )

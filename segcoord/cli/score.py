@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from segcoord.cli.common import new_parser
+from segcoord.cli.common import add_score_outputs, new_parser
 from segcoord.config.loading import add_settings, parse
 
 
@@ -36,18 +36,7 @@ def score(program: str, argv: list[str]) -> int:
         metavar="DIR",
         help="Folder of other predictions; test whether the mIoU differs by more than chance",
     )
-    parser.add_argument("--overlays", type=str, metavar="DIR", help="Write overlays with a legend")
-    parser.add_argument(
-        "--sheet",
-        type=str,
-        metavar="FILE",
-        help="Write six images with ground truth and prediction",
-    )
-    parser.add_argument("--json", type=str, metavar="FILE", help="Write scores and protocol")
-    parser.add_argument("--report", type=str, metavar="FILE", help="Write an HTML report")
-    parser.add_argument(
-        "--figures", type=str, metavar="DIR", help="Write the charts of the report as PNG and PDF"
-    )
+    add_score_outputs(parser)
     args = parse(parser, argv)
     from segcoord.evaluation.score import run_score
 
