@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from image_files import PNG_END, cuts, encode, palette_mask, png_by_hand, write
+from mask_files import FOUR, INDICES, RED, WHITE, write_mask
 from PIL import Image
 
 from segcoord.config.schema import ClassConfig
-from segcoord.data.color_masks import MaskConverter
 from segcoord.data.custom_labels import custom_labels
 from segcoord.data.labels import (
     CITYSCAPES,
-    CITYSCAPES_TRAIN_IDS,
     VOC,
     LabelClass,
     LabelSet,
     binary_labels,
     numbered_labels,
-    voc_colors,
 )
 from segcoord.data.mask_reader import count_mask, decode_mask, read_mask, read_mask_values
 from segcoord.utils.errors import UserError
-
-
-def write_mask(folder: Path, values: object, name: str = "mask.png") -> Path:
-    return write(folder, name, encode(np.array(values, dtype=np.uint8), format="PNG"))
 
 
 @pytest.mark.parametrize(
@@ -49,18 +42,6 @@ def test_lossily_compressed_mask_is_rejected_regardless_of_its_suffix(
         UserError, match=rf"mask\.png: {file_type}, whose lossy compression changes ids and colors"
     ):
         read_mask(path, numbered_labels(256 - 2))
-
-
-def test_palette_mask_whose_indices_are_not_class_ids_is_rejected(tmp_path: Path) -> None:
-    """Image editors number the colors arbitrarily; these indices are ids of other classes."""
-    values = np.array([[0, 1], [1, 0]], np.uint8)
-    picture = Image.fromarray(values)
-    picture.putpalette(VOC.colors[[15, 7]].tobytes())
-    with pytest.raises(UserError, match="index 0 has the color of person, whose id is 15"):
-        read_mask(write(tmp_path, "mask.png", encode(picture, format="PNG")), VOC)
-
-
-# -- masks
 
 
 def test_palette_mask_is_read_as_palette_indices(tmp_path: Path) -> None:
@@ -115,10 +96,6 @@ def test_mask_values_are_mapped_to_class_indices(tmp_path: Path) -> None:
     path = write_mask(tmp_path, [[200, 3, 9, 255]])
     assert read_mask(path, custom).tolist() == [[0, 1, 255, 255]]
     assert read_mask_values(path).tolist() == [[200, 3, 9, 255]]
-
-
-FOUR = LabelSet([LabelClass(n, c, i) for i, (n, c) in enumerate(zip("abcd", voc_colors(4)))])
-INDICES = np.array([[0, 1, 2], [3, 1, 0]], np.uint8)
 
 
 def colored(indices: np.ndarray, mode: str = "RGB") -> Image.Image:
@@ -181,24 +158,6 @@ def test_color_mask_of_classes_without_colors_lists_its_colors(tmp_path: Path) -
     path = write(tmp_path, "ids.png", encode(ids, format="PNG"))
     assert decode_mask(path, labels).by_color is False
     assert (read_mask(path, labels) == INDICES).all()
-
-
-def test_palette_masks_are_read_by_color_if_only_colors_were_given(tmp_path: Path) -> None:
-    """Image editors number the colors arbitrarily."""
-    image = Image.fromarray(3 - INDICES)
-    image.putpalette(FOUR.colors[3::-1].tobytes())
-    path = write(tmp_path, "mask.png", encode(image, format="PNG"))
-    labels = LabelSet(FOUR.classes, ids_given=False)
-    assert decode_mask(path, labels).by_color
-    assert (read_mask(path, labels) == INDICES).all()
-    with pytest.raises(UserError, match="its indices are not the class ids"):
-        read_mask(path, FOUR)
-    display_only = LabelSet(FOUR.classes, colors_given=False, ids_given=False)
-    assert (read_mask(path, display_only) == 3 - INDICES).all()
-    image.putpalette(FOUR.colors[:4].tobytes())
-    path = write(tmp_path, "ids.png", encode(image, format="PNG"))
-    assert decode_mask(path, labels).by_color is False
-    assert (read_mask(path, labels) == 3 - INDICES).all()
 
 
 @pytest.mark.parametrize("mode", ["LA", "PA", "RGBA"])
@@ -279,183 +238,6 @@ def test_binary_segmentation_with_void_and_with_a_given_color(tmp_path: Path) ->
         read_mask(path, binary_labels("a", (128, 0, 0)))
 
 
-@pytest.mark.parametrize("mode", ["L", "I;16", "RGB", "red", "P", "quantized"])
-def test_many_foreground_values_in_binary_segmentation_are_an_error(
-    tmp_path: Path, mode: str
-) -> None:
-    """They may be edges, objects or void. A threshold makes two values."""
-    mask = np.zeros((20, 20), np.uint8)
-    mask[5:15, 5:15] = 255
-    blurred = cv2.GaussianBlur(mask, (5, 5), 0)
-    image, threshold = Image.fromarray(blurred), 128
-    if mode == "I;16":
-        image, threshold = Image.fromarray(blurred * np.uint16(257)), 32768
-    elif mode == "red":
-        image = Image.fromarray(np.dstack([blurred, blurred * 0, blurred * 0]))
-    else:
-        image = image.quantize(16) if mode == "quantized" else image.convert(mode)
-    path = write(tmp_path, "mask.png", encode(image, format="PNG"))
-    labels = binary_labels("crack", RED, colors_given=False)
-    for read in (read_mask, count_mask, lambda path, labels: MaskConverter(labels).indices(path)):
-        with pytest.raises(UserError, match=r"expected at most two values|isn't black"):
-            read(path, labels)
-    found = MaskConverter(labels, threshold=threshold).indices(path)
-    assert np.count_nonzero(found != (blurred >= 128)) <= (8 if mode == "quantized" else 0)
-
-
-def test_many_foreground_values_name_what_to_do(tmp_path: Path) -> None:
-    labels = binary_labels("crack", RED, colors_given=False)
-    path = write_mask(tmp_path, [[0, 1, 2, 3, 255]])
-    with pytest.raises(UserError) as caught:
-        read_mask(path, labels)
-    for part in ("1, 2, 3, 255", "id: [1, 2, 3, ...]", "void_ids: [255]", "--threshold 1;"):
-        assert part in str(caught.value)
-    two = LabelSet([LabelClass(str(v), (0, 0, 0), v) for v in (0, 255)])
-    with pytest.raises(UserError, match="--threshold 128"):
-        read_mask(path, two)
-    void = binary_labels("crack", RED, [255, 3], colors_given=False)
-    assert read_mask(path, void).tolist() == [[0, 1, 1, 255, 255]]
-    assert MaskConverter(void, threshold=2).indices(path).tolist() == [[0, 0, 1, 255, 255]]
-    palette = palette_file(tmp_path, [0, 1, 2, 3], *voc_colors(4))
-    with pytest.raises(UserError, match="--threshold 1;"):
-        read_mask(palette, labels)
-    assert MaskConverter(labels, threshold=1).indices(palette).tolist() == [[0, 1, 1, 1]]
-
-
-def test_threshold_summary_and_a_class_that_would_be_empty(tmp_path: Path) -> None:
-    labels = binary_labels("crack", RED, colors_given=False)
-    values = {"a": [0, 0, 0, 1], "b": [0, 0, 0, 255]}
-    masks = {name: write_mask(tmp_path, [v], f"{name}.png") for name, v in values.items()}
-    summary = MaskConverter(labels, threshold=128).threshold_summary(masks)
-    assert summary == "--threshold 128: 12.50 % of the pixels are crack; 1 of 2 masks have none"
-    with pytest.raises(UserError, match=r"no pixel of the 1 masks would be 'crack'; nothing"):
-        MaskConverter(labels, threshold=128).threshold_summary({"a": masks["a"]})
-
-
-def test_a_threshold_needs_two_classes_and_gray_masks(tmp_path: Path) -> None:
-    for arguments, message in (
-        ((VOC, (), (), 128), "found 21 classes, expected two"),
-        ((numbered_labels(2), (), [(1, 1)], 128), "can't be combined with --value"),
-        ((numbered_labels(2), (), (), 0), "found 0, expected 1 to 65535"),
-    ):
-        with pytest.raises(UserError, match=message):
-            MaskConverter(*arguments)
-    path = write(tmp_path, "mask.png", encode(np.uint8([[WHITE, RED]]), format="PNG"))
-    with pytest.raises(UserError, match="needs gray masks"):
-        MaskConverter(numbered_labels(2), threshold=128).indices(path)
-
-
-BLACK, WHITE, RED, YELLOW = (0, 0, 0), (255, 255, 255), (255, 0, 0), (255, 255, 0)
-GREEN, MAROON = (0, 255, 0), (128, 0, 0)
-
-
-def palette_file(folder: Path, indices: list[int], *colors: tuple[int, int, int]) -> Path:
-    image = Image.fromarray(np.array([indices], np.uint8))
-    image.putpalette([value for color in colors for value in color])
-    return write(folder, "mask.png", encode(image, format="PNG"))
-
-
-@pytest.mark.parametrize(
-    ("indices", "colors", "expected"),
-    [
-        ([0, 1, 0], (WHITE, BLACK), [1, 0, 1]),
-        ([1, 1, 1], (WHITE, BLACK), [0, 0, 0]),
-        ([0, 1, 2], (RED, BLACK, RED), [1, 0, 1]),
-        ([0, 1, 1], (BLACK, RED), [0, 1, 1]),
-        ([0, 1, 2], (BLACK, RED, WHITE), [0, 1, 1]),
-        ([0, 1, 1], (RED, YELLOW), [0, 1, 1]),
-        ([0, 1, 1], (BLACK, BLACK), [0, 1, 1]),
-        ([0, 1, 7], (WHITE, BLACK, *[RED] * 6), [1, 0, 255]),
-        # A single color in use, beside the others of the palette.
-        ([0, 0, 0], (WHITE, BLACK), [1, 1, 1]),
-        ([0, 0, 0], (WHITE,), [1, 1, 1]),
-        ([0, 0, 0], (RED, BLACK), [1, 1, 1]),
-        ([1, 1, 1], (BLACK, BLACK), [1, 1, 1]),
-        ([0, 1, 2], (WHITE, BLACK, RED), None),
-        ([0, 1, 1], (WHITE, RED), None),
-        ([0, 0, 0], (RED,), None),
-        ([0, 0, 0], (RED, YELLOW), None),
-    ],
-)
-def test_palettes_in_binary_segmentation(
-    tmp_path: Path, indices: list[int], colors: tuple, expected: list[int] | None
-) -> None:
-    """Pillow's quantize() numbers white before black; VOC's palette begins with black."""
-    labels = binary_labels("crack", (230, 159, 0), [7], colors_given=False)
-    path = palette_file(tmp_path, indices, *colors)
-    converter = MaskConverter(labels)
-    for read in (lambda: read_mask(path, labels), lambda: converter.indices(path)):
-        if expected is None:
-            with pytest.raises(UserError, match=r"index 0 isn't black .*0: 255,"):
-                read()
-        else:
-            assert read().tolist() == [expected]
-    if expected is not None:
-        assert count_mask(path, labels).by_class[1] == expected.count(1)
-
-
-def test_quantized_mask_in_binary_segmentation_with_and_without_a_color(tmp_path: Path) -> None:
-    mask = np.full((8, 8), 255, np.uint8)
-    mask[:3, :3] = 0
-    path = tmp_path / "mask.png"
-    Image.fromarray(mask).convert("RGB").quantize(2).save(path)
-    for given in (False, True):
-        labels = binary_labels("crack", WHITE, colors_given=given)
-        assert (read_mask(path, labels) == (mask > 0)).all()
-    with pytest.raises(UserError, match=r"index 1 of its palette has the color of 'background'"):
-        read_mask(palette_file(tmp_path, [0, 1], WHITE, BLACK), binary_labels("crack", RED))
-
-
-def test_palette_of_classes_and_an_unknown_color_is_never_silently_read_by_index(
-    tmp_path: Path,
-) -> None:
-    classes = [
-        ClassConfig("red", [*RED]),
-        ClassConfig("black", [*BLACK]),
-        ClassConfig("b", [1] * 3),
-    ]
-    labels = custom_labels(classes, [])
-    with pytest.raises(UserError, match=r"index 0 .* color of 'black', .*index 2 has .*255,255,0"):
-        read_mask(palette_file(tmp_path, [0, 1, 2], BLACK, RED, YELLOW), labels)
-    # The known color is at its id, or void: the indices are the ids.
-    for colors in ((RED, YELLOW, WHITE), (RED, (128, 0, 0), (0, 128, 0)), (YELLOW, WHITE, WHITE)):
-        assert read_mask(palette_file(tmp_path, [0, 1, 2], *colors), labels).tolist() == [[0, 1, 2]]
-    # VOC's whole color map numbers ids, also where a class happens to have one of its colors.
-    camvid = [ClassConfig("a", RED), ClassConfig("b", [1, 1, 1]), ClassConfig("c", [128, 0, 0])]
-    for used in ([0, 1, 2], [1, 1, 1]):
-        path = palette_file(tmp_path, used, *voc_colors(16), *[BLACK] * 240)
-        assert read_mask(path, custom_labels(camvid, [])).tolist() == [used]
-    # With ids, two known colors at other indices prove that the indices are not the ids.
-    ids = [replace(c, id=i) for i, c in enumerate(classes)]
-    with pytest.raises(UserError, match=r"index 0 has the color of black, whose id is 1"):
-        read_mask(palette_file(tmp_path, [0, 1, 2], BLACK, RED, YELLOW), custom_labels(ids, []))
-
-
-@pytest.mark.parametrize(
-    ("colors", "palette", "indices", "expected"),
-    [
-        # Black is the last class.
-        ((RED, GREEN, BLACK), (BLACK, RED, GREEN), [0, 0], [2, 2]),
-        ((RED, GREEN, BLACK), (BLACK,), [0, 0], [2, 2]),
-        ((RED, GREEN, BLACK), (BLACK, RED, GREEN), [0, 1], [2, 0]),
-        # Some of the colors are in VOC's map.
-        ((MAROON, BLACK, YELLOW), (BLACK, MAROON, YELLOW), [0, 1], [1, 0]),
-        ((MAROON, BLACK, YELLOW), (BLACK, MAROON, YELLOW), [0, 1, 2], [1, 0, 2]),
-        # Equal colors tell nothing.
-        ((BLACK, RED, GREEN), [BLACK] * 9, [0, 1, 2], [0, 1, 2]),
-        ((BLACK, RED, GREEN), [BLACK] * 9, [1, 1], [1, 1]),
-        ((BLACK, RED, GREEN), (RED, BLACK), [1, 1], [0, 0]),
-    ],
-)
-def test_palette_of_class_colors_is_read_by_color_whatever_colors_are_in_use(
-    tmp_path: Path, colors: tuple, palette: tuple, indices: list[int], expected: list[int]
-) -> None:
-    labels = custom_labels([ClassConfig(str(i), c) for i, c in enumerate(colors)], [])
-    path = palette_file(tmp_path, indices, *palette)
-    assert read_mask(path, labels).tolist() == [expected]
-    assert count_mask(path, labels).by_class[expected[0]] == expected.count(expected[0])
-
-
 def test_colors_of_a_mask_are_listed_if_the_classes_have_none(tmp_path: Path) -> None:
     path = write(tmp_path, "mask.png", encode(np.uint8([[WHITE, (9, 0, 1), RED]]), format="PNG"))
     with pytest.raises(UserError, match=r"colors \[9, 0, 1\], \[255, 0, 0\], \[255, 255, 255\]"):
@@ -488,61 +270,6 @@ def test_mask_of_another_size_than_its_image_is_rejected(tmp_path: Path) -> None
 def test_transposed_mask_suggests_an_exif_rotation(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"5x3 .*its image 3x5; .*swapped.*EXIF"):
         read_mask(write_mask(tmp_path, np.zeros((3, 5))), VOC, (5, 3))
-
-
-@pytest.mark.parametrize(
-    ("labels", "values", "unknown", "hint"),
-    [
-        # Label ids instead of train ids, and with 19 custom classes.
-        (CITYSCAPES_TRAIN_IDS, [0, 7, 7, 26, 33], r"26, 33 \(2 pixels\)", "Cityscapes label ids"),
-        (numbered_labels(19), [3, 7, 11, 21, 23], r"21, 23 \(2 pixels\)", "use layout cityscapes"),
-        (
-            numbered_labels(2),
-            [0, 0, 254, 254],
-            r"254 \(2 pixels\)",
-            "0/254 binary mask. Give the class that 254 marks id: 254 .* list one class alone",
-        ),
-        (numbered_labels(5), [0, 128], r"128 \(1 pixels\)", "0/128 binary mask"),
-        (numbered_labels(3), [1, 2, 3, 3], r"3 \(2 pixels\)", "start at 1, .* ids 1 to 3"),
-        (numbered_labels(3), [3, 1, 255], r"3 \(1 pixels\)", "start at 1"),
-        (
-            numbered_labels(8),
-            list(range(60)),
-            r"8, 9, .*, 15 and 44 more \(52 pixels\)",
-            "gray photograph",
-        ),
-        # Void as the number of classes, whether or not 0 occurs: 11 in masks of CamVid.
-        (numbered_labels(11), [0, 3, 11], r"11 \(1 pixels\)", r"set data.void_ids: \[11\]"),
-        (numbered_labels(11), [2, 3, 11], r"11 \(1 pixels\)", r"set data.void_ids: \[11\]"),
-        (VOC, [0, 5, 21], r"21 \(1 pixels\)", r"set data.void_ids: \[0\]; otherwise correct"),
-        (numbered_labels(3), [0, 128, 255], r"128 \(1 pixels\)", "the ids 0, 128, 255"),
-        (numbered_labels(3), [0, 50, 100, 255], r"50, 100 \(2 pixels\)", "the ids 0, 50, 100"),
-        (numbered_labels(3), [1, 3, 4, 9], r"3, 4, 9 \(3 pixels\)", "Correct the mask"),
-        (CITYSCAPES, [7, 50], r"50 \(1 pixels\)", "Correct the mask"),
-    ],
-)
-def test_unknown_mask_values_are_rejected_with_a_diagnosis(
-    tmp_path: Path, labels: LabelSet, values: list[int], unknown: str, hint: str
-) -> None:
-    path = write_mask(tmp_path, [values])
-    with pytest.raises(UserError, match=rf"mask\.png: mask values {unknown} .*{hint}"):
-        read_mask(path, labels)
-
-
-def test_unknown_mask_values_error_names_the_expected_ids(tmp_path: Path) -> None:
-    path = write_mask(tmp_path, [[50]])
-    with pytest.raises(UserError, match="expected 0 to 20 and 255 for void"):
-        read_mask(path, VOC)
-    with pytest.raises(UserError, match=r"expected \[7, 8, 11, .*33\] and 255 for void"):
-        read_mask(path, CITYSCAPES)
-
-
-def test_mask_of_zeros_is_not_diagnosed_as_binary(tmp_path: Path) -> None:
-    """Classes with ids 1 to 3 and background 0 missing in void_ids."""
-    labels = LabelSet([LabelClass(f"c{i}", (0, 0, 0), i) for i in (1, 2, 3)])
-    with pytest.raises(UserError, match="mask values 0 ") as caught:
-        read_mask(write_mask(tmp_path, [[0, 0]]), labels)
-    assert "binary" not in str(caught.value)
 
 
 def test_equal_class_colors_are_an_error_in_color_masks(tmp_path: Path) -> None:
