@@ -61,11 +61,8 @@ def arguments() -> argparse.Namespace:
 def parts(args: argparse.Namespace) -> list[tuple[str, str]]:
     """The trainings: (entry, random or imagenet)."""
     chosen = []
-    for name, (kind, network) in ENTRIES.items():
+    for name, (kind, _) in ENTRIES.items():
         if not any(word in name for word in args.only):
-            continue
-        if kind == "ours" and not rivals_ours.available(network):
-            print(f"{name}: this version has no decoder {network}; left out")
             continue
         starts = ["random"] + ["imagenet"] * (args.weights is not None and kind != "yolo")
         chosen += [(name, start) for start in starts]

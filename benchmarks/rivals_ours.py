@@ -10,23 +10,12 @@ from pathlib import Path
 import yaml
 from rivals_job import ROOT, Job, run
 
-from segcoord.config.decoders import STRIDES
-
 WARM_UP = 40  # steps, of which the first ten don't count
 RECIPES = {  # decoder: its shipped configuration of CamVid
     "deeplabv3": "configs/camvid_plus_os16.yaml",
     "deeplabv3plus": "configs/camvid_plus_os16.yaml",
     "light": "configs/camvid_light.yaml",
 }
-SETTINGS = {  # decoder: what differs from the recipe
-    "deeplabv3": {"model.output_stride": 16},
-    "deeplabv3plus": {"model.output_stride": 16},
-    "light": {"model.output_stride": 32, "model.aspp_dropout": None},
-}
-
-
-def available(decoder: str) -> bool:
-    return decoder in STRIDES
 
 
 def train(job: Job, decoder: str) -> dict:
@@ -40,7 +29,8 @@ def train(job: Job, decoder: str) -> dict:
         "model.decoder": decoder,
         "model.encoder": job.options["encoder"],
         "model.encoder_weights": job.weights and str(job.weights.resolve()),
-        **SETTINGS[decoder],
+        "model.output_stride": None,  # the decoder's first
+        **({"model.aspp_dropout": None} if decoder == "light" else {}),  # it has no ASPP
         "data.pack": str(packs),
         "train.accelerator": "cpu",
         "train.seed": job.seed,
