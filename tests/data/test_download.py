@@ -7,14 +7,14 @@ import io
 import shutil
 import socket
 import tarfile
-import threading
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from file_server import Respond, hang, hang_up, respond_with, running_server
 
 from segcoord.cli.main import main
 from segcoord.data import download
@@ -27,8 +27,6 @@ FILES = {f"{LISTS}/{split}.txt": split.encode() for split in ("train", "val")}
 FILES |= {f"{VOC2012}/JPEGImages/{i}.jpg": bytes([i]) * 30_000 for i in range(3)}
 FILES |= {f"{VOC2012}/SegmentationClass/{i}.png": bytes([i]) * 100 for i in range(2)}
 MINIMUM_FILES = {"JPEGImages/*.jpg": 3, "SegmentationClass/*.png": 2}
-
-Respond = Callable[[BaseHTTPRequestHandler], None]
 
 
 def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
@@ -44,27 +42,6 @@ def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
 GOOD = tar_of(FILES)
 
 
-def give(content: bytes, length: int | None = None) -> Respond:
-    """Respond with `content`, and with `length` as Content-Length."""
-
-    def respond(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", str(length or len(content)))
-        request.end_headers()
-        if request.command == "GET":
-            request.wfile.write(content)
-
-    return respond
-
-
-def hang_up(request: BaseHTTPRequestHandler) -> None:
-    request.close_connection = True
-
-
-def time_out(request: BaseHTTPRequestHandler) -> None:
-    request.server.released.wait(10)
-
-
 def redirect_forever(request: BaseHTTPRequestHandler) -> None:
     request.send_response(302)
     request.send_header("Location", f"{request.path}x")
@@ -73,26 +50,8 @@ def redirect_forever(request: BaseHTTPRequestHandler) -> None:
 
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
-    """Responds to every request with `server.respond`; `server.requests` counts the GETs."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.server.requests += self.command == "GET"
-            self.server.respond(self)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.respond, running.requests, running.released = give(GOOD), 0, threading.Event()
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
+    with running_server(respond_with(GOOD)) as running:
         yield running
-        running.released.set()
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -150,19 +109,22 @@ def test_an_archive_is_downloaded_and_unpacked_once(server, root, capsys) -> Non
 
 def test_a_gzip_archive_like_sbd(server, root) -> None:
     content = tar_of(FILES, "w:gz")
-    server.respond = give(content)
+    server.respond = respond_with(content)
     get_archive(archive_of(server, content, "voc.tgz"), root)
     assert files_in(root) == FILES | {"voc.tgz": content}
 
 
 FAILURES: dict[str, tuple[Respond, str]] = {
-    "other": (give(b"other"), r"gave 5 bytes of MD5 [0-9a-f]{32}, expected [0-9a-f]{32}; not kept"),
-    "cut": (give(GOOD[:50_000], len(GOOD)), r"ended after 50,000 of 102,400 bytes"),
-    "empty": (give(b""), r"gave 0 bytes of MD5"),
+    "other": (
+        respond_with(b"other"),
+        r"gave 5 bytes of MD5 [0-9a-f]{32}, expected [0-9a-f]{32}; not kept",
+    ),
+    "cut": (respond_with(GOOD[:50_000], len(GOOD)), r"ended after 50,000 of 102,400 bytes"),
+    "empty": (respond_with(b""), r"gave 0 bytes of MD5"),
     "404": (lambda request: request.send_error(404), r"HTTPError: HTTP Error 404: Not Found"),
     "503": (lambda request: request.send_error(503), r"HTTPError: HTTP Error 503"),
     "hang up": (hang_up, r"could not be fetched \(RemoteDisconnected"),
-    "time out": (time_out, r"could not be fetched \(TimeoutError: timed out\)"),
+    "time out": (hang, r"could not be fetched \(TimeoutError: timed out\)"),
     "redirects": (redirect_forever, r"could not be fetched"),
 }
 
@@ -179,7 +141,7 @@ def test_a_failed_download_leaves_nothing_and_can_be_repeated(
     assert str(caught.value).startswith(archive.url)
     assert f"download {archive.url} by hand to {root / 'voc.tar'}" in str(caught.value)
     assert files_in(root) == {}
-    server.respond = give(GOOD)
+    server.respond = respond_with(GOOD)
     get_archive(archive, root)
     assert files_in(root) == WHOLE
 
@@ -271,7 +233,7 @@ def test_an_archive_that_writes_outside_its_folder_is_refused(server, root, name
             member.type, member.linkname = tarfile.SYMTYPE, "../../.."
         tar.addfile(member)
     content = buffer.getvalue()
-    server.respond = give(content)
+    server.respond = respond_with(content)
     if name.startswith("/"):  # is unpacked below the folder, which is safe
         get_archive(archive_of(server, content), root)
         assert not Path(name).exists()
@@ -283,7 +245,7 @@ def test_an_archive_that_writes_outside_its_folder_is_refused(server, root, name
 
 @pytest.mark.parametrize("content", [b"no archive" * 99, GOOD[:45_000]], ids=["other", "cut"])
 def test_a_file_that_is_not_an_archive_is_reported(server, root, content: bytes) -> None:
-    server.respond = give(content)
+    server.respond = respond_with(content)
     with pytest.raises(UserError, match=r"voc\.tar: could not be unpacked \(ReadError: "):
         get_archive(archive_of(server, content), root)
     assert files_in(root) == {"voc.tar": content}
@@ -291,7 +253,7 @@ def test_a_file_that_is_not_an_archive_is_reported(server, root, content: bytes)
 
 def test_an_archive_with_another_tree_is_reported(server, root) -> None:
     content = tar_of({f"{VOC2012}/JPEGImages/0.jpg": b"0"})
-    server.respond = give(content)
+    server.respond = respond_with(content)
     with pytest.raises(UserError, match=r"VOC2012 has 1 of 3 JPEGImages/\*\.jpg, 0 of 2 Segm"):
         get_archive(archive_of(server, content), root)
     assert files_in(root) == {"voc.tar": content}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from file_server import Respond, hang, hang_up, respond_with, running_server
 from helpers import shaken
 from hub_server import Hub, running_hub, use_hub
 from safetensors.torch import save
@@ -26,9 +26,7 @@ from segcoord.models.encoders.download_weights import (
     download,
     git_blob_id,
 )
-from segcoord.models.encoders.weights import (
-    timm_state_dict,
-)
+from segcoord.models.encoders.weights import timm_state_dict
 from segcoord.utils.errors import UserError
 
 NAME = "mobilenetv2_ca_100"
@@ -57,52 +55,17 @@ GOOD = b"weights" * 30_000
 HTML = b"<html>Log in to the hotel's network"
 
 
-Response = Callable[[BaseHTTPRequestHandler], None]
-
-
-def respond_with(content: bytes, length: int | None = None) -> Response:
-    """Responds with `content`; a `length` of 0 omits the header."""
-
-    def response(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        if length != 0:
-            request.send_header("Content-Length", str(length or len(content)))
-        request.end_headers()
-        request.wfile.write(content)
-
-    return response
-
-
-def hang(request: BaseHTTPRequestHandler) -> None:
-    request.server.released.wait(10)
-
-
-def hang_up(request: BaseHTTPRequestHandler) -> None:
-    request.close_connection = True
-
-
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
     """Sends `server.responses` in turn, then status 500."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.server.requests += 1
-            responses = self.server.responses
-            response = responses.pop(0) if responses else lambda request: request.send_error(500)
-            response(self)
+    def respond(request: BaseHTTPRequestHandler) -> None:
+        responses = request.server.responses
+        responses.pop(0)(request) if responses else request.send_error(500)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.responses, running.requests, running.released = [], 0, threading.Event()
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
+    with running_server(respond) as running:
+        running.responses = []
         yield running
-        running.released.set()
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -137,7 +100,7 @@ def test_a_file_is_downloaded_once_and_then_cached(server, published, cache, len
     assert list(cache.iterdir()) == [path]
 
 
-FAILURES: dict[str, tuple[Response, str]] = {
+FAILURES: dict[str, tuple[Respond, str]] = {
     "wrong content": (
         respond_with(b"other"),
         "gave a file of 5 bytes with git blob id [0-9a-f]{40}, exp",
@@ -155,7 +118,7 @@ FAILURES: dict[str, tuple[Response, str]] = {
 
 @pytest.mark.parametrize(("response", "message"), FAILURES.values(), ids=FAILURES)
 def test_a_failed_download_leaves_no_file_and_can_be_repeated(
-    server, published, cache, monkeypatch, response: Response, message: str
+    server, published, cache, monkeypatch, response: Respond, message: str
 ) -> None:
     monkeypatch.setattr("segcoord.utils.download.TIMEOUT", 0.3)
     server.responses = [response, respond_with(GOOD)]
