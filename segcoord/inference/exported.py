@@ -53,7 +53,7 @@ def read_description(folder: str | Path) -> dict:
             continue
         if not path.is_file():
             raise UserError(f"{path}: missing; export the model again")
-        if path.stat().st_size != known["bytes"] or _checksum(path) != known["sha256"]:
+        if path.stat().st_size != known["bytes"] or sha256(path) != known["sha256"]:
             raise UserError(f"{path}: damaged, its checksum differs; export the model again")
     return content
 
@@ -61,8 +61,7 @@ def read_description(folder: str | Path) -> dict:
 def write_description(folder: Path, description: dict) -> None:
     """Write segcoord.json, with the size and SHA-256 of every file in the folder."""
     files = {
-        p.name: {"bytes": p.stat().st_size, "sha256": _checksum(p)}
-        for p in sorted(folder.iterdir())
+        p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(folder.iterdir())
     }
     write_json(folder / DESCRIPTION, {"format": FORMAT, **description, "files": files})
 
@@ -71,5 +70,6 @@ def network_file(folder: Path, fmt: str, stem: str = NETWORK) -> Path:
     return folder / f"{stem}{SUFFIXES[fmt]}"
 
 
-def _checksum(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segcoord.config.schema import TeacherSettings
 from segcoord.data.labels import LabelSet
-from segcoord.inference.exported import DESCRIPTION
+from segcoord.inference.exported import DESCRIPTION, sha256
 from segcoord.inference.load import is_exported, load
 from segcoord.inference.scales_and_tiles import scaled_size
 from segcoord.utils.errors import UserError
@@ -148,10 +148,9 @@ def _difference(found: LabelSet, expected: LabelSet) -> str:
 def _sha256(path: Path) -> str:
     """Of a file, or of the names and contents of the files in a folder, without its model card."""
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256(path)
     digest = hashlib.sha256()
     for file in sorted(each for each in path.iterdir() if each.is_file()):
         if file.name != "README.md":
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            digest.update(f"{file.name} {content}\n".encode())
+            digest.update(f"{file.name} {sha256(file)}\n".encode())
     return digest.hexdigest()
