@@ -29,7 +29,7 @@ test-minimal: setup
 test-oldest: setup
 	$(BIN)/uv venv --quiet --clear .venv-oldest
 	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct \
-	  --editable . 'pytest>=8' 'pytest-xdist>=3' 'hypothesis>=6'
+	  --editable . 'pytest>=9' 'pytest-xdist>=3' 'hypothesis>=6'
 	.venv-oldest/bin/python -m pytest -n auto --maxprocesses 4 $(CONTRACT_TESTS)
 
 lint: setup

@@ -6,8 +6,8 @@ Trains segcoord's DeepLabV3, DeepLabV3+ and light decoder, smp's DeepLabV3 and U
 loop, and Ultralytics' yolo26n-sem as an outside process, each for the same minutes on the same
 cores, from random weights and, with --weights (timm's mobilenetv2_100), from ImageNet weights if it
 takes them. `segcoord score` scores the predictions of val at their original size. Then measures all
-networks in OpenVINO in one run. Each finished part leaves a JSON in --work; the same command
-continues with the others. Writes rivals.md and rivals.png.
+networks in OpenVINO in one run, on all cores. Each finished part leaves a JSON in --work; the same
+command continues with the others. Writes rivals.md and rivals.png.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder of the results")
     parser.add_argument("--minutes", type=float, required=True, help="of each training")
     parser.add_argument("--weights", type=Path, help="timm's mobilenetv2_100, a state dict")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="and cores of a training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", default="configs/camvid_os16.yaml", help="of the dataset")
     parser.add_argument("--recipe", default="", help="configuration for all of ours")
@@ -120,7 +120,8 @@ def save(file: Path, content: dict) -> dict:
 
 def main() -> None:
     args = arguments()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[: args.threads])
     args.work.mkdir(parents=True, exist_ok=True)
     names = [c.name for c in parse_classes(read_yaml(ROOT / args.config)["data"]["classes"])]
     settings = {k: str(v) for k, v in vars(args).items() if k not in ("work", "only", "yolo_env")}
@@ -136,24 +137,25 @@ def main() -> None:
             trained += 1
         print(f"{name}, {start}: mIoU {100 * result['miou']:.2f} %", flush=True)
         results.append(result)
-    speeds = speed(results, args)
+    os.sched_setaffinity(0, cores)
+    speeds = speed(results, args.work.resolve(), len(cores))
     rivals_table.plot(results, speeds, args.work / "rivals.png")
-    machine = f"{platform.processor() or platform.machine()}, {args.threads} threads"
+    machine = f"{platform.processor() or platform.machine()}, {args.threads} threads of a training"
+    machine += f", {len(cores)} of OpenVINO"
     tables = f"{rivals_table.table(results, speeds)}\n\n{rivals_table.classes(results)}\n"
     (args.work / "rivals.md").write_text(f"{tables}\n{machine}, {date.today().isoformat()}\n")
     print(f"\n{tables}")
 
 
-def speed(results: list[dict], args: argparse.Namespace) -> dict:
+def speed(results: list[dict], work: Path, threads: int) -> dict:
     """Latencies of every entry, from one run."""
-    work = args.work.resolve()
     folders = {r["entry"]: str(work / slug(r["entry"], r["start"])) for r in reversed(results)}
-    request = {"folders": folders, "threads": args.threads, "rounds": ROUNDS}
-    file = args.work / "speed.json"
+    request = {"folders": folders, "threads": threads, "rounds": ROUNDS}
+    file = work / "speed.json"
     measured = json.loads(file.read_text()) if file.exists() else None
     if measured is None or measured["options"] != request:  # all in one run
         print("latencies", flush=True)
-        job = Job("all", args.data, ROOT, work, work, 0, args.threads, 0, None, {})
+        job = Job("all", ROOT, ROOT, work, work, 0, threads, 0, None, {})
         content = json.dumps(request | {"out": str(work / "measured.json")})
         (work / "request.json").write_text(content)
         script = str(Path(__file__).with_name("rivals_speed.py"))

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 import cv2
@@ -32,6 +33,12 @@ def process_map(
     pool = ProcessPoolExecutor(workers, context, initializer=_initialize_worker)
     try:
         yield from pool.map(function, items, chunksize=4)
+    except BrokenProcessPool:
+        # A worker that starts while the pool breaks is never stopped by it, and shutdown would wait
+        # for that worker without end.
+        for process in pool._processes.values():
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
