@@ -1,0 +1,1 @@
+"""Read the exports of annotation tools: `segcoord data import`."""

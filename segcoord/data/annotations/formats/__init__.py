@@ -1,0 +1,1 @@
+"""One file per export format: what recognizes it, lists its images and reads their annotations."""
