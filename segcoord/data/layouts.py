@@ -6,6 +6,7 @@ or in the order of a list. "train+val" is the samples of train, then those of va
 
 import glob
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from segcoord.config.base import split_parts
@@ -77,12 +78,60 @@ def find_split(data: DataConfig, name: str, on_error: OnError = raise_error) -> 
     if len(parts) > 1:
         _require_joinable(data, root, name, parts)
     samples = [sample for part in parts.values() for sample in part]
+    return _make_split(data, name, samples, labels, on_error, left_out)
+
+
+def find_all(data: DataConfig) -> Split:
+    """List the samples of a whole dataset that have a mask; ignores lists and data.val_fraction.
+
+    With `{split}` in data.images or data.masks, or with folders images/SPLIT, they are those of
+    data.train_split and data.val_split, joined; otherwise all, in a split named "all".
+
+    Raises:
+        UserError: layout cityscapes, whose folders make its splits; no masks; as in `find_split`.
+    """
+    if data.layout == "cityscapes":
+        raise UserError(
+            "data.layout: found cityscapes, whose folders make its splits; expected voc or folder"
+        )
+    root = dataset_root(data.root)
+    names = [*dict.fromkeys([*split_parts(data.train_split), *split_parts(data.val_split)])]
+    plain = replace(data, lists=None, val_fraction=None, split_seed=0)
+    default = data.layout == "folder" and data.images is None
+    folders = default and any((root / "images" / name).is_dir() for name in names)
+    if folders or "{split}" in f"{data.images} {data.masks}":
+        found = [name for name in names if _source(plain, root, name).exists()]
+        return find_split(plain, "+".join(found or names))
+    data = replace(plain, val_fraction=0.5)  # any: the default folders are those without {split}
+    patterns = _patterns(data, names[0])
+    left_out: list[UserError] = []  # by data.skip_bad
+    on_error = left_out.append if data.skip_bad else raise_error
+    pairs = _labeled_pairs(patterns, data.layout, on_error)
+    if not any(pair.mask for pair in pairs):
+        raise UserError(
+            f"none of the {len(pairs)} images in {patterns.images.folder} has a mask in "
+            f"{patterns.masks.folder} (data.masks). {patterns.remedy() or SEE_README}"
+        )
+    labels = label_set(data)
+    samples = [Sample(pair.name, pair.image, pair.mask, labels) for pair in pairs]
+    return _make_split(data, "all", samples, labels, on_error, left_out)
+
+
+def _make_split(
+    data: DataConfig,
+    name: str,
+    samples: list[Sample],
+    labels: LabelSet,
+    on_error: OnError,
+    left_out: Sequence[UserError],
+) -> Split:
+    """The split of samples with masks, or of samples without any; `left_out` by data.skip_bad."""
     unlabeled = [s for s in samples if s.mask is None]
+    found = f"{len(unlabeled)} of {len(samples)} images in split {name!r} have no mask."
     if unlabeled and len(unlabeled) < len(samples):
         for sample in unlabeled:
             error = UserError(
-                f"has no mask; {len(unlabeled)} of {len(samples)} images in split {name!r} "
-                "have no mask.",
+                f"has no mask; {found}",
                 path=sample.image,
                 remedy="Add the masks, or remove these images from the split.",
                 kind="images without a mask",
@@ -252,9 +301,7 @@ def _pairs(data: DataConfig, root: Path, name: str, on_error: OnError) -> list[P
                 f"{' and '.join(map(repr, made))} only. For a split with its own files use "
                 "--data.val_fraction null with --data.images and --data.masks."
             )
-        pairs = pair_files(patterns, on_error)
-        if data.layout == "voc" and any(pair.mask for pair in pairs):
-            pairs = [pair for pair in pairs if pair.mask]  # most of VOC's images have none
+        pairs = _labeled_pairs(patterns, data.layout, on_error)
         if len(pairs) < 2:
             raise UserError(f"{root}: data.val_fraction needs 2 images or more, found {len(pairs)}")
         return split_pairs(pairs, data.val_fraction, data.split_seed, name == data.val_split)
@@ -267,6 +314,14 @@ def _pairs(data: DataConfig, root: Path, name: str, on_error: OnError) -> list[P
     columns_only = list_file.is_file() and has_columns_only(list_file, roots)
     pairs = [] if columns_only else pair_files(patterns, on_error)
     return listed_pairs(list_file, pairs, patterns, roots, on_error)
+
+
+def _labeled_pairs(patterns: Patterns, layout: str, on_error: OnError) -> list[Pair]:
+    """All pairs; in layout voc those with a mask, if any has one: most of its images have none."""
+    pairs = pair_files(patterns, on_error)
+    if layout == "voc" and any(pair.mask for pair in pairs):
+        return [pair for pair in pairs if pair.mask]
+    return pairs
 
 
 def _voc_base(root: Path, images: str | None) -> Path:

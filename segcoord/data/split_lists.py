@@ -79,6 +79,28 @@ def read_list(
     return [(number, text) for text, number in first_line.items()]
 
 
+def list_line(image: Path, mask: Path | None, root: Path) -> str:
+    """The line of a list for an image and its mask: their paths in `root`, separated by a tab.
+
+    Raises:
+        UserError: a path contains a line break or a tab, or isn't valid Unicode.
+    """
+    paths = []
+    for path in (image, mask):
+        if path is None:
+            continue
+        bases = root, Path(os.path.normpath(root)), root.resolve()
+        base = next(base for base in bases if path.is_relative_to(base))
+        text = path.relative_to(base).as_posix()
+        if any(c in text for c in "\t\n\r") or text != os.fsencode(text).decode(errors="replace"):
+            raise UserError(
+                f"{text!a}: its name contains a tab, a line break or bytes that aren't UTF-8, so "
+                "that no list can name it. Rename the file."
+            )
+        paths.append(text)
+    return "\t".join(paths)
+
+
 def available_splits(names: Iterable[str]) -> str:
     """A hint that names the splits that exist, empty if none does."""
     names = sorted(names)

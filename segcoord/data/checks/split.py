@@ -35,6 +35,7 @@ class SplitCheck:
     values: set[int | Color] = field(default_factory=set)  # as in `MaskCounts`; empty with a pack
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # images by (width, height)
     digests: list[bytes | None] = field(default_factory=list)  # as in SampleCheck, if requested
+    difference_hashes: list[bytes | None] = field(default_factory=list)  # like digests
     findings: list[Finding] = field(default_factory=list)
     usable: list[bool] = field(default_factory=list)  # whether each sample has no errors
     _present: list[bytes] = field(default_factory=list)  # for `present`, 8 classes in a byte
@@ -71,16 +72,21 @@ class SplitCheck:
             self.findings.append(_only_void(sample, split))
 
 
-def check_split(split: Split, on_progress: Callable[[int], None] = lambda done: None) -> SplitCheck:
+def check_split(
+    split: Split,
+    on_progress: Callable[[int], None] = lambda done: None,
+    decode_images: bool = False,
+) -> SplitCheck:
     """Check the header and the end of every image, and decode every mask.
 
     With a pack only the masks are read; the rest was checked when the pack was written.
-    `on_progress` is called with the number of samples done.
+    `on_progress` is called with the number of samples done, `decode_images` is as in
+    `inspect_split`.
 
     Raises:
         UserError: lists the first unusable files and their number; or only the first class occurs.
     """
-    check = inspect_split(split, on_progress)
+    check = inspect_split(split, on_progress, decode_images)
     errors = only_errors(check.findings)
     if check.unusable:
         summary = f"split {split.name!r}: {check.unusable} of {len(split)} samples can't be used"
@@ -114,6 +120,7 @@ def inspect_split(
             by.setdefault(result.palette_by, sample)
             if decode_images:
                 check.digests.append(result.digest)
+                check.difference_hashes.append(result.difference_hash)
             if np.flatnonzero(result.counts).tolist() == [index_of_zero, VOID]:
                 binary.append(sample)
     if len(split.labels) > 1 and np.flatnonzero(check.images).tolist() == [0]:

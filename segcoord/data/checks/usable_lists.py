@@ -15,6 +15,7 @@ from segcoord.data.layouts import in_dataset
 from segcoord.data.mask_reader import count_mask, read_mask, read_stored_mask
 from segcoord.data.mask_writer import resize_nearest, write_stored_mask
 from segcoord.data.split import Sample, Split
+from segcoord.data.split_lists import list_line
 from segcoord.utils.console import console
 from segcoord.utils.errors import UserError
 from segcoord.utils.files import atomic_write, require_writable_path
@@ -79,7 +80,7 @@ class UsableLists:
                     mask = self._resize(sample, split)
                     resized += mask is not None
                 if usable or mask is not None:
-                    lines.append("\t".join(self._relative(p) for p in (sample.image, mask) if p))
+                    lines.append(list_line(sample.image, mask, self.root))
             file = self.folder / f"{split.name}.txt"
             with atomic_write(file) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -90,10 +91,6 @@ class UsableLists:
             folder = folder.relative_to(self.root.resolve())
         fraction = "" if data.val_fraction is None else "--data.val_fraction null "
         console.print(f'To use the lists: {fraction}--data.lists "{folder}/{{split}}.txt"')
-
-    def _relative(self, path: Path) -> str:
-        base = self.root if path.is_relative_to(self.root) else self.root.resolve()
-        return path.relative_to(base).as_posix()
 
     def _resize(self, sample: Sample, split: Split) -> Path | None:
         """A mask of its image's size by nearest neighbor; None if it can't be made usable."""
