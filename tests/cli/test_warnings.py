@@ -58,6 +58,7 @@ CASES: dict[str, Arguments] = {
     "data sample": lambda _, out: [f"--out={out}", "--train=1", "--val=1", "--size=128x96"],
     "data check": checking,
     "data ids": color_masks,
+    "data show": lambda world, out: [*config(world), f"--out={out}.html"],
     "data split": lambda world, out: [*config(world), f"--out={out}", "--fractions=0.5,0.5"],
     "data weights": lambda world, _: [*config(world), "--data.skip_bad=true"],
     "data pack": lambda world, out: [*config(world), f"--out={out}", "--workers=1"],

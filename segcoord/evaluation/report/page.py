@@ -4,9 +4,6 @@ Jinja2 escapes the names of classes and files. The Content-Security-Policy of th
 load or run anything.
 """
 
-import base64
-import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from PIL import Image
 
 from segcoord.data.labels import VOID
 from segcoord.evaluation.bootstrap import MIN_IMAGES, miou_interval
+from segcoord.evaluation.embed import data_uri, palette_png
 from segcoord.evaluation.report import charts
 from segcoord.evaluation.report.calibration import BINS, STEP
 from segcoord.evaluation.report.collect import ReportData
@@ -162,7 +160,7 @@ def _charts(data: ReportData) -> dict:
             for name, a, b, difference, images in rows
         ]
     return {
-        "charts": {n: _data_uri(f.savefig, "svg", transparent=True) for n, f in figures.items()},
+        "charts": {n: data_uri(f.savefig, "svg", transparent=True) for n, f in figures.items()},
         "cells": cells,
         "calibration": calibration,
         "bins": BINS,
@@ -199,24 +197,10 @@ def _layers(scored: ScoredImage, data: ReportData) -> dict:
         "lowest_iou": scored.lowest_iou,
         "width": width,
         "height": height,
-        "photo": _data_uri(Image.fromarray(scored.image).save, "webp", quality=78, method=6),
+        "photo": data_uri(Image.fromarray(scored.image).save, "webp", quality=78, method=6),
         "maps": [
-            ("truth", _palette_png(scored.truth, labels.colors, VOID)),
-            ("prediction", _palette_png(scored.prediction, labels.colors, VOID)),
-            ("errors", _palette_png(errors, error_colors, 0)),
+            ("truth", palette_png(scored.truth, labels.colors, VOID)),
+            ("prediction", palette_png(scored.prediction, labels.colors, VOID)),
+            ("errors", palette_png(errors, error_colors, 0)),
         ],
     }
-
-
-def _palette_png(indices: np.ndarray, colors: np.ndarray, transparent: int) -> str:
-    picture = Image.fromarray(indices)
-    picture.putpalette(colors.tobytes())
-    return _data_uri(picture.save, "png", optimize=True, transparency=transparent)
-
-
-def _data_uri(save: Callable, kind: str, **options: object) -> str:
-    """`save` is the method of a PIL image, or `savefig` of a matplotlib figure."""
-    file = io.BytesIO()
-    save(file, format=kind, **options)
-    mime = {"svg": "svg+xml"}.get(kind, kind)
-    return f"data:image/{mime};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,1 @@
+"""A page that shows a dataset: classes, sizes, and images with their masks."""
