@@ -22,6 +22,32 @@ def predict(program: str, argv: list[str]) -> int:
         "--probs", action="store_true", help="Images only: also write probabilities as .npz"
     )
     parser.add_argument("--no-overlays", action="store_true", help="Images only: write no overlays")
+    parser.add_argument(
+        "--to",
+        type=str,
+        metavar="FORMAT",
+        help="Images only: also write polygons that an annotation tool imports: coco, labelme, "
+        "cvat, labelstudio or yolo",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="PIXELS",
+        help="Largest distance of a region from its polygon (default: 1; 0: exact)",
+    )
+    parser.add_argument(
+        "--min-area",
+        type=int,
+        metavar="PIXELS",
+        help="Drop regions of fewer pixels from the polygons (default: 0)",
+    )
+    parser.add_argument(
+        "--skip-classes",
+        type=str,
+        nargs="*",
+        metavar="NAME",
+        help="Classes without polygons (default: the background of binary segmentation)",
+    )
     add_views(parser)
     parser.add_argument(
         "--max-pixels",

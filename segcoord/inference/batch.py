@@ -14,6 +14,8 @@ from segcoord.data.mask_writer import write_mask, write_probabilities
 from segcoord.inference.class_areas import AreaTable
 from segcoord.inference.inputs import Source
 from segcoord.inference.photo import Photo
+from segcoord.inference.polygon_files.export import PolygonExport, PolygonOptions
+from segcoord.inference.polygon_files.image_polygons import ImagePolygons
 from segcoord.inference.scales_and_tiles import Views
 from segcoord.inference.segment import Segment
 from segcoord.inference.strips import PhotoStrips, open_photo
@@ -38,6 +40,7 @@ class PredictionJob:
     probs: bool
     views: Views
     max_pixels: int  # images with more pixels are cut into tiles
+    polygons: PolygonOptions | None
 
     @property
     def table(self) -> Path:
@@ -52,7 +55,9 @@ class PredictionJob:
             suffixes["overlays"] = ".jpg"
         if self.probs:
             suffixes["probs"] = ".npz"
-        return {kind: self.out / kind / f"{source.name}{end}" for kind, end in suffixes.items()}
+        files = {kind: self.out / kind / f"{source.name}{end}" for kind, end in suffixes.items()}
+        polygons = self.polygons and self.polygons.image_file(source.name)
+        return files | ({"polygons": polygons} if polygons else {})
 
     def views_of(self, size: tuple[int, int]) -> Views:
         return self.views.within(self.max_pixels, size)
@@ -67,6 +72,14 @@ class PredictedImage(NamedTuple):
     probabilities: np.ndarray | None
 
 
+class WrittenImage(NamedTuple):
+    """A written image; pixels are (256,) counts by class index, polygons None without --to."""
+
+    source: Source
+    pixels: np.ndarray
+    polygons: ImagePolygons | None
+
+
 @dataclass
 class BatchPredictor:
     """Predicts sources and counts the results."""
@@ -76,6 +89,7 @@ class BatchPredictor:
     labels: LabelSet
     crop: int  # the longer side of the model's training crops; 0 if unknown
     stopped: Callable[[], bool]  # whether the user has asked to stop
+    export: PolygonExport | None
     done: int = 0  # predicted sources
     tiled: int = 0  # images cut into tiles because of `max_pixels`
     large: int = 0  # images much longer than `crop`, predicted at scale 1
@@ -91,8 +105,10 @@ class BatchPredictor:
             closing(self._predict_all(sources)) as predicted,
         ):
             on_progress(0)
-            for source, pixels in map_in_threads(self._write, predicted, THREADS, THREADS):
-                areas.add(source.path, pixels)
+            for image in map_in_threads(self._write, predicted, THREADS, THREADS):
+                if self.export is not None:
+                    self.export.add(image.polygons)
+                areas.add(image.source.path, image.pixels)
                 self.done += 1
                 on_progress(self.done + len(self.failed))
 
@@ -138,8 +154,8 @@ class BatchPredictor:
         with explain_out_of_memory(size, f"Lower {option}."):
             return self.segment(pixels, self.job.views_of(size))
 
-    def _write(self, image: PredictedImage) -> tuple[Source, np.ndarray]:
-        """Write the outputs of an image; returns its (256,) pixel counts by class."""
+    def _write(self, image: PredictedImage) -> WrittenImage:
+        """Write the outputs of an image, except its polygons, which are only computed."""
         files = self.job.outputs(image.source)
         write_mask(files["masks"], image.classes, self.labels, palette=True)
         if "overlays" in files:
@@ -150,7 +166,10 @@ class BatchPredictor:
             write_picture(files["overlays"], overlay(*small, self.labels))
         if "probs" in files:
             write_probabilities(files["probs"], image.probabilities, self.labels)
-        return image.source, histogram(image.classes)
+        polygons = None
+        if self.export is not None:
+            polygons = self.export.find(image.source, image.classes, image.probabilities)
+        return WrittenImage(image.source, histogram(image.classes), polygons)
 
     def _count(self, size: tuple[int, int]) -> None:
         self.tiled += self.job.views_of(size) is not self.job.views

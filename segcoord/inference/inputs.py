@@ -21,7 +21,8 @@ VIDEOS = frozenset({
 })
 # fmt: on
 LIST = ".txt"
-OUTPUTS = ("masks", "overlays", "probs")
+POLYGONS = "polygons"
+OUTPUTS = ("masks", "overlays", "probs", POLYGONS)
 """Subfolders of the output folder, whose files are never inputs."""
 
 

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -10,6 +11,7 @@ from segcoord.inference.batch import BatchPredictor, PredictionJob
 from segcoord.inference.class_areas import AreaTable
 from segcoord.inference.inputs import OUTPUTS, Sources, by_suffix, check_outputs, find_sources
 from segcoord.inference.photo import allow_pixels
+from segcoord.inference.polygon_files.export import PolygonExport, polygon_options
 from segcoord.inference.scales_and_tiles import Views, parse_tile
 from segcoord.inference.segment import open_segment
 from segcoord.utils.console import console, format_duration
@@ -32,6 +34,10 @@ def run_prediction(args: Namespace) -> int:
     sources = find_sources(args.inputs, job.out)
     _check_outputs(job, sources)
     segment, labels, checkpoint = open_segment(args, job.views)
+    export = None
+    if job.polygons is not None:
+        model = "/".join(Path(args.checkpoint).absolute().parts[-2:])
+        export = PolygonExport(job.polygons, labels, model)
     crop = max(checkpoint.get("config", {}).get("data", {}).get("crop_size", [0]))
     warnings.filterwarnings("ignore", module="PIL")  # harmless, about sizes and EXIF
     skipped = f"; skipped: {by_suffix(sources.skipped)}" if sources.skipped else ""
@@ -43,10 +49,11 @@ def run_prediction(args: Namespace) -> int:
         allow_pixels(args.allow_pixels),
         graceful_interrupt(lambda: console.print(message)) as stopped,
     ):
-        predictor = BatchPredictor(job, segment, labels, crop, stopped)
+        predictor = BatchPredictor(job, segment, labels, crop, stopped, export)
         try:
-            predictor.images(sources.images, areas)
-            predictor.videos(sources.videos, areas)
+            with export or nullcontext():
+                predictor.images(sources.images, areas)
+                predictor.videos(sources.videos, areas)
         finally:
             _summarize(predictor, total, time.monotonic() - start)
         if predictor.done + len(predictor.failed) < total:
@@ -72,7 +79,8 @@ def _job(args: Namespace) -> PredictionJob:
         raise UserError(f"--out {out}: is a file, expected a folder")
     tile = args.tile and parse_tile(args.tile)
     views = Views(tuple(args.scales), args.flip, tile, args.overlap)
-    return PredictionJob(out, not args.no_overlays, args.probs, views, max_pixels)
+    polygons = polygon_options(args, out)
+    return PredictionJob(out, not args.no_overlays, args.probs, views, max_pixels, polygons)
 
 
 def _check_outputs(job: PredictionJob, sources: Sources) -> None:
@@ -81,8 +89,12 @@ def _check_outputs(job: PredictionJob, sources: Sources) -> None:
         raise UserError("--probs: applies to images only; predict the videos without it")
     if sources.videos and not job.overlays:
         raise UserError("--no-overlays: videos have no other output; predict them without it")
+    if sources.videos and job.polygons is not None:
+        raise UserError("--to: applies to images only; predict the videos without it")
     outputs = [(s, [*job.outputs(s).values()]) for s in [*sources.images, *sources.videos]]
     check_outputs(outputs, job.table)
+    if job.polygons is not None:
+        job.polygons.check_absent(sources.images)
 
 
 def _summarize(predictor: BatchPredictor, total: int, seconds: float) -> None:
@@ -107,6 +119,8 @@ def _summarize(predictor: BatchPredictor, total: int, seconds: float) -> None:
             if (job.out / kind).is_dir():
                 console.print(f"{kind:10} {job.out / kind}")
         console.print(f"{'areas':10} {job.table}")
+    if predictor.export is not None and done:
+        console.print(str(predictor.export))
     if predictor.failed:
         console.print(f"\n{len(predictor.failed)} could not be predicted:", style="red")
         for line in predictor.failed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -463,7 +464,7 @@ def test_ctrl_c_leaves_complete_files(
 
     thread = Thread(target=interrupt, daemon=True)
     thread.start()
-    assert command(tiny_run, tmp_path / "in", f"--out={tmp_path / 'out'}") == 130
+    assert command(tiny_run, tmp_path / "in", f"--out={tmp_path / 'out'}", "--to=coco") == 130
     thread.join()
     printed = capsys.readouterr().out
     assert "Stopping after the current images" in printed
@@ -471,6 +472,8 @@ def test_ctrl_c_leaves_complete_files(
     assert 0 < len(done) < 200
     assert f"{len(done)} of 200 predicted" in printed
     assert sorted({Path(row["file"]).stem for row in areas(tmp_path / "out")}) == done
+    polygons = json.loads((tmp_path / "out" / "polygons" / "coco" / "instances.json").read_text())
+    assert sorted(Path(image["file_name"]).stem for image in polygons["images"]) == done
     assert not list(tmp_path.rglob("*.part"))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -1,0 +1,1 @@
+"""Write polygons in the formats of annotation tools: `segcoord predict --to`."""
