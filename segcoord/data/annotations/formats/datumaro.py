@@ -78,12 +78,13 @@ def read(root: Path) -> Export:
         colors |= _colors(data, labels[file.stem], file)
         for number, item in enumerate(member(data, "items", list, file)):
             where = f"{file}: items[{number}]"
-            record = _record(item, where, file.stem, index)
+            annotations = _annotations(item, where)
+            record = _record(item, where, file.stem, annotations, index)
             if record is None:
-                missing.append(_image_name(item))
+                missing.append(_image(item).get("path") or item["id"])
             else:
                 records.append(record)
-            skipped.update(filter(None, map(_left_out, member(item, "annotations", list, where))))
+            skipped.update(filter(None, map(_left_out, annotations)))
     report_missing(missing, records, index.folder, skipped)
     require_unique(records)
     names = dict.fromkeys(name for subset in labels.values() for name in subset)
@@ -105,15 +106,13 @@ def _annotation(
 ) -> Sequence[Shape]:
     """The shapes of an item, in an image of size (height, width)."""
     subset, annotations = record.content
+    regions = [(n, a, f"{record.where}: annotations[{n}]") for n, a in enumerate(annotations)]
+    regions = [region for region in regions if not _left_out(region[1])]
+    depths = [_depth(annotation, where) for _, annotation, where in regions]
+    ordered = len({*depths}) > 1  # if all are equal, they say nothing about overlaps
     shapes = []
-    depths = {a.get("z_order", 0) for a in annotations if not _left_out(a)}
-    for number, annotation in enumerate(annotations):
-        if _left_out(annotation):
-            continue
-        where = f"{record.where}: annotations[{number}]"
-        order = None
-        if len(depths) > 1:  # otherwise they say nothing about overlaps
-            order = member(annotation, "z_order", int, where) * len(annotations) + number
+    for depth, (number, annotation, where) in zip(depths, regions):
+        order = depth * len(annotations) + number if ordered else None
         shape = _shape(annotation, _label(annotation, labels[subset], where), order, size, where)
         shapes += [shape] if shape else []
     return shapes
@@ -176,13 +175,16 @@ def _label(annotation: dict, labels: Sequence[str], where: str) -> str:
     return labels[number]
 
 
-def _left_out(annotation: object) -> str | None:
-    """Why an annotation is no region of a class; None if it is one, or is wrong."""
-    if not isinstance(annotation, dict):
-        return None
+def _depth(annotation: dict, where: str) -> int:
+    """The z-order of an annotation; formats before 1.0 leave out 0."""
+    return member(annotation, "z_order", int, where) if "z_order" in annotation else 0
+
+
+def _left_out(annotation: dict) -> str | None:
+    """Why an annotation is no region of a class; None if it is one."""
     kind = annotation.get("type")
     if kind not in _SHAPES:
-        return _LEFT_OUT.get(kind, "annotations of another type") if kind != "hash_key" else None
+        return _LEFT_OUT.get(kind, "annotations of another type")
     if "label_id" in annotation and annotation["label_id"] is None:
         return "shapes without a label"
     points = annotation.get("points")
@@ -191,35 +193,39 @@ def _left_out(annotation: object) -> str | None:
     return None
 
 
-def _record(item: object, where: str, subset: str, index: ImageIndex) -> Record | None:
+def _record(
+    item: dict, where: str, subset: str, annotations: list[dict], index: ImageIndex
+) -> Record | None:
     """The record of an item; None if its image is not there."""
-    name, path = member(item, "id", str, where), _image_name(item)
-    names = [] if leaves_folder(path) else [f"{subset}/{path}", path]
+    name = member(item, "id", str, where)
+    path, size = _image(item).get("path"), _image(item).get("size")
+    has_path = isinstance(path, str) and path and not leaves_folder(path)
+    names = [f"{subset}/{path}", path] if has_path else []
     stems = [] if leaves_folder(name) else [f"{subset}/{name}", name]
     file = index.find(names, stems)
     if file is None:
         return None
-    annotations = item.get("annotations", [])
-    size = item.get("image", {}).get("size")
     return Record(
-        name=str(Path(file).with_suffix("").as_posix()),
+        name=Path(file).with_suffix("").as_posix(),
         image=index.folder / file,
-        content=(subset, annotations) if _has_shapes(annotations) else None,
+        content=None if all(map(_left_out, annotations)) else (subset, annotations),
         where=f"{where} ({name})",
         size=tuple(size) if isinstance(size, list) and len(size) == 2 else None,
         split=None if subset == _NO_SPLIT else subset,
     )
 
 
-def _has_shapes(annotations: Sequence[object]) -> bool:
-    return any(_left_out(annotation) is None for annotation in annotations)
+def _annotations(item: object, where: str) -> list[dict]:
+    annotations = member(item, "annotations", list, where)
+    for number, annotation in enumerate(annotations):
+        member(annotation, "type", str, f"{where}: annotations[{number}]")
+    return annotations
 
 
-def _image_name(item: dict) -> str:
-    """The path of an item's image, or else its id."""
+def _image(item: dict) -> dict:
+    """The path and the size of an item's image, if it has them."""
     image = item.get("image")
-    path = image.get("path") if isinstance(image, dict) else None
-    return path if isinstance(path, str) and path else str(item.get("id"))
+    return image if isinstance(image, dict) else {}
 
 
 def _labels(data: object, file: Path) -> list[str]:

@@ -9,6 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -176,9 +177,7 @@ def _count_boxes(root: Path, records: list[Record]) -> int:
         others = counts.total() - own - counts[0]
         boxes, polygons = boxes + own, polygons + others
         if own and not others:
-            records[index] = Record(
-                record.name, record.image, None, record.where, split=record.split
-            )
+            records[index] = replace(record, content=None)
     if boxes and not polygons:
         raise UserError(
             f"found {boxes} bounding boxes and no polygon: a dataset for detection.",
