@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from segcoord.data.file_pattern import IMAGE_SUFFIXES, list_files, nfc
 from segcoord.utils.errors import UserError
 
 _KINDS = {dict: "an object", list: "a list", str: "text", int: "an integer"}
+_SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
 _MAX_SHOWN = 60  # characters of a value in a message
 MAX_PEEKED = 16 << 20
 """Size in bytes of the largest JSON file that is read to recognize a format."""
@@ -214,3 +215,22 @@ def listed_classes(names: Mapping[int, str]) -> list[ClassName]:
     for number in sorted(names):
         by_name.setdefault(names[number], ClassName(names[number], id=number))
     return list(by_name.values())
+
+
+def images_folder(image: PurePath) -> int | None:
+    """The position of the last folder called images in a relative path; None without one."""
+    found = [i for i, part in enumerate(image.parts[:-1]) if part == "images"]
+    return found[-1] if found else None
+
+
+def name_without_images(image: PurePath) -> str:
+    """The name of a record: a relative path without the folder images and the suffix."""
+    parts = list(image.with_suffix("").parts)
+    if (position := images_folder(image)) is not None:
+        del parts[position]
+    return "/".join(parts)
+
+
+def split_of(image: PurePath) -> str | None:
+    """The first folder of a relative path that is called like a split; None without one."""
+    return next((part for part in image.parts[:-1] if part.lower() in _SPLIT_FOLDERS), None)

@@ -63,16 +63,14 @@ def find_pairs(root: Path, skipped: Counter[str]) -> list[Record]:
     return records
 
 
-def first_pair(root: Path) -> tuple[Path, Path] | None:
-    """An image and its mask, to recognize a format; None if none pair."""
+def sample_pairs(root: Path, count: int) -> list[tuple[Path, Path]]:
+    """Some images with their masks, to recognize a format; empty if none pair."""
     try:
-        for split, patterns in _find_patterns(root):
-            for record in _records(patterns, split, Counter()):
-                if record.content is not None:
-                    return record.image, record.content
+        records = [r for s, p in _find_patterns(root) for r in _records(p, s, Counter())]
     except UserError:
-        pass
-    return None
+        return []
+    pairs = [(r.image, r.content) for r in records if r.content is not None]
+    return pairs[:: max(1, len(pairs) // count)][:count]
 
 
 def _find_patterns(root: Path) -> list[tuple[str | None, Patterns]]:

@@ -17,11 +17,14 @@ import numpy as np
 import yaml
 
 from segcoord.data.annotations.export_files import (
+    images_folder,
     listed_classes,
+    name_without_images,
     read_text,
     report_missing,
     require_unique,
     shown,
+    split_of,
 )
 from segcoord.data.annotations.records import Export, Format, Record, Shape
 from segcoord.data.file_pattern import IMAGE_SUFFIXES, list_files, stored_path
@@ -29,8 +32,7 @@ from segcoord.utils.errors import UserError
 
 _TITLE = "YOLO segmentation"
 _SPLIT_KEYS = ("train", "val", "test")
-_SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
-_IMAGES, _LABELS = "images", "labels"
+_LABELS = "labels"
 _BOX = 5  # numbers of a line: the class, and the center and size of a box
 _SLACK = 1e-6  # by which rounding may move a coordinate out of [0, 1]
 _NAMELESS = (
@@ -135,12 +137,9 @@ def _parse_line(
 def _record(root: Path, image: Path, split: str | None) -> Record:
     relative = image.relative_to(root)
     label = stored_path(_label_file(root, relative))
-    kept = list(relative.with_suffix("").parts)
-    if (position := _images_folder(relative)) is not None:
-        del kept[position]
     found = label.is_file()
     return Record(
-        name="/".join(kept),
+        name=name_without_images(relative),
         image=image,
         content=label if found else None,
         where=str(label if found else image),
@@ -151,15 +150,9 @@ def _record(root: Path, image: Path, split: str | None) -> Record:
 def _label_file(root: Path, image: Path) -> Path:
     """The label file of an image, given relative to the root."""
     parts = list(image.with_suffix(".txt").parts)
-    if (position := _images_folder(image)) is not None:
+    if (position := images_folder(image)) is not None:
         parts[position] = _LABELS
     return root.joinpath(*parts)
-
-
-def _images_folder(image: Path) -> int | None:
-    """The position of the last folder called images in a relative path; None without one."""
-    found = [i for i, part in enumerate(image.parts[:-1]) if part == _IMAGES]
-    return found[-1] if found else None
 
 
 def _count_boxes(root: Path, records: list[Record]) -> int:
@@ -312,15 +305,14 @@ def _folder_images(root: Path) -> Iterator[tuple[str | None, Path]]:
     """The images in folders called images, with the split that a folder of their path names."""
     for file in list_files(root):
         path = PurePosixPath(file)
-        if path.suffix.lower() in IMAGE_SUFFIXES and _IMAGES in path.parts[:-1]:
-            split = next((p for p in path.parts[:-1] if p.lower() in _SPLIT_FOLDERS), None)
-            yield split, root / file
+        if path.suffix.lower() in IMAGE_SUFFIXES and images_folder(path) is not None:
+            yield split_of(path), root / file
 
 
 def _first_label(root: Path) -> Path | None:
     """A label file in a folder labels whose first line is numbers, beside a folder images."""
     for folder in (root / _LABELS, *sorted(root.glob(f"*/{_LABELS}"))):
-        if not folder.is_dir() or not folder.with_name(_IMAGES).is_dir():
+        if not folder.is_dir() or not folder.with_name("images").is_dir():
             continue
         for file in list_files(folder, limit=50):
             if file.endswith(".txt") and _starts_with_numbers(folder / file):
