@@ -196,6 +196,12 @@ def require_unique(records: Iterable[Record]) -> None:
         first = seen.setdefault(nfc(record.name), record)
         if first is record:
             continue
+        if first.image == record.image and first.split != record.split:
+            raise UserError(
+                f"is in two splits, {first.split} and {record.split}.",
+                path=record.image,
+                remedy="Remove it from one of the two.",
+            )
         if first.image == record.image:
             raise UserError(
                 f"a second annotation of {record.image}; the first is {first.where}.",

@@ -64,7 +64,6 @@ def read(root: Path) -> Export:
     )
 
 
-
 def _annotation(names: dict[int, str | None], record: Record, size: tuple[int, int]) -> MaskFile:
     """The mask of an image; `names` are those of its values, None for unlabelled."""
     return MaskFile(record.content, names)

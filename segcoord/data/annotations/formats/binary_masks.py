@@ -45,7 +45,7 @@ _OTHER_SUFFIXES = {".json", ".jsonl", ".ndjson", ".xml", ".csv", ".yaml", ".yml"
 _OTHER_FILES = {"labelmap.txt", "label_colors.txt", "classes.txt", "objectinfo150.txt"}
 _OTHER_FOLDERS = {
     *("jpegimages", "segmentationclass", "segmentationobject", "imagesets"),
-    *("leftimg8bit", "gtfine", "labels"),
+    *("leftimg8bit", "gtfine"),
 }
 _LABEL_STUDIO = re.compile(r"task-\d+-annotation-\d+-")
 
@@ -215,9 +215,8 @@ def _has_other_files(root: Path) -> bool:
         if path.suffix.lower() in _OTHER_SUFFIXES or name in _OTHER_FILES:
             return True
         folders = {part.lower() for part in path.parts[:-1]}
-        if "labels" in folders and path.suffix.lower() != ".txt":
-            folders.discard("labels")  # mask images may be in a folder of this name
-        if folders & _OTHER_FOLDERS or _LABEL_STUDIO.match(path.name):
+        yolo = "labels" in folders and name.endswith(".txt")
+        if yolo or folders & _OTHER_FOLDERS or _LABEL_STUDIO.match(path.name):
             return True
     return False
 

@@ -35,6 +35,7 @@ _UNLABELLED = {"void", "unlabelled", "unlabeled", "ignore"}
 _GRAY_MODES = ("L", "LA")
 _OTHERS = ("labelmap.txt", "leftImg8bit", "gtFine", "JPEGImages")  # of other formats
 _MAX_SEARCHED = 100  # files of the root
+_MAX_TABLE = 1 << 18  # bytes of a table
 
 Row = tuple[str, Color]
 """Name and color of a class."""
@@ -121,7 +122,8 @@ def _names(table: Path) -> dict[Color, str | None]:
 
 def _tables(root: Path) -> list[Path]:
     """The files of the root that hold class colors."""
-    files = sorted(p for p in root.glob("*") if p.is_file())[:_MAX_SEARCHED]
+    files = [p for p in sorted(root.glob("*"))[:_MAX_SEARCHED] if p.is_file()]
+    files = [p for p in files if p.stat().st_size <= _MAX_TABLE]
     return [p for p in files if p.name == _TEXT_TABLE or _has_columns(p) or _is_json_table(p)]
 
 

@@ -124,7 +124,7 @@ def _annotation(record: Record, size: tuple[int, int]) -> Sequence[Shape]:
     """The shapes of a file, in an image of size (height, width)."""
     path = record.content
     annotations = member(read_json(path), "annotations", list, path)
-    masks = {a["id"]: a["name"] for a in annotations if "mask" in a and "id" in a}
+    masks = {a["id"]: a["name"] for a in annotations if "mask" in a}
     shapes = []
     for number, annotation in enumerate(annotations):
         where = f"{path}: annotations[{number}]"
@@ -224,7 +224,7 @@ def _summary(annotations: list, path: Path) -> tuple[set[str], Counter[str]]:
 def _left_out(annotation: dict, drawn: set[str], where: str) -> str | None:
     """Why an annotation is no region of a class; None if it is one."""
     if "mask" in annotation:
-        return None if annotation.get("id") in drawn else "masks without pixels"
+        return None if member(annotation, "id", str, where) in drawn else "masks without pixels"
     if any(key in annotation for key in _POLYGONS):
         return None if _rings(annotation, where) else "polygons with fewer than 3 points"
     kind = next((key for key in _LEFT_OUT if key in annotation), None)

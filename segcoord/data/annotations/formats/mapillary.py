@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segcoord.data.annotations.export_files import (
+    ImageIndex,
     is_color,
     member,
     peek_json,
@@ -29,6 +30,7 @@ _VERSIONS = {  # configuration file: folder of the masks of a split; the newest 
     "config.json": "labels",
 }
 _SPLITS = ("training", "validation")
+_WITHOUT_MASKS = "testing"
 
 
 class _Label(NamedTuple):
@@ -44,9 +46,9 @@ def recognize(root: Path) -> str | None:
     for name in _VERSIONS:
         data = peek_json(root / name)
         labels = data.get("labels") if isinstance(data, dict) else None
-        if isinstance(labels, list) and labels and isinstance(labels[0], dict):
-            if {"name", "color", "evaluate"} <= labels[0].keys():
-                return f"{name} with the labels of Mapillary Vistas"
+        first = labels[0] if isinstance(labels, list) and labels else None
+        if isinstance(first, dict) and {"name", "color", "evaluate"} <= first.keys():
+            return f"{name} with the labels of Mapillary Vistas"
     return None
 
 
@@ -74,6 +76,8 @@ def read(root: Path) -> Export:
             remedy=f"Add them, or remove {config.name} to use another version.",
         )
     require_unique(records)
+    if unmasked := len(ImageIndex(root / _WITHOUT_MASKS / "images")):
+        skipped[f"images of {_WITHOUT_MASKS}, which has no masks"] = unmasked
     if unscored := sum(not label.evaluate for label in labels):
         skipped["labels with evaluate: false, whose pixels are unlabelled"] = unscored
     return Export(

@@ -62,7 +62,7 @@ def read(root: Path) -> Export:
         UserError: no class names, two YAML files, a split without images, no label file, nothing
             but bounding boxes.
     """
-    root = Path(os.path.abspath(root))
+    root = Path(os.path.normpath(root.absolute()))
     files = _yaml_files(root)
     if len(files) > 1:
         names = " and ".join(f.name for f in files[:2])
@@ -91,9 +91,7 @@ def read(root: Path) -> Export:
     )
 
 
-def _annotation(
-    names: Mapping[int, str], record: Record, size: tuple[int, int]
-) -> Sequence[Shape]:
+def _annotation(names: Mapping[int, str], record: Record, size: tuple[int, int]) -> Sequence[Shape]:
     """The polygons of a label file, in pixels of an image of size (height, width)."""
     scale = size[1], size[0]
     shapes = []
