@@ -81,7 +81,11 @@ def test_gray_masks_are_colors_with_equal_channels(tmp_path: Path) -> None:
     [
         ("label_colors.txt", "0 0 0 Void\n0 0 999 Car", "line 2: found '0 0 999 Car'"),
         ("label_colors.txt", "0 0 0", "line 1: found '0 0 0', expected R G B NAME"),
-        ("label_colors.txt", "0 0 9 Car\n0 0 9 Bus", "0,0,9 belongs to both 'Car' and 'Bus'"),
+        (
+            "label_colors.txt",
+            "0 0 9 Car\n0 0 9 Bus",
+            "the color 0,0,9 belongs to both 'Car' and 'Bus'",
+        ),
         ("label_colors.txt", "0 0 0 Void", "found no class"),
         ("class_dict.csv", "name,r,g,b\nCar,1,2", "line 2: found 'Car,1,2'"),
     ],

@@ -165,5 +165,5 @@ def test_export_without_images_and_image_with_two_annotations(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"items\[1\] \(a\): a second annotation of"):
         FORMAT.read(tmp_path)
     (tmp_path / "images/train/a.jpg").unlink()
-    with pytest.raises(UserError, match="found no image of the 2 that it names, such as a.jpg"):
+    with pytest.raises(UserError, match="found no image of the 2 that it names, such as a"):
         FORMAT.read(tmp_path)

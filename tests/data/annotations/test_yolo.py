@@ -86,7 +86,7 @@ def test_names_of_other_unicode_form(tmp_path: Path) -> None:
 def test_bad_lines_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
     export = FORMAT.read(yolo_tree(tmp_path))
     put_text(tmp_path / "train/labels/a.txt", f"0 0 0 1 0 1 1\n{line}\n")
-    with pytest.raises(UserError, match="a.txt, line 2: ") as caught:
+    with pytest.raises(UserError, match=r"a\.txt, line 2: ") as caught:
         annotation(export, "train/a")
     assert message in str(caught.value)
 
