@@ -137,13 +137,19 @@ def test_bad_layers_name_file_and_key(tmp_path: Path, wrong: list, message: str)
     ],
 )
 def test_bad_files(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """The error is that of the image with the file's name; without such an image, of the import."""
     path = darwin_tree(tmp_path) / FILE
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+    export = FORMAT.read(tmp_path)
     with pytest.raises(UserError, match=r"a\.json: ") as caught:
-        FORMAT.read(tmp_path)
+        annotation(export, "street/a")
     assert message in str(caught.value)
+    (tmp_path / "images/street/a.jpg").rename(tmp_path / "images/b.jpg")
+    with pytest.raises(UserError) as again:
+        FORMAT.read(tmp_path)
+    assert str(again.value) == str(caught.value)
 
 
 def test_several_releases_and_two_annotations(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from segcoord.data.annotations.export_files import (
 from segcoord.data.annotations.paired_masks import find_pairs, sample_pairs
 from segcoord.data.annotations.records import ClassName, Color, Export, Format, MaskFile, Record
 from segcoord.data.color_table import format_rgb
-from segcoord.data.image_io import open_image
 from segcoord.data.mask_reader import read_stored_mask, value_counts
 from segcoord.utils.errors import UserError
 
@@ -32,7 +31,6 @@ _TEXT_TABLE = "label_colors.txt"
 _NAME_COLUMNS = ("name", "class", "label", "class_name")
 _CHANNELS = (("r", "g", "b"), ("red", "green", "blue"))
 _UNLABELLED = {"void", "unlabelled", "unlabeled", "ignore"}
-_GRAY_MODES = ("L", "LA")
 _OTHERS = ("labelmap.txt", "leftImg8bit", "gtFine", "JPEGImages")  # of other formats
 _MAX_SEARCHED = 100  # files of the root
 _MAX_TABLE = 1 << 18  # bytes of a table
@@ -90,18 +88,8 @@ def read(root: Path) -> Export:
 def _annotation(
     names: Mapping[Color, str | None], record: Record, size: tuple[int, int]
 ) -> MaskFile:
-    """The mask of an image; the values of a gray one are colors with equal channels."""
-    path = record.content
-    if open_image(path)[1].mode not in _GRAY_MODES:
-        return MaskFile(path, names)
-    grays = {color[0]: name for color, name in names.items() if len({*color}) == 1}
-    if not grays:
-        raise UserError(
-            "a gray mask, expected one in the colors of the table.",
-            path=path,
-            remedy="If its values are class ids, it needs no table: set them in data.classes.",
-        )
-    return MaskFile(path, grays)
+    """The mask of an image, whose gray values are colors with equal channels."""
+    return MaskFile(record.content, names)
 
 
 def _names(table: Path) -> dict[Color, str | None]:

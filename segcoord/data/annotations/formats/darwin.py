@@ -5,6 +5,7 @@ Source: docs.v7labs.com and the datatypes of github.com/v7labs/darwin-py.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,11 +43,20 @@ _PEEKED = 3  # files that are read to recognize the format
 
 
 class _Item(NamedTuple):
-    """What a file says about its image."""
+    """The image of a file."""
 
-    names: list[str]  # paths that the image may have below the image folder
+    names: list[str]  # paths that it may have below the image folder
     size: tuple[int, int] | None  # (height, width)
     left_out: str | None  # why it is not imported
+
+
+class _Content(NamedTuple):
+    """A file whose structure is right."""
+
+    item: _Item
+    annotations: list[dict]
+    classes: set[str]
+    skipped: Counter[str]  # annotations that are no regions of a class, by reason
 
 
 def recognize(root: Path) -> str | None:
@@ -66,8 +76,8 @@ def read(root: Path) -> Export:
     Images are found by the path and the name of their item, below images or else the folder itself.
 
     Raises:
-        UserError: several releases without a latest one, a file that is not Darwin JSON, no image,
-            two annotations of an image, a mask that no mask layer has.
+        UserError: several releases without a latest one, a file that is not Darwin JSON and has not
+            the name of an image, no image, two annotations of an image.
     """
     folders = _annotation_folders(root)
     if len(folders) > 1:
@@ -77,36 +87,32 @@ def read(root: Path) -> Export:
             path=root / "releases",
             remedy="Remove the others.",
         )
-    folder = folders[0]
     index = ImageIndex(root / "images" if (root / "images").is_dir() else root)
     records: list[Record] = []
     missing: list[str] = []
     names: set[str] = set()
     skipped: Counter[str] = Counter()
-    for file in _files(folder):
-        path = folder / file
-        data = read_json(path)
-        item = _item(data, path)
+    for path in (folders[0] / file for file in _files(folders[0])):
+        stem = path.relative_to(folders[0]).with_suffix("")
+        try:
+            item, _, classes, left_out = _load(path)
+        except UserError:
+            image = index.find([], [stem.as_posix(), stem.name])
+            if image is None:
+                raise
+            records.append(_record(path, index.folder, image))  # `_annotation` raises it again
+            continue
         if item.left_out:
             skipped[item.left_out] += 1
             continue
-        annotations = member(data, "annotations", list, path)
-        classes, left_out = _summary(annotations, path)
         skipped.update(left_out)
         image = index.find(item.names)
         if image is None:
             missing.append(item.names[0])
             continue
         names |= classes
-        records.append(
-            Record(
-                name=Path(image).with_suffix("").as_posix(),
-                image=index.folder / image,
-                content=path if classes else None,
-                where=str(path),
-                size=item.size,
-            )
-        )
+        record = _record(path, index.folder, image)
+        records.append(replace(record, content=path if classes else None, size=item.size))
     report_missing(missing, records, index.folder, skipped)
     require_unique(records)
     listed = [ClassName(name) for name in sorted(names, key=lambda n: (n.casefold(), n))]
@@ -120,10 +126,23 @@ def read(root: Path) -> Export:
     )
 
 
+def _record(path: Path, folder: Path, image: str) -> Record:
+    name = Path(image).with_suffix("").as_posix()
+    return Record(name=name, image=folder / image, content=path, where=str(path))
+
+
+def _load(path: Path) -> _Content:
+    """Read a file, and check everything in it but the mask layers."""
+    data = read_json(path)
+    item = _item(data, path)
+    annotations = member(data, "annotations", list, path)
+    return _Content(item, annotations, *_summary(annotations, path))
+
+
 def _annotation(record: Record, size: tuple[int, int]) -> Sequence[Shape]:
     """The shapes of a file, in an image of size (height, width)."""
     path = record.content
-    annotations = member(read_json(path), "annotations", list, path)
+    annotations = _load(path).annotations
     masks = {a["id"]: a["name"] for a in annotations if "mask" in a}
     shapes = []
     for number, annotation in enumerate(annotations):

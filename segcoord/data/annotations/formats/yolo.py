@@ -163,7 +163,11 @@ def _count_boxes(root: Path, records: list[Record]) -> int:
     for index, record in enumerate(records):
         if record.content is None:
             continue
-        counts = Counter(len(line.split()) for line in read_text(record.content).splitlines())
+        try:
+            lines = read_text(record.content).splitlines()
+        except UserError:  # `_annotation` raises it again, for this image alone
+            continue
+        counts = Counter(len(line.split()) for line in lines)
         own = counts[_BOX]
         others = counts.total() - own - counts[0]
         boxes, polygons = boxes + own, polygons + others
