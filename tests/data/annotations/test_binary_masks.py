@@ -106,6 +106,7 @@ def test_alpha_channels(tmp_path: Path) -> None:
     assert shape.label == "foreground"
     assert (shape.offset, shape.mask.tolist()) == ((2, 0), [[True, True]] * 4)
     image = Image.open(io.BytesIO(export.image(record)))
+    assert export.rewrites_images
     assert image.mode == "RGB"
     assert (np.array(image).ravel() == np.arange(48)).all()
 

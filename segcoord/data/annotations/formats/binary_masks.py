@@ -146,6 +146,7 @@ def _read_alpha(root: Path, images: list[str]) -> Export:
         annotation=_alpha_annotation,
         image=_image_without_alpha,
         background=_BACKGROUND,
+        rewrites_images=True,
     )
 
 
