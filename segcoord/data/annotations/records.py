@@ -100,7 +100,7 @@ class Export:
     skipped: Counter[str] = field(default_factory=Counter)
     """How many things were left out, by reason, such as "bounding boxes without a polygon"."""
     rewrites_images: bool = False
-    """Whether `image` gives the bytes of plain image files too, such as those whose alpha channel is
+    """Whether `image` gives the bytes of plain image files too, for images whose alpha channel is
     their mask: a copy would show the mask to the network."""
 
 
