@@ -217,7 +217,8 @@ def _paths(polygon: dict, where: str) -> list:
     path = member(polygon, "path", list, where)
     if path and isinstance(path[0], list):
         return path
-    return [path, *(polygon.get("additional_paths") or [])]
+    more = member(polygon, "additional_paths", list, where) if "additional_paths" in polygon else []
+    return [path, *more]
 
 
 def _summary(annotations: list, path: Path) -> tuple[set[str], Counter[str]]:
@@ -227,7 +228,8 @@ def _summary(annotations: list, path: Path) -> tuple[set[str], Counter[str]]:
     drawn: set[str] = set()
     for annotation in annotations:
         if isinstance(annotation, dict) and isinstance(annotation.get("raster_layer"), dict):
-            drawn |= {*(annotation["raster_layer"].get("mask_annotation_ids_mapping") or {})}
+            numbers = annotation["raster_layer"].get("mask_annotation_ids_mapping")
+            drawn |= {*numbers} if isinstance(numbers, dict) else set()
     for number, annotation in enumerate(annotations):
         where = f"{path}: annotations[{number}]"
         name = member(annotation, "name", str, where)

@@ -242,9 +242,11 @@ def _labels(data: object, file: Path) -> list[str]:
 def _colors(data: dict, labels: Sequence[str], file: Path) -> dict[str, Color]:
     """The colors of the labels; empty without a color map."""
     found = {}
-    mask = data["categories"].get("mask") or {}
-    for number, entry in enumerate(mask.get("colormap", [])):
-        where = f"{file}: categories.mask.colormap[{number}]"
+    mask = data["categories"].get("mask")
+    place = f"{file}: categories.mask"
+    colormap = member(mask, "colormap", list, place) if mask else []
+    for number, entry in enumerate(colormap):
+        where = f"{place}.colormap[{number}]"
         label = member(entry, "label_id", int, where)
         color = tuple(entry.get(channel) for channel in "rgb")
         if not is_color(color):
