@@ -52,7 +52,10 @@ def put_alpha(path: Path, alpha: object) -> Path:
 def yolo_tree(root: Path) -> Path:
     """As Roboflow exports it, with a triangle and a box."""
     names = "names: ['cat', 'no']\nnc: 2\n"
-    put_text(root / "data.yaml", f"train: ../train/images\nval: ../valid/images\n{names}")
+    put_text(
+        root / "data.yaml",
+        f"train: ../train/images\nval: ../valid/images\ntest: ../test/images\n{names}",
+    )
     put_image(root / "train/images/a.jpg")
     put_text(root / "train/labels/a.txt", "1 0.5 0.25 1 0.25 0.5 1\n\n0 0.1 0.1 0.2 0.2\n")
     put_image(root / "valid/images/a.jpg")

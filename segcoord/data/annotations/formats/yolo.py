@@ -68,14 +68,14 @@ def read(root: Path) -> Export:
         names = " and ".join(f.name for f in files[:2])
         raise UserError(f"found both {names}, expected one.", path=root, remedy="Remove one.")
     missing: list[str] = []
+    skipped: Counter[str] = Counter()
     if files:
         settings = _load(files[0]) or {}
         names = _yaml_names(files[0], settings)
-        images = _yaml_images(root, files[0], settings, missing)
+        images = _yaml_images(root, files[0], settings, missing, skipped)
     else:
         names = _listed_names(root / "classes.txt")
         images = _folder_images(root)
-    skipped: Counter[str] = Counter()
     records = [_record(root, image, split) for split, image in images]
     report_missing(missing, records, root, skipped)
     require_unique(records)
@@ -239,9 +239,9 @@ def _listed_names(path: Path) -> dict[int, str]:
 
 
 def _yaml_images(
-    root: Path, file: Path, settings: dict, missing: list[str]
+    root: Path, file: Path, settings: dict, missing: list[str], skipped: Counter[str]
 ) -> Iterator[tuple[str | None, Path]]:
-    """The images of each split of a YAML file; adds the listed ones that don't exist to missing."""
+    """The images of each split of a YAML file; adds the listed ones that are gone to missing."""
     base = _text(settings.get("path"))
     given = {key: settings[key] for key in _SPLIT_KEYS if _text(settings.get(key))}
     if not given:
@@ -252,7 +252,7 @@ def _yaml_images(
                 raise UserError(f"{split}: found {shown(text)}, expected a path.", path=file)
             source = _locate(root, base, text)
             if source is None and split == "test":  # which Roboflow names in every export
-                missing.append(text)
+                skipped[f"split test of {file.name}, which is not there"] += 1
             elif source is None:
                 raise UserError(
                     f"{split}: found {text!r}, but no such folder or file in {root}.",
