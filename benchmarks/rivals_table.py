@@ -47,12 +47,15 @@ def plot(results: list[dict], speeds: dict, path: Path) -> None:
     figure = Figure((9.6, 4.2), layout="constrained")
     axes = figure.subplots(1, len(X_AXES), sharey=True)
     for ax, (key, label) in zip(axes, X_AXES.items()):
-        for r in results:
+        for rank, r in enumerate(sorted(results, key=lambda r: r["miou"])):
             x, y = speeds[r["entry"]][key], 100 * r["miou"]
             color = OURS if r["kind"] == "ours" else OTHERS
             face = color if r["start"] == "imagenet" else "none"
             ax.plot([x], [y], "o", color=color, markerfacecolor=face, markersize=7)
-            ax.annotate(r["entry"], (x, y), (6, 4), textcoords="offset points", fontsize=8)
+            # Labels of neighbors, by mIoU, are on different sides of their points.
+            place, side = ((-6, -11), "right") if rank % 2 else ((6, 4), "left")
+            options = {"textcoords": "offset points", "fontsize": 8, "ha": side}
+            ax.annotate(r["entry"], (x, y), place, **options)
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(ScalarFormatter())
