@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[1]
 
 
 CAMVID = Path(os.environ.get("SEGCOORD_CAMVID", ROOT / "data" / "camvid"))
+FORMATS = Path(os.environ.get("SEGCOORD_FORMATS", ROOT.parent / "shared" / "formats"))
 _WEIGHTS = Path(os.environ.get("SEGCOORD_WEIGHTS", ROOT / "weights"))
 IMAGENET_WEIGHTS = _WEIGHTS / "mobilenetv2_100_imagenet.pth"  # of timm's mobilenetv2_100
 

@@ -45,8 +45,7 @@ def decode_brush(data: bytes, size: tuple[int, int], where: str) -> np.ndarray:
     """
     height, width = size
     expected = height * width * _CHANNELS
-    bits = np.unpackbits(np.frombuffer(data, np.uint8))
-    if len(bits) < _HEADER_BITS:
+    if 8 * len(data) < _HEADER_BITS:
         raise UserError(f"found {len(data)} bytes, expected an RLE of Label Studio.", path=where)
     count, value_bits = _read(data, 0, 32), _read(data, 32, 5) + 1
     if count != expected or value_bits != _VALUE_BITS:
@@ -55,6 +54,7 @@ def decode_brush(data: bytes, size: tuple[int, int], where: str) -> np.ndarray:
             f"RGBA of {width}x{height} pixels.",
             path=where,
         )
+    bits = np.unpackbits(np.frombuffer(data, np.uint8))
     widths = [_read(data, at, 4) + 1 for at in range(37, _HEADER_BITS, 4)]
     values = np.zeros(count, np.uint8)
     position, done = _HEADER_BITS, 0

@@ -54,7 +54,7 @@ def read_json(path: Path) -> object:
         if isinstance(error, json.JSONDecodeError):
             at = f" at line {error.lineno}, column {error.colno}"
         raise UserError(
-            f"is not valid JSON{at}; it may be cut short.", path=path, remedy="Export it again."
+            f"not valid JSON{at}; it may be cut short.", path=path, remedy="Export it again."
         ) from error
 
 

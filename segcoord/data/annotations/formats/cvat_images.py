@@ -82,7 +82,7 @@ class _Scan:
                 self._parser.ParseFile(file)
         except expat.ExpatError as error:
             raise UserError(
-                f"is not valid XML at line {error.lineno}, column {error.offset + 1}; it may be "
+                f"not valid XML at line {error.lineno}, column {error.offset + 1}; it may be "
                 "cut short.",
                 path=path,
                 remedy="Export it again.",
