@@ -217,7 +217,7 @@ def test_bad_object(tmp_path: Path, thing: dict, message: str) -> None:
 def test_bad_annotation(tmp_path: Path, data: object, message: str) -> None:
     path = put_project(tmp_path)
     put_json(path, data)
-    found = refusal(FORMAT, tmp_path)
+    found = refused_annotation(FORMAT.read(tmp_path), "day/a")
     assert found.startswith(f"{path}: ")
     assert message in found
 
@@ -243,9 +243,11 @@ def test_bad_meta(tmp_path: Path, meta: dict, message: str) -> None:
 
 def test_truncated_files(tmp_path: Path) -> None:
     path = put_project(tmp_path)
-    for broken in (path, tmp_path / "meta.json"):
-        broken.write_text(broken.read_text()[:-9])
-        assert refusal(FORMAT, tmp_path).startswith(f"{broken}: not valid JSON at line 1, column ")
+    path.write_text(path.read_text()[:-9])
+    found = refused_annotation(FORMAT.read(tmp_path), "day/a")
+    assert found.startswith(f"{path}: not valid JSON at line 1, column ")
+    meta = put_text(tmp_path / "meta.json", (tmp_path / "meta.json").read_text()[:-9])
+    assert refusal(FORMAT, tmp_path).startswith(f"{meta}: not valid JSON at line 1, column ")
 
 
 def test_recognize(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def read(folder: Path) -> Export:
 
     Raises:
         UserError: no file of this format; one that `_Scan` rejects; a label that <meta> does not
-            list; an image that occurs twice; a name that would leave the folder.
+            list; a name that would leave the folder.
     """
     files = _cvat_files(folder)
     if not files:

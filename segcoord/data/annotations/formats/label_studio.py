@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -53,8 +54,8 @@ class _Task:
     data: dict
     upload: str | None
     """Name of the uploaded file."""
-    results: list | None
-    """None if the task has no annotation."""
+    results: list | int | None
+    """None if the task has no annotation; the number of annotations if it has several."""
 
 
 def recognize(folder: Path) -> str | None:
@@ -68,10 +69,8 @@ def read(folder: Path) -> Export:
     """Read the JSON files in a folder.
 
     Raises:
-        UserError: no such file, or one that is cut short or has another structure; several
-            annotations of a task, unless one is the ground truth; an image whose name several
-            files have; a region with several labels; an export of brush labels
-            as PNG files.
+        UserError: no such file, or one that is cut short or has another structure; an image whose
+            name several files have; an export of brush labels as PNG files.
     """
     files = _json_files(folder)
     if not files:
@@ -82,9 +81,10 @@ def read(folder: Path) -> Export:
     labels: dict[str, None] = {}
     for path in files:
         for task in _tasks(path, skipped):
-            regions = None if task.results is None else _regions(task, skipped)
-            labels |= dict.fromkeys(region["label"] for region in regions or [])
-            records.append(_record(task, regions, images))
+            regions = _regions(task, skipped) if isinstance(task.results, list) else []
+            labels |= dict.fromkeys(label for region in regions for label in region["labels"])
+            content = regions if isinstance(task.results, list) else task.results
+            records.append(_record(task, content, images))
     classes = [ClassName(label) for label in labels]
     return Export(FORMAT.title, records, classes, annotation, skipped=+skipped)
 
@@ -93,12 +93,26 @@ def annotation(record: Record, size: tuple[int, int]) -> Sequence[Shape]:
     """The shapes of an image.
 
     Raises:
-        UserError: coordinates that are no numbers, a brush mask of another size than the image, an
-            image that was turned in Label Studio.
+        UserError: several annotations of a task, unless one is the ground truth; a region with
+            several labels; coordinates that are no numbers; a brush mask of another size than the
+            image, or that can't be decoded; an image that was turned in Label Studio.
     """
+    if isinstance(record.content, int):
+        raise UserError(
+            f"found {record.content} annotations, expected one.",
+            path=record.where,
+            remedy="Mark one as ground truth in Label Studio and export as JSON, or delete the "
+            "others.",
+        )
     shapes = []
     for region in record.content:
-        where, value = region["where"], region["value"]
+        where, value, labels = region["where"], region["value"], region["labels"]
+        if len(labels) > 1:
+            raise UserError(
+                f"found the labels {', '.join(map(repr, labels))}, expected one class.",
+                path=where,
+                remedy="Remove the others in Label Studio, and export again.",
+            )
         if region["turned"]:
             raise UserError(
                 f"found {shown(region['turned'])}, expected an image that is not turned.",
@@ -106,18 +120,9 @@ def annotation(record: Record, size: tuple[int, int]) -> Sequence[Shape]:
                 remedy="Turn it back in Label Studio, and export again.",
             )
         if region["kind"] == "brush":
-            if region["size"] not in (None, size):
-                stated = "{1}x{0}".format(*region["size"])
-                raise UserError(
-                    f"the brush mask has {stated} pixels, the image {size[1]}x{size[0]}.",
-                    path=where,
-                    remedy="Use the image that was annotated.",
-                )
-            mask = decode_brush(value, size, f"{where}, rle")
-            shapes.append(Shape(region["label"], mask=mask))
+            shapes.append(Shape(labels[0], mask=_mask(region, size)))
         else:
-            ring = _ring(region["kind"], value, size, where)
-            shapes.append(Shape(region["label"], (ring,)))
+            shapes.append(Shape(labels[0], (_ring(region["kind"], value, size, where),)))
     return shapes
 
 
@@ -148,21 +153,24 @@ def _nothing_error(folder: Path) -> UserError:
 
 
 def _tasks(path: Path, skipped: Counter[str]) -> Iterator[_Task]:
-    minimal: dict[object, _Task] = {}
+    minimal: dict[str, _Task] = {}
+    counts: Counter[str] = Counter()
     for index, entry in enumerate(typed(read_json(path), list, str(path))):
         content = typed(entry, dict, f"{path}: [{index}]")
         number = shown(content.get("id", index))
         where = f"{path}: task {number}"
         if "annotations" not in content and "data" not in content:
-            if number in minimal:
-                raise _several_error(where)
-            minimal[number] = _Task(where, content, None, list(_minimal_results(content)))
+            results = list(_minimal_results(content))
+            counts[number] += 1
+            if counts[number] > 1:
+                results = counts[number]
+            minimal[number] = _Task(where, content, None, results)
             continue
         predictions = content.get("predictions")
         skipped["predictions"] += len(predictions) if isinstance(predictions, list) else 0
         annotations = typed(content.get("annotations", []), list, f"{where}, annotations")
         chosen = _chosen(annotations, where, skipped)
-        results = None if chosen is None else member(chosen, "result", list, where)
+        results = member(chosen, "result", list, where) if isinstance(chosen, dict) else chosen
         upload = content.get("file_upload")
         upload = upload if isinstance(upload, str) else None
         yield _Task(where, member(content, "data", dict, where), upload, results)
@@ -177,25 +185,18 @@ def _minimal_results(entry: dict) -> Iterator[dict]:
                 yield {**value, "value": value}
 
 
-def _chosen(annotations: list, where: str, skipped: Counter[str]) -> dict | None:
+def _chosen(annotations: list, where: str, skipped: Counter[str]) -> dict | int | None:
+    """The annotation that counts, or the number of those of which none is the ground truth."""
     entries = [typed(entry, dict, f"{where}, annotations") for entry in annotations]
     kept = [entry for entry in entries if not entry.get("was_cancelled")]
     skipped["cancelled annotations"] += len(entries) - len(kept)
     if len(kept) > 1:
         truths = [entry for entry in kept if entry.get("ground_truth")]
         if not truths:
-            raise _several_error(where, len(kept))
+            return len(kept)
         skipped["annotations beside a ground truth"] += len(kept) - 1
         return max(truths, key=lambda entry: str(entry.get("updated_at") or ""))
     return kept[0] if kept else None
-
-
-def _several_error(where: str, count: int = 2) -> UserError:
-    return UserError(
-        f"found {count} annotations, expected one.",
-        path=where,
-        remedy="Mark one as ground truth in Label Studio and export as JSON, or delete the others.",
-    )
 
 
 def _regions(task: _Task, skipped: Counter[str]) -> list[dict]:
@@ -227,8 +228,9 @@ def _regions(task: _Task, skipped: Counter[str]) -> list[dict]:
             skipped[f"{key} regions that are not of an image"] += 1
         elif value.get("closed") is False:
             skipped["polygons that are not closed"] += 1
-        elif label := _label(value, key, where):
-            regions.append(_region(kind, label, value, result, where))
+        elif labels := member(value, key, list, where):
+            labels = [typed(label, str, f"{where}, {key}") for label in labels]
+            regions.append(_region(kind, labels, value, result, where))
         else:
             skipped["regions without a label"] += 1
     return regions
@@ -244,36 +246,35 @@ def _kind(value: dict) -> str | None:
     return "rectangle" if {"x", "y", "width", "height"} <= value.keys() else None
 
 
-def _label(value: dict, key: str, where: str) -> str | None:
-    labels = [typed(label, str, f"{where}, {key}") for label in member(value, key, list, where)]
-    if len(labels) > 1:
-        raise UserError(
-            f"found the labels {', '.join(map(repr, labels))}, expected one class.",
-            path=f"{where}, {key}",
-            remedy="Remove the others in Label Studio, and export again.",
-        )
-    return labels[0] if labels else None
-
-
-def _region(kind: str, label: str, value: dict, result: dict, where: str) -> dict:
-    stored: object = value
-    if kind == "brush":
-        numbers = member(value, "rle", list, where)
-        try:
-            stored = bytes(numbers)
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"found {shown(numbers)}, expected numbers from 0 to 255.", path=f"{where}, rle"
-            ) from error
+def _region(kind: str, labels: list[str], value: dict, result: dict, where: str) -> dict:
+    stored = value["rle"] if kind == "brush" else value
+    if isinstance(stored, list):
+        with suppress(TypeError, ValueError):  # `_mask` raises the error
+            stored = bytes(stored)  # an eighth of the memory
     size = result.get("original_height"), result.get("original_width")
     return {
         "kind": kind,
-        "label": label,
+        "labels": labels,
         "value": stored,
         "size": size if all(type(length) is int and length > 0 for length in size) else None,
         "turned": result.get("image_rotation") or 0,
         "where": where,
     }
+
+
+def _mask(region: dict, size: tuple[int, int]) -> np.ndarray:
+    where, value, stated = region["where"], region["value"], region["size"]
+    if stated is not None and stated != size:
+        raise UserError(
+            f"the brush mask has {stated[1]}x{stated[0]} pixels, the image {size[1]}x{size[0]}.",
+            path=where,
+            remedy="Use the image that was annotated.",
+        )
+    if not isinstance(value, bytes):
+        raise UserError(
+            f"found {shown(value)}, expected numbers from 0 to 255.", path=f"{where}, rle"
+        )
+    return decode_brush(value, size, f"{where}, rle")
 
 
 def _ring(kind: str, value: dict, size: tuple[int, int], where: str) -> np.ndarray:
@@ -290,18 +291,19 @@ def _ring(kind: str, value: dict, size: tuple[int, int], where: str) -> np.ndarr
     return rotate(box_ring(x, y, x + lengths[0], y + lengths[1]), degrees, (x, y))
 
 
-def _record(task: _Task, regions: list[dict] | None, images: UploadedImages) -> Record:
+def _record(task: _Task, content: list[dict] | int | None, images: UploadedImages) -> Record:
     references = [path_parts(_image_value(task), task.where)]
     if task.upload is not None:
         references.append(path_parts(task.upload, task.where))
     found = next((path for parts in references if (path := images.find(parts, task.where))), None)
     names = [parts[-1] for parts in references]
     name = found or next(filter(_has_suffix, names), names[0])
-    sizes = [region["size"] for region in regions or [] if region["size"]]
+    regions = content if isinstance(content, list) else []
+    sizes = [region["size"] for region in regions if region["size"]]
     return Record(
         without_suffix(name.removeprefix("images/")),
         images.folder / name,
-        regions,
+        content,
         task.where,
         sizes[0] if sizes else None,
     )

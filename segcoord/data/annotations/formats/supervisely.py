@@ -21,6 +21,7 @@ import io
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,30 +82,36 @@ def read(folder: Path) -> Export:
     """Read the classes, and list the objects of all annotations.
 
     Raises:
-        UserError: a project of another type; a file that is cut short or has another structure; a
-            class that meta.json does not list; no images.
+        UserError: a project of another type; a meta.json that is cut short or has another
+            structure; no images.
     """
     shapes = _classes(folder / _META)
-    known = [entry.name for entry, _ in shapes]
     skipped: Counter[str] = Counter()
-    records = [_record(item, known, skipped) for item in _items(folder)]
+    records = [_record(item, skipped) for item in _items(folder)]
     if not records:
         raise UserError(
             f"found no images, expected DATASET/{_ANNOTATIONS} and DATASET/{_IMAGES}.", path=folder
         )
     classes = [entry for entry, shape in shapes if shape not in _NO_REGION_SHAPES]
-    return Export(FORMAT.title, records, classes, annotation, skipped=skipped)
+    read_one = partial(annotation, known=[entry.name for entry, _ in shapes])
+    return Export(FORMAT.title, records, classes, read_one, skipped=skipped)
 
 
-def annotation(record: Record, size: tuple[int, int]) -> Sequence[Shape]:
+def annotation(record: Record, size: tuple[int, int], known: Sequence[str]) -> Sequence[Shape]:
     """The shapes of an image.
 
     Raises:
-        UserError: coordinates that are no numbers, or a bitmap that can't be decoded or is larger
-            than the image.
+        UserError: a file that is cut short or has another structure; a class that is not `known`;
+            coordinates that are no numbers; a bitmap that can't be decoded or is larger than the
+            image.
     """
     shapes: list[Shape] = []
     for where, content, label, kind in _read_annotation(Path(record.content))[1]:
+        if label not in known:
+            raise UserError(
+                f"found the class {label!r}, expected one of {_META}: {', '.join(known)}.",
+                path=f"{where}, classTitle",
+            )
         if kind == "bitmap":
             mask, offset = _bitmap(member(content, "bitmap", dict, where), size, f"{where}, bitmap")
             shapes.append(Shape(label, mask=mask, offset=offset))
@@ -158,23 +165,18 @@ def _name(dataset: Sequence[str], file: str) -> str:
     return "/".join([*(part for part in dataset if part != _NESTED), without_suffix(file)])
 
 
-def _record(item: _Item, known: Sequence[str], skipped: Counter[str]) -> Record:
+def _record(item: _Item, skipped: Counter[str]) -> Record:
     if item.annotation is None:
         return Record(item.name, item.image, None, str(item.image))
-    size, objects = _read_annotation(item.annotation)
-    regions = 0
-    for where, _, label, kind in objects:
-        if label not in known:
-            raise UserError(
-                f"found the class {label!r}, expected one of {_META}: {', '.join(known)}.",
-                path=f"{where}, classTitle",
-            )
-        if kind in _REGIONS:
-            regions += 1
-        else:
-            skipped[f"objects of type {kind}"] += 1
-    content = str(item.annotation) if regions else None
-    return Record(item.name, item.image, content, str(item.annotation), size)
+    path = str(item.annotation)
+    try:
+        size, objects = _read_annotation(item.annotation)
+    except UserError:  # `annotation` raises it again, as an error about this image
+        return Record(item.name, item.image, path, path)
+    kinds = [entry.kind for entry in objects]
+    skipped.update(f"objects of type {kind}" for kind in kinds if kind not in _REGIONS)
+    has_regions = any(kind in _REGIONS for kind in kinds)
+    return Record(item.name, item.image, path if has_regions else None, path, size)
 
 
 def _read_annotation(path: Path) -> tuple[tuple[int, int], list[_Object]]:
