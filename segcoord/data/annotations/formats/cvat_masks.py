@@ -5,7 +5,8 @@
     ImageSets/Segmentation/SPLIT.txt        a NAME on each line
     JPEGImages/NAME.jpg                     if saved with images
 
-Images without shapes are listed but have no mask. Datumaro writes the same folders.
+Images without shapes are listed but have no mask; without either file, an image is gone. Datumaro
+writes the same folders.
 
 Source: `cvat/apps/dataset_manager/formats/mask.py` of github.com/cvat-ai/cvat.
 """
@@ -130,9 +131,11 @@ def _listed(path: Path, masks: ImageFiles, images: ImageFiles) -> list[Record]:
 def _record(
     name: str, where: str, split: str | None, masks: ImageFiles, images: ImageFiles
 ) -> Record:
-    mask = masks.find_stem(name)
-    image = images.find_stem(name) or images.folder / f"{name}.jpg"
-    return Record(name, image, None if mask is None else str(mask), where, split=split)
+    mask, image = masks.find_stem(name), images.find_stem(name)
+    if mask is None and image is not None:
+        return Record(name, image, None, where, split=split)
+    mask, image = mask or masks.folder / f"{name}.png", image or images.folder / f"{name}.jpg"
+    return Record(name, image, str(mask), where, split=split)
 
 
 FORMAT = Format("cvat-masks", "CVAT segmentation mask 1.1", recognize, read)
