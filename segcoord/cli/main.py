@@ -11,6 +11,7 @@ from segcoord.cli.data.get import get
 from segcoord.cli.data.ids import ids
 from segcoord.cli.data.pack import pack
 from segcoord.cli.data.sample import sample
+from segcoord.cli.data.suspects import suspects
 from segcoord.cli.data.trainaug import trainaug
 from segcoord.cli.data.weights import weights
 from segcoord.cli.demo import demo
@@ -32,7 +33,7 @@ _TOP = (
     *(train, evaluate, score, predict, export, compare),
     *(models, table, runs, attend, share, demo),
 )
-_DATA = (sample, check, get, trainaug, ids, weights, pack)
+_DATA = (sample, check, get, trainaug, ids, weights, pack, suspects)
 COMMANDS: dict[str, Command] = {command.__name__: command for command in _TOP}
 COMMANDS |= {f"data {command.__name__}": command for command in _DATA}
 
