@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from suspects_faults import KINDS, PER_KIND, write_faulty
 
 from segcoord.config.loading import read_yaml
 from segcoord.config.schema import DataConfig
@@ -31,7 +32,6 @@ from segcoord.evaluation.suspects.ranking import SuspectRanking, probability_of
 from segcoord.inference.load import load
 from segcoord.inference.predict import predict_probabilities
 from segcoord.utils.console import progress_counter
-from suspects_faults import KINDS, PER_KIND, write_faulty
 
 FIRST, LISTED = 100, 200
 TEMPERATURE = 0.1  # of the soft minimum

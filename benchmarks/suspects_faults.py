@@ -16,8 +16,8 @@ PER_KIND = 40
 LEAST = 0.003  # share of the image's pixels that a fault changes
 FAR = 30  # positions in the list from an image to the one whose mask it gets
 
-Plant = Callable[[np.random.Generator, np.ndarray, int, Callable[[], np.ndarray]], np.ndarray]
-"""(random numbers, (H, W) labels, K, gives another frame's labels) -> (H, W) faulty labels."""
+Plant = Callable[[np.random.Generator, np.ndarray, int, np.ndarray], np.ndarray]
+"""(random numbers, (H, W) labels, K, labels of another frame) -> (H, W) faulty labels."""
 
 
 def segment(rng: np.random.Generator, labels: np.ndarray, most: float) -> np.ndarray:
@@ -32,13 +32,17 @@ def segment(rng: np.random.Generator, labels: np.ndarray, most: float) -> np.nda
     return found[rng.integers(len(found))] if found else np.zeros(labels.shape, bool)
 
 
-def swap_class(rng: np.random.Generator, labels: np.ndarray, k: int, other: object) -> np.ndarray:
+def swap_class(
+    rng: np.random.Generator, labels: np.ndarray, k: int, other: np.ndarray
+) -> np.ndarray:
     chosen = segment(rng, labels, 0.15)
     given = int(labels[chosen][0]) if chosen.any() else 0
     return np.where(chosen, (given + rng.integers(1, k)) % k, labels)
 
 
-def drop_region(rng: np.random.Generator, labels: np.ndarray, k: int, other: object) -> np.ndarray:
+def drop_region(
+    rng: np.random.Generator, labels: np.ndarray, k: int, other: np.ndarray
+) -> np.ndarray:
     """A segment takes the most frequent class around it."""
     chosen = segment(rng, labels, 0.10)
     ring = cv2.dilate(chosen.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool) & ~chosen
@@ -46,7 +50,9 @@ def drop_region(rng: np.random.Generator, labels: np.ndarray, k: int, other: obj
     return np.where(chosen, np.bincount(around).argmax(), labels) if around.size else labels
 
 
-def shift_mask(rng: np.random.Generator, labels: np.ndarray, k: int, other: object) -> np.ndarray:
+def shift_mask(
+    rng: np.random.Generator, labels: np.ndarray, k: int, other: np.ndarray
+) -> np.ndarray:
     """By 3 to 6 % of the width and of the height; void enters."""
     size = np.array(labels.shape[::-1])
     x, y = rng.uniform(0.03, 0.06, 2) * size * rng.choice([-1, 1], 2)
@@ -56,7 +62,7 @@ def shift_mask(rng: np.random.Generator, labels: np.ndarray, k: int, other: obje
 
 
 def spill_polygon(
-    rng: np.random.Generator, labels: np.ndarray, k: int, other: object
+    rng: np.random.Generator, labels: np.ndarray, k: int, other: np.ndarray
 ) -> np.ndarray:
     """A polygon around a point on the outline of a segment takes its class."""
     chosen = segment(rng, labels, 0.40)
@@ -75,9 +81,9 @@ def spill_polygon(
 
 
 def take_other_mask(
-    rng: np.random.Generator, labels: np.ndarray, k: int, other: Callable[[], np.ndarray]
+    rng: np.random.Generator, labels: np.ndarray, k: int, other: np.ndarray
 ) -> np.ndarray:
-    return other()
+    return other
 
 
 KINDS: dict[str, Plant] = {
@@ -100,9 +106,9 @@ def plant(split: Split, masks: Path, seed: int) -> dict[int, tuple[str, np.ndarr
             index = order.pop(0)
             far = [i for i in range(len(split)) if abs(i - index) >= FAR]
             given, other = labels[index], labels[far[rng.integers(len(far))]]
-            new = change(rng, given, len(split.labels), lambda other=other: other)
+            new = change(rng, given, len(split.labels), other)
             changed = (new != given) & (given != VOID) & (new != VOID)
-            if new.shape != given.shape or changed.mean() < LEAST:
+            if changed.mean() < LEAST:
                 order.append(index)  # for another kind
                 continue
             faults[index] = kind, changed
