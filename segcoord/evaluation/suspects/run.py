@@ -53,7 +53,7 @@ def run_suspects(args: Namespace, data: DataConfig) -> int:
     protocol = _protocol(split, data, options.views, args.checkpoint)
     write_suspects(options.out, ranking, suspects, split, protocol)
     _print(suspects, split)
-    if _trained_on(checkpoint, split):
+    if _trained_on(checkpoint, data, split):
         console.print(
             "The model was trained on these labels and may have learned wrong ones "
             "(docs/suspects.md)."
@@ -111,9 +111,16 @@ def _protocol(split: Split, data: DataConfig, views: Views, checkpoint: str) -> 
     return {"checkpoint": checkpoint, **described, **views.to_dict(), **origin()}
 
 
-def _trained_on(checkpoint: dict, split: Split) -> bool:
-    """Whether a checkpoint's training split has a part in common with a split, by name."""
-    trained = checkpoint.get("config", {}).get("data", {}).get("train_split")
+def _trained_on(checkpoint: dict, data: DataConfig, split: Split) -> bool:
+    """Whether a checkpoint was trained on images of a split, by the settings that list them.
+
+    The root is not compared, since a dataset may have moved.
+    """
+    stored = checkpoint.get("config", {}).get("data", {})
+    keys = ("images", "lists", "val_fraction", "split_seed")
+    if any(stored.get(key, getattr(DataConfig, key)) != getattr(data, key) for key in keys):
+        return False
+    trained = stored.get("train_split")
     return trained is not None and bool({*split_parts(trained)} & {*split_parts(split.name)})
 
 
