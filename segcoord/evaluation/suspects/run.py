@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from jsonargparse import Namespace
 
 from segcoord.config.base import split_parts
@@ -140,7 +139,6 @@ def _print(suspects: Sequence[Suspect], split: Split) -> None:
     print_ranking(("image", "score", "pixels", "reason"), rows)
 
 
-@torch.inference_mode()
 def _sheet(
     model: SegmentationModel, split: Split, suspects: Sequence[Suspect], options: Options
 ) -> np.ndarray:
