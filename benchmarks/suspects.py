@@ -1,10 +1,12 @@
 """How many planted faults `segcoord data suspects` finds: precision and recall by kind of fault.
 
     python benchmarks/suspects.py --root data/camvid --checkpoint FILE [--json FILE]
-    python benchmarks/suspects.py --root data/camvid --write DIR   # only the faulty dataset
+    python benchmarks/suspects.py --root data/camvid --checkpoint FILE --split val --per-kind 10
+    python benchmarks/suspects.py --root data/camvid --write DIR   # the faulty dataset, to train on
 
-Plants 40 faults of each of five kinds in as many masks of the train split of a dataset with layout
-voc, in a copy of the masks beside links to the photographs. Ranks the images by our score, by the
+Plants faults of five kinds, one in an image, in a split of a dataset with layout voc: in a copy of
+the masks beside links to the photographs. Prints the precision among as many images as half of the
+faults, and the recall among as many as the faults. Ranks the images by our score, by the
 soft minimum of Lad and Mueller (arXiv:2307.05080; cleanlab's default, temperature 0.1), and by the
 share of pixels whose prediction differs from the label.
 """
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from suspects_faults import KINDS, PER_KIND, write_faulty
+from suspects_faults import KINDS, write_faulty
 
 from segcoord.config.loading import read_yaml
 from segcoord.config.schema import DataConfig
@@ -33,7 +35,6 @@ from segcoord.inference.load import load
 from segcoord.inference.predict import predict_probabilities
 from segcoord.utils.console import progress_counter
 
-FIRST, LISTED = 100, 200
 TEMPERATURE = 0.1  # of the soft minimum
 CONFIG = Path(__file__).parents[1] / "configs" / "camvid_light.yaml"
 
@@ -76,12 +77,15 @@ def table(
     }
     variants = [(name, order, {*faults}) for name, order in orders.items()]
     variants.insert(1, ("the same, worst region in the fault", [*centers], hits))
-    rows = []
+    rows, n = [], len(faults)
+    print(f"| ranked by | precision at {n // 2} | recall at {n} | {' | '.join(KINDS)} |")
+    print("| --- " * (3 + len(KINDS)) + "|")
     for name, order, wanted in variants:
-        first, listed = ({*order[:n]} & wanted for n in (FIRST, LISTED))
-        recalls = {kind: sum(faults[i][0] == kind for i in listed) / PER_KIND for kind in KINDS}
-        values = {f"precision at {FIRST}": len(first) / FIRST}
-        values |= {f"recall at {LISTED}": len(listed) / len(faults), **recalls}
+        first, listed = ({*order[:count]} & wanted for count in (n // 2, n))
+        found = [faults[index][0] for index in listed]
+        recalls = {kind: found.count(kind) * len(KINDS) / n for kind in KINDS}
+        values = {f"precision at {n // 2}": len(first) / (n // 2)}
+        values |= {f"recall at {n}": len(listed) / n, **recalls}
         rows += [{"case": c, "variant": name, "value": v, "unit": ""} for c, v in values.items()]
         print(f"| {name} | " + " | ".join(f"{value:.2f}" for value in values.values()) + " |")
     return rows
@@ -92,25 +96,25 @@ def main() -> None:
     parser.add_argument("--root", required=True)
     parser.add_argument("--config", type=Path, default=CONFIG, help="lists the classes")
     parser.add_argument("--checkpoint")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--per-kind", type=int, default=40)
     parser.add_argument("--write", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     classes = read_yaml(args.config)["data"]["classes"]
-    original = find_split(DataConfig("voc", args.root, classes), "train")
+    original = find_split(DataConfig("voc", args.root, classes), args.split)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.write or Path(temporary)
-        faults = write_faulty(original, folder, args.seed)
+        faults = write_faulty(original, folder, args.per_kind, args.seed)
         print(f"{len(faults)} faults in {len(original)} images; median share of changed pixels:")
         for kind in KINDS:
             shares = [changed.mean() for name, changed in faults.values() if name == kind]
             print(f"  {kind:22} {np.median(shares):.1%}")
         if args.checkpoint is None:
             return
-        split = find_split(DataConfig("voc", str(folder), classes), "train")
+        split = find_split(DataConfig("voc", str(folder), classes), args.split)
         orders, centers = rank(args.checkpoint, split)
-    print(f"| ranked by | precision at {FIRST} | recall at {LISTED} | {' | '.join(KINDS)} |")
-    print("| --- " * (3 + len(KINDS)) + "|")
     rows = table(orders, centers, faults)
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     machine |= {"torch": torch.__version__, "date": date.today().isoformat()}

@@ -12,7 +12,6 @@ from segcoord.data.labels import VOID
 from segcoord.data.mask_writer import write_mask
 from segcoord.data.split import Split
 
-PER_KIND = 40
 LEAST = 0.003  # share of the image's pixels that a fault changes
 FAR = 30  # positions in the list from an image to the one whose mask it gets
 
@@ -95,14 +94,14 @@ KINDS: dict[str, Plant] = {
 }
 
 
-def plant(split: Split, masks: Path, seed: int) -> dict[int, tuple[str, np.ndarray]]:
+def plant(split: Split, masks: Path, per_kind: int, seed: int) -> dict[int, tuple[str, np.ndarray]]:
     """Writes the masks of a split with faults; returns kind and changed pixels by sample."""
     rng, faults = np.random.default_rng(seed), {}
     labels = [split.read(i)[1] for i in range(len(split))]
     order = rng.permutation(len(split)).tolist()
     for kind, change in KINDS.items():
         planted = 0
-        while planted < PER_KIND:
+        while planted < per_kind:
             index = order.pop(0)
             far = [i for i in range(len(split)) if abs(i - index) >= FAR]
             given, other = labels[index], labels[far[rng.integers(len(far))]]
@@ -118,7 +117,9 @@ def plant(split: Split, masks: Path, seed: int) -> dict[int, tuple[str, np.ndarr
     return faults
 
 
-def write_faulty(split: Split, folder: Path, seed: int) -> dict[int, tuple[str, np.ndarray]]:
+def write_faulty(
+    split: Split, folder: Path, per_kind: int, seed: int
+) -> dict[int, tuple[str, np.ndarray]]:
     """Writes a dataset of links to a dataset's files, except for the faulty masks; see `plant`."""
     source, base = split.samples[0].image.parents[1].resolve(), folder / "VOCdevkit" / "VOC2012"
     masks = base / "SegmentationClass"
@@ -127,4 +128,4 @@ def write_faulty(split: Split, folder: Path, seed: int) -> dict[int, tuple[str, 
         (base / name).symlink_to(source / name)
     for path in (source / masks.name).iterdir():
         (masks / path.name).symlink_to(path)
-    return plant(split, masks, seed)
+    return plant(split, masks, per_kind, seed)

@@ -20,7 +20,7 @@ from segcoord.evaluation.suspects.regions import Region, find_regions
 WHOLE = 0.8
 """Share of a connected segment from which a region counts as all of it."""
 
-MISFIT, LEAST_MISFIT = 3.0, 0.1
+MISFIT, LEAST_MISFIT = 2.0, 0.1
 """A mask may belong to another image if this many times the median share of its pixels disagree,
 and at least this share."""
 
@@ -146,16 +146,16 @@ def probability_of(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray
 def region_score(region: Region, self_confidence: np.ndarray) -> float:
     """How likely the labels of a region are wrong, 0 to 1.
 
-    thickness * ((p_predicted - t_predicted) - (p_given - t_given)), cut to 0..1, where p are the
-    region's mean probabilities and t the self-confidences of the two classes.
+    thickness * (min(1, p_predicted / t_predicted) - min(1, p_given / t_given)), at least 0, where p
+    are the region's mean probabilities and t the self-confidences of the two classes.
 
     Args:
         region: from `find_regions`.
         self_confidence: (K,) t, from `SuspectRanking`.
     """
-    above = region.confidence - self_confidence[region.predicted]
-    below = region.support - self_confidence[region.given]
-    return float(region.thickness * np.clip(above - below, 0, 1))
+    sure = min(1, region.confidence / self_confidence[region.predicted])
+    backed = min(1, region.support / self_confidence[region.given])
+    return float(region.thickness * max(0, sure - backed))
 
 
 def describe(region: Region, names: Sequence[str]) -> str:

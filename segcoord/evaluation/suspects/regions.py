@@ -62,14 +62,14 @@ class Region:
 
 
 def thickness(radius: float, size: tuple[int, int]) -> float:
-    """r² / (r² + r0²), where r0 is `THIN` times the square root of the image's area.
+    """r³ / (r³ + r0³), where r0 is `THIN` times the square root of the image's area.
 
     Args:
         radius: r, in pixels.
         size: (H, W) of the image.
     """
     scale = THIN * math.sqrt(size[0] * size[1])
-    return radius**2 / (radius**2 + scale**2)
+    return radius**3 / (radius**3 + scale**3)
 
 
 def find_regions(
