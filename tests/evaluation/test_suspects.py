@@ -145,8 +145,8 @@ def test_thin_disagreement_counts_less_than_a_compact_one_with_fewer_pixels() ->
     compact, thin = flat(labels, prediction)
     assert (compact.area, thin.area) == (225, 800)
     assert (compact.radius, thin.radius) == (8, 2)
-    assert compact.thickness == pytest.approx(512 / (512 + 8))
-    assert thin.thickness == 0.5  # 2 is 1 % of 200
+    assert compact.thickness == pytest.approx(512 / (512 + 1.5**3))
+    assert thin.thickness == pytest.approx(8 / (8 + 1.5**3))  # 1.5 is 0.75 % of 200
     assert compact.confidence == pytest.approx(0.8) and thin.support == pytest.approx(0.1)
 
 
@@ -182,11 +182,10 @@ def made_up(**changes: float) -> Region:
 
 def test_the_score_is_the_margin_relative_to_the_self_confidences() -> None:
     region = made_up()
-    assert region_score(region, np.array([0.5, 0.9375])) == 0.5 * (0.8 - 0.25)
-    assert region_score(region, np.array([0.5, 0.5])) == 0.5 * (1 - 0.25)  # as sure as usual
-    unreliable = region_score(region, np.array([0.25, 0.5]))  # the network hardly knows class 0
-    assert unreliable == 0.5 * (1 - 0.5)
-    assert region_score(made_up(support=0.5), np.array([0.25, 0.75])) == 0  # not below usual
+    assert region_score(region, np.array([0.5, 0.9])) == 0.5 * (0.75 - 0.25)
+    unreliable = region_score(region, np.array([0.25, 0.9]))  # the network hardly knows class 0
+    assert unreliable == 0.5 * (0.75 - 0.5)
+    assert region_score(made_up(support=0.5), np.array([0.5, 0.9])) == 0  # as sure as usual
 
 
 @pytest.mark.parametrize(

@@ -146,16 +146,15 @@ def probability_of(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray
 def region_score(region: Region, self_confidence: np.ndarray) -> float:
     """How likely the labels of a region are wrong, 0 to 1.
 
-    thickness * (min(1, p_predicted / t_predicted) - min(1, p_given / t_given)), at least 0, where p
-    are the region's mean probabilities and t the self-confidences of the two classes.
+    thickness * (p_predicted - min(1, p_given / t_given)), at least 0, where p are the region's mean
+    probabilities and t is the self-confidence of the given class.
 
     Args:
         region: from `find_regions`.
         self_confidence: (K,) t, from `SuspectRanking`.
     """
-    sure = min(1, region.confidence / self_confidence[region.predicted])
     backed = min(1, region.support / self_confidence[region.given])
-    return float(region.thickness * max(0, sure - backed))
+    return float(region.thickness * max(0, region.confidence - backed))
 
 
 def describe(region: Region, names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ MIN_RADIUS = 2.0
 MIN_AREA = 9
 """Pixels of the smallest region of `MIN_RADIUS`."""
 
-THIN = 0.01
+THIN = 0.0075
 """The radius at which `thickness` is 1/2, relative to the square root of the image's area."""
 
 MAX_REGIONS = 20
