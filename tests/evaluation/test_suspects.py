@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT, images_of
 from PIL import Image
 
@@ -186,6 +187,7 @@ def test_the_score_is_the_margin_relative_to_the_self_confidences() -> None:
     unreliable = region_score(region, np.array([0.25, 0.9]))  # the network hardly knows class 0
     assert unreliable == 0.5 * (0.75 - 0.5)
     assert region_score(made_up(support=0.5), np.array([0.5, 0.9])) == 0  # as sure as usual
+    assert region_score(made_up(support=0.0), np.array([0.0, 0.9])) == 0  # an unknown class
 
 
 @pytest.mark.parametrize(
@@ -223,11 +225,22 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.fixture
+def sure(tiny_run: Path, tmp_path: Path) -> Path:
+    """The checkpoint of `tiny_run` with larger logits, hence with probabilities near 0 and 1."""
+    content = torch.load(tiny_run / "best.ckpt", weights_only=True)
+    for name, tensor in content["state_dict"].items():
+        if "segmentation_head" in name:
+            tensor *= 50
+    torch.save(content, tmp_path / "sure.ckpt")
+    return tmp_path / "sure.ckpt"
+
+
 def test_the_command_writes_the_ranking_and_a_contact_sheet(
-    tiny_run: Path, tmp_path: Path, capsys
+    sure: Path, tmp_path: Path, capsys
 ) -> None:
     out = tmp_path / "out"
-    arguments = [f"--checkpoint={tiny_run / 'best.ckpt'}", f"--out={out}", "--top=3"]
+    arguments = [f"--checkpoint={sure}", f"--out={out}", "--top=3"]
     assert run(suspects, "segcoord data suspects", [*arguments, "--data.workers=0"]) == 0
     result = json.loads((out / "suspects.json").read_text())
     images = result["suspects"]
@@ -252,6 +265,17 @@ def test_the_command_writes_the_ranking_and_a_contact_sheet(
     printed = capsys.readouterr().out
     assert "suspects.csv" in printed and images[0]["image"] in printed
     assert "was trained on these labels" in printed
+
+
+def test_without_suspects_there_is_no_contact_sheet(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(SuspectRanking, "ranked", lambda self: [])
+    arguments = [f"--checkpoint={tiny_run / 'best.ckpt'}", f"--out={tmp_path / 'out'}"]
+    assert run(suspects, "segcoord data suspects", [*arguments, "--data.workers=0"]) == 0
+    assert "16 images: no region's labels contradict the prediction" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "suspects.json").read_text())["suspects"] == []
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"suspects.csv", "suspects.json"}
 
 
 @pytest.fixture
