@@ -183,11 +183,12 @@ def made_up(**changes: float) -> Region:
 
 def test_the_score_is_the_margin_relative_to_the_self_confidences() -> None:
     region = made_up()
-    assert region_score(region, np.array([0.5, 0.9])) == 0.5 * (0.75 - 0.25)
-    unreliable = region_score(region, np.array([0.25, 0.9]))  # the network hardly knows class 0
+    others = [0.9] * 7
+    assert region_score(region, np.array([0.5, *others])) == 0.5 * (0.75 - 0.25)
+    unreliable = region_score(region, np.array([0.25, *others]))
     assert unreliable == 0.5 * (0.75 - 0.5)
-    assert region_score(made_up(support=0.5), np.array([0.5, 0.9])) == 0  # as sure as usual
-    assert region_score(made_up(support=0.0), np.array([0.0, 0.9])) == 0  # an unknown class
+    assert region_score(made_up(support=0.5), np.array([0.5, *others])) == 0  # as sure as usual
+    assert region_score(made_up(support=0.0), np.array([0.125, *others])) == 0  # an unknown class
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_the_command_writes_the_ranking_and_a_contact_sheet(
     assert scores == sorted(scores, reverse=True) and scores[-1] > 0 and scores[0] <= 1
     assert [image["rank"] for image in images] == list(range(1, len(images) + 1))
     assert result["protocol"]["split"] == "train" and result["protocol"]["images"] == 16
-    assert all(c["pixels"] == 0 or 0 < c["self_confidence"] < 1 for c in result["classes"])
+    assert all(c["pixels"] == 0 or 0 <= c["self_confidence"] <= 1 for c in result["classes"])
     for image in images:
         assert image["score"] == image["regions"][0]["score"]
         labels = np.array(Image.open(image["mask_file"]))

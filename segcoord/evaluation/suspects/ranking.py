@@ -147,15 +147,15 @@ def region_score(region: Region, self_confidence: np.ndarray) -> float:
     """How likely the labels of a region are wrong, 0 to 1.
 
     thickness * (p_predicted - min(1, p_given / t_given)), at least 0, where p are the region's mean
-    probabilities and t is the self-confidence of the given class. If t is 0, the score is 0: the
-    model doesn't know the class.
+    probabilities and t is the self-confidence of the given class. If t is at most
+    1 / K, as by chance, the score is 0: the model doesn't know the class.
 
     Args:
         region: from `find_regions`.
         self_confidence: (K,) t, from `SuspectRanking`.
     """
     usual = self_confidence[region.given]
-    backed = min(1, region.support / usual) if usual > 0 else 1
+    backed = min(1, region.support / usual) if usual > 1 / len(self_confidence) else 1
     return float(region.thickness * max(0, region.confidence - backed))
 
 
