@@ -64,6 +64,7 @@ COMMAND_TESTS = {
     "demo": "deploy/test_demo.py",
     "data get": "data/test_download.py",
     "data trainaug": "data/test_voc_trainaug.py",
+    "data suspects": "evaluation/test_suspects.py",
 }
 WITHOUT_WARNINGS = {"cli/test_warnings.py", "evaluation/test_report.py", *COMMAND_TESTS.values()}
 _HIDDEN = ("DeprecationWarning", "PendingDeprecationWarning", "ImportWarning", "ResourceWarning")

@@ -13,6 +13,7 @@ from segcoord.cli.data.pack import pack
 from segcoord.cli.data.sample import sample
 from segcoord.cli.data.show import show
 from segcoord.cli.data.split import split
+from segcoord.cli.data.suspects import suspects
 from segcoord.cli.data.trainaug import trainaug
 from segcoord.cli.data.weights import weights
 from segcoord.cli.demo import demo
@@ -34,7 +35,7 @@ _TOP = (
     *(train, evaluate, score, predict, export, compare),
     *(models, table, runs, attend, share, demo),
 )
-_DATA = (sample, check, show, split, get, trainaug, ids, weights, pack)
+_DATA = (sample, check, show, split, suspects, get, trainaug, ids, weights, pack)
 COMMANDS: dict[str, Command] = {command.__name__: command for command in _TOP}
 COMMANDS |= {f"data {command.__name__}": command for command in _DATA}
 

@@ -20,7 +20,7 @@ from segcoord.models.segmentation import SegmentationModel
 from segcoord.utils.distributed import all_reduce, rank_indices
 from segcoord.utils.errors import UserError, explain_out_of_memory
 
-_MORE_MEMORY = (
+MORE_MEMORY = (
     "Use a device with more memory, or evaluate in tiles, for example with --tile 1024x1024."
 )
 
@@ -99,19 +99,9 @@ def _predictions(
     """
     device = model.mean.device
     on_gpu = device.type == "cuda"
-    indices = rank_indices(len(split))
-    loader = WorkerLoader(
-        _EvalSet(split),
-        sampler=indices,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_no_collate,
-        pin_memory=on_gpu,
-    )
     previous = None
-    for index, pair in zip(indices, loader):
-        sample = split.samples[index]
-        with explain_out_of_memory(pair[0].shape[:2], _MORE_MEMORY, sample.image):
+    for sample, pair in read_pairs(split, workers, pin_memory=on_gpu):
+        with explain_out_of_memory(pair[0].shape[:2], MORE_MEMORY, sample.image):
             prediction = predict_on_device(model, pair[0].numpy(), views)
             prediction = prediction.to("cpu", non_blocking=on_gpu)  # into pinned memory
         if not on_gpu:
@@ -125,6 +115,32 @@ def _predictions(
     if previous is not None:
         previous[1].synchronize()
         yield previous[0]
+
+
+def read_pairs(
+    split: Split, workers: int, *, pin_memory: bool = False
+) -> Iterator[tuple[Sample, Pair]]:
+    """This process's samples and their pairs, in order.
+
+    Args:
+        split: from `find_split`.
+        workers: number of processes that read files ahead; 0 reads in this process.
+        pin_memory: whether to return tensors in pinned memory, for a GPU.
+
+    Raises:
+        UserError: a file that can't be read.
+    """
+    indices = rank_indices(len(split))
+    loader = WorkerLoader(
+        _EvalSet(split),
+        sampler=indices,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_no_collate,
+        pin_memory=pin_memory,
+    )
+    for index, pair in zip(indices, loader):
+        yield split.samples[index], pair
 
 
 def check_labels(model: SegmentationModel, checkpoint: Path | str, data: DataConfig) -> None:
