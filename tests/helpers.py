@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[1]
 
 
 CAMVID = Path(os.environ.get("SEGCOORD_CAMVID", ROOT / "data" / "camvid"))
+FORMATS = Path(os.environ.get("SEGCOORD_FORMATS", ROOT.parent / "shared" / "formats"))
 _WEIGHTS = Path(os.environ.get("SEGCOORD_WEIGHTS", ROOT / "weights"))
 IMAGENET_WEIGHTS = _WEIGHTS / "mobilenetv2_100_imagenet.pth"  # of timm's mobilenetv2_100
 
@@ -62,6 +63,7 @@ COMMAND_TESTS = {
     "share": "models/test_hub.py",
     "demo": "deploy/test_demo.py",
     "data get": "data/test_download.py",
+    "data import": "data/annotations/test_importing.py",
     "data trainaug": "data/test_voc_trainaug.py",
 }
 WITHOUT_WARNINGS = {"cli/test_warnings.py", "evaluation/test_report.py", *COMMAND_TESTS.values()}
