@@ -1,7 +1,7 @@
 """Convert one image of an export: copy it, and write its mask."""
 
+import hashlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,6 +58,8 @@ class Converted(NamedTuple):
     """Number of pixels by mask value; unlabelled ones are those of `UNLABELLED`."""
     counts: dict[str, int]
     """What was left out, cut or decided, by its description."""
+    digest: str
+    """Of the bytes of the image file, in hexadecimal."""
 
 
 def convert(job: Job, record: Record) -> Converted | UserError:
@@ -92,6 +94,8 @@ def _convert(job: Job, record: Record) -> Converted:
         if embedded:
             target.unlink()
         raise
+    raw = source.read_bytes()
+    digest = hashlib.blake2b(raw, digest_size=16).hexdigest()
     if _is_turned(header):
         counts[TURNED] += 1
         turned = _write_turned(source, target)
@@ -99,7 +103,7 @@ def _convert(job: Job, record: Record) -> Converted:
             target.unlink()
         target = turned
     elif not embedded:
-        _copy(source, target, job.link)
+        _put(source, raw, target, job.link)
     pixels = histogram(label)
     if pixels[UNLABELLED] and job.unlabelled != UNLABELLED:
         np.putmask(label, label == UNLABELLED, job.unlabelled)
@@ -114,6 +118,7 @@ def _convert(job: Job, record: Record) -> Converted:
         label.shape,
         {int(v): int(pixels[v]) for v in np.flatnonzero(pixels)},
         {reason: n for reason, n in counts.items() if n},
+        digest,
     )
 
 
@@ -202,11 +207,12 @@ def _write_turned(source: Path, target: Path) -> Path:
     return target
 
 
-def _copy(source: Path, target: Path, link: bool) -> None:
+def _put(source: Path, raw: bytes, target: Path, link: bool) -> None:
+    """Copy a file, whose bytes are given, or link it."""
+    target.unlink(missing_ok=True)  # it may be a link that an interrupted import made
     if not link:
-        shutil.copyfile(source, target)
+        target.write_bytes(raw)
         return
-    target.unlink(missing_ok=True)
     try:
         os.link(source.resolve(), target)
     except OSError as error:

@@ -161,7 +161,8 @@ def _write(
     if not len(used):
         raise _nothing_error(export, skipped)
     names, given = [records[i].name for i in used], [records[i].split for i in used]
-    splits, how = make_splits(names, given, statistics.presence[used], fractions, options.group)
+    presence, digests = statistics.presence[used], statistics.digests[used]
+    splits, how = make_splits(names, given, presence, digests, fractions, options.group)
     write_lists(dataset.folder, splits)
     sizes = statistics.sizes[used].tolist()
     origin = f"{export.format}: {source}"
@@ -235,7 +236,8 @@ def _convert(
     for entry in dataset.finished():
         if entry["name"] in positions:
             pixels = {int(value): n for value, n in entry["pixels"].items()}
-            statistics.add(positions[entry["name"]], entry["size"], pixels, entry["counts"])
+            content = (entry["size"], pixels, entry["counts"], entry["digest"])
+            statistics.add(positions[entry["name"]], *content)
     finished = int(statistics.done.sum())
     if finished:
         console.print(f"continuing: {finished} of {len(records)} images were done before")
@@ -253,7 +255,8 @@ def _convert(
             if isinstance(result, UserError):
                 errors.append(result)
             else:
-                content = {"size": result.size, "pixels": result.pixels, "counts": result.counts}
+                keys = ("size", "pixels", "counts", "digest")
+                content = {key: getattr(result, key) for key in keys}
                 statistics.add(positions[result.name], *content.values())
                 journal.add(result.name, result.image, **content)
             update(n)

@@ -40,6 +40,7 @@ def make_splits(
     names: Sequence[str],
     given: Sequence[str | None],
     presence: np.ndarray,
+    digests: np.ndarray,
     fractions: Sequence[float] | None,
     group: str | None,
 ) -> tuple[dict[str, list[str]], str]:
@@ -49,6 +50,7 @@ def make_splits(
         names: of the images.
         given: split of each image in the export, or None.
         presence: (N, K) bool, the classes of each image.
+        digests: (N, 16) uint8; images with the same one are in the same split.
         fractions: of train, val and test; None for the splits of the export, and 0.8 and 0.2 where
             it has none.
         group: pattern of what stays together, for fractions.
@@ -80,7 +82,10 @@ def make_splits(
         )
     from segcoord.data.grouped_split import split_names
 
-    parts = split_names([names[i] for i in chosen], presence[chosen], made, group=group)
+    contents = [digest.tobytes() for digest in digests[chosen]]
+    parts = split_names(
+        [names[i] for i in chosen], presence[chosen], made, group=group, contents=contents
+    )
     result: dict[str, list[str]] = {part: [] for part in PARTS[: len(made)]}
     for i, part in zip(chosen, parts):
         result[PARTS[part]].append(names[i])
