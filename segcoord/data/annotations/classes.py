@@ -114,7 +114,8 @@ def _parse(chosen: Sequence[str], names: Sequence[str]) -> dict[str, str]:
         left, _, right = item.rpartition("=")
         if item in names or not left:
             left = right = item
-        sources = [left] if left in names else [part.strip() for part in left.split(",")]
+        sources = [left] if left in names else left.split(",")
+        sources = [part if part in names else part.strip() for part in sources]
         if left == right and len(sources) > 1:
             raise UserError(
                 f'--classes: found {item!r}, expected NAME, or NAMES=NEW to merge: "{item}=NEW"'
