@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from segcoord.cli.main import main
 def photo(path: Path, size: tuple[int, int] = (40, 60), orientation: int = 1) -> Path:
     """A JPEG, or a PNG by its suffix, of (H, W) stored pixels, with an EXIF orientation."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(len(path.name) + sum(path.name.encode()))
+    rng = np.random.default_rng(zlib.crc32(path.name.encode()))
     pixels = np.kron(rng.integers(0, 255, (size[0] // 4, size[1] // 4, 3)), np.ones((4, 4, 1)))
     image = Image.fromarray(pixels.astype(np.uint8))
     exif = Image.Exif()

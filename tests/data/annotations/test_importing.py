@@ -186,7 +186,7 @@ def test_photos_that_viewers_turn_are_written_upright(
     stored = photo(export / f"a{suffix}", (40, 60), orientation)
     size = (40, 60) if orientation == 3 else (60, 40)
     labelme(export / "a.json", shape("car", box(0, 0, 12, 8)), image=stored.name, size=size)
-    shutil.copy(stored, export / f"b{suffix}")
+    photo(export / f"b{suffix}", (40, 60), orientation)
     labelme(export / "b.json", shape("car", box(0, 0, 12, 8)), image=f"b{suffix}", size=size)
     assert import_to(out, export) == 0
     assert "photos turned upright, as their EXIF orientation says: 2" in capsys.readouterr().out
