@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -169,7 +170,8 @@ def _write(
     write_config(dataset.folder / CONFIG, dataset.out, classes.names, classes.colors, sizes, origin)
     dataset.publish()
     print_report(dataset.out, classes, statistics, splits, how, skipped)
-    console.print(f"\nTrain: segcoord train --config {options.out / CONFIG}")
+    config = shlex.quote(str(options.out / CONFIG))
+    console.print(f"\nTrain: segcoord train --config {config}")
     return 0
 
 

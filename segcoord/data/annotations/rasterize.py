@@ -5,6 +5,7 @@ outline, which adds half a pixel on all sides.
 """
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -29,7 +30,7 @@ TOO_FEW = "polygons with fewer than 3 points: left out"
 CUT = "shapes that leave the image: cut at its border"
 EMPTY = "shapes that contain the center of no pixel of the image: left out"
 _SHIFT = 4  # fractional bits of the coordinates of lines
-_FAR = 1 << 20  # pixels; OpenCV's coordinates are 32-bit integers
+_FAR = 1 << 20  # pixels, from which coordinates are cut; OpenCV has 32-bit integers
 
 
 class _Region(NamedTuple):
@@ -133,18 +134,19 @@ def _regions(
 def _usable_rings(shape: Shape, size: tuple[int, int], counts: Counter[str]) -> list[np.ndarray]:
     """The rings of a shape with finite coordinates and enough points."""
     usable = []
+    cut = False
     for ring in shape.rings:
-        if not np.isfinite(ring).all():
-            counts[NOT_FINITE] += 1
-        elif len(ring) < (2 if shape.stroke else 3):
+        if len(ring) < (2 if shape.stroke else 3):
             counts[TOO_FEW] += 1
-        else:
-            usable.append(ring)
-    if usable:
-        low = np.min([ring.min(0) for ring in usable], 0)
-        high = np.max([ring.max(0) for ring in usable], 0)
+            continue
+        (x0, y0), (x1, y1) = ring.min(0).tolist(), ring.max(0).tolist()
+        if not all(map(math.isfinite, (x0, y0, x1, y1))):
+            counts[NOT_FINITE] += 1
+            continue
         # Tools round to whole pixels, or let the last pixel's center be the border.
-        counts[CUT] += bool((low < -1).any() or high[0] > size[1] + 1 or high[1] > size[0] + 1)
+        cut |= x0 < -1 or y0 < -1 or x1 > size[1] + 1 or y1 > size[0] + 1
+        usable.append(ring)
+    counts[CUT] += cut
     return usable
 
 
@@ -164,7 +166,7 @@ def _polygon_runs(
     """
     height, width = size
     lengths = np.array([len(ring) for ring in rings])
-    points = np.concatenate(rings)
+    points = np.concatenate(rings).clip(-_FAR, _FAR)
     last = np.cumsum(lengths) - 1
     following = np.arange(1, len(points) + 1)
     following[last] = last - lengths + 1
@@ -187,12 +189,12 @@ def _polygon_runs(
     keys.sort()
     starts, ends = keys[0::2], keys[1::2]
     used = starts < ends
-    starts, ends = starts[used], ends[used]
+    starts, runs = starts[used], (ends - starts)[used]
     owner, inside = np.divmod(starts, height * (width + 1))
     flat = inside - inside // (width + 1)  # rows of `width` pixels instead of `width` + 1 borders
     bounds = np.searchsorted(owner, np.arange(shapes + 1))
     pairs = itertools.pairwise(bounds.tolist())
-    return [(flat[a:b], flat[a:b] + (ends - starts)[a:b]) for a, b in pairs]
+    return [(flat[a:b], flat[a:b] + runs[a:b]) for a, b in pairs]
 
 
 def _mask_runs(
