@@ -34,6 +34,8 @@ class Job:
 
     annotation: Callable[[Record, tuple[int, int]], Annotation]
     image: Callable[[Record], bytes] | None
+    rewrites_images: bool
+    folder: Path | None
     folder: Path
     """The dataset to write."""
     indices: Mapping[str, int]
@@ -79,7 +81,8 @@ def convert(job: Job, record: Record) -> Converted | UserError:
 
 def _convert(job: Job, record: Record) -> Converted:
     counts: Counter[str] = Counter()
-    embedded = job.image is not None and record.image.suffix.lower() not in IMAGE_SUFFIXES
+    plain = record.image.suffix.lower() in IMAGE_SUFFIXES and not job.rewrites_images
+    embedded = job.image is not None and not plain
     target = job.folder / IMAGES / f"{record.name}{record.image.suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)
     if embedded:

@@ -141,8 +141,8 @@ def _write(
     records, errors = _usable(export.records, options.unannotated, skipped)
     check_group([record.split for record in records], fractions, options.group)
     job = Job(
-        *(export.annotation, export.image, dataset.folder, classes.indices),
-        *(classes.unlabelled, options.overlap, _palette(classes), options.link),
+        *(export.annotation, export.image, export.rewrites_images, dataset.folder),
+        *(classes.indices, classes.unlabelled, options.overlap, _palette(classes), options.link),
     )
     statistics = Statistics(len(records), len(classes.names), classes.unlabelled)
     if dataset.start(_fingerprint(options, source, folder, records, classes)):

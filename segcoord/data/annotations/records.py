@@ -99,6 +99,9 @@ class Export:
     """Name of the class that stands for pixels without a shape, if the tool has one."""
     skipped: Counter[str] = field(default_factory=Counter)
     """How many things were left out, by reason, such as "bounding boxes without a polygon"."""
+    rewrites_images: bool = False
+    """Whether `image` gives the bytes of plain image files too, for images whose alpha channel is
+    their mask: a copy would show the mask to the network."""
 
 
 @dataclass(frozen=True)
