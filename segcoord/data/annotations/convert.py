@@ -35,7 +35,9 @@ class Job:
     annotation: Callable[[Record, tuple[int, int]], Annotation]
     image: Callable[[Record], bytes] | None
     rewrites_images: bool
-    folder: Path | None
+    """Whether `image` gives the bytes of plain image files too."""
+    folder: Path
+| None
     folder: Path
     """The dataset to write."""
     indices: Mapping[str, int]

@@ -141,8 +141,15 @@ def _write(
     records, errors = _usable(export.records, options.unannotated, skipped)
     check_group([record.split for record in records], fractions, options.group)
     job = Job(
-        *(export.annotation, export.image, export.rewrites_images, dataset.folder),
-        *(classes.indices, classes.unlabelled, options.overlap, _palette(classes), options.link),
+        annotation=export.annotation,
+        image=export.image,
+        rewrites_images=export.rewrites_images,
+        folder=dataset.folder,
+        indices=classes.indices,
+        unlabelled=classes.unlabelled,
+        overlap=options.overlap,
+        palette=_palette(classes),
+        link=options.link,
     )
     statistics = Statistics(len(records), len(classes.names), classes.unlabelled)
     if dataset.start(_fingerprint(options, source, folder, records, classes)):
