@@ -37,8 +37,6 @@ class Job:
     rewrites_images: bool
     """Whether `image` gives the bytes of plain image files too."""
     folder: Path
-| None
-    folder: Path
     """The dataset to write."""
     indices: Mapping[str, int]
     """Class index of each class of the export."""

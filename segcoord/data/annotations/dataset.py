@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from segcoord.config.base import split_parts
 from segcoord.config.classes import ClassConfig, parse_classes
 from segcoord.config.loading import read_yaml
 from segcoord.data.annotations.convert import IMAGES, MASKS
@@ -21,6 +20,26 @@ LISTS = Path("ImageSets") / "Segmentation"
 _LOCK, _FINGERPRINT, _JOURNAL = "lock", "fingerprint", "done.jsonl"
 _WRITTEN = {IMAGES, MASKS, "ImageSets", CONFIG, ".segcoord"}
 _LARGEST_CROP = 320  # pixels; trains in reasonable time on a CPU
+_CONFIG = """\
+model:
+  decoder: deeplabv3plus
+  encoder_weights: null  # imagenet scores better, and downloads weights (docs/weights.md)
+data:
+  layout: voc
+  root: {root}
+  crop_size: [{crop}, {crop}]  # larger ones take more memory and time
+  scale: [0.75, 1.5]
+  classes:  # the ids in the masks are the positions in this list, from 0
+{classes}\
+train:
+  max_steps: 2000
+  batch_size: 8
+  optimizer: adamw
+  momentum: null
+  lr: 2.0e-3
+  weight_decay: 1.0e-2
+  val_interval: 200
+"""
 
 
 def check_out(source: Path, out: Path, replace: bool) -> list[ClassConfig]:
@@ -179,7 +198,6 @@ def write_lists(folder: Path, splits: Mapping[str, Sequence[str]]) -> None:
     for old in (folder / LISTS).iterdir():
         old.unlink()
     for split, names in splits.items():
-        split_parts(split)
         (folder / LISTS / f"{split}.txt").write_text(
             "".join(f"{name}\n" for name in names), encoding="utf-8"
         )
@@ -209,27 +227,11 @@ def write_config(
         f"    - {{name: {json.dumps(name, ensure_ascii=False)}, color: {list(color)}}}\n"
         for name, color in zip(names, colors)
     )
-    text = f"""\
-# Written by segcoord data import from {json.dumps(origin, ensure_ascii=False)}.
-# Train: segcoord train --config {out / CONFIG}
-model:
-  decoder: deeplabv3plus
-  encoder_weights: null  # imagenet scores better, and downloads weights (docs/weights.md)
-data:
-  layout: voc
-  root: {json.dumps(str(out), ensure_ascii=False)}
-  crop_size: [{crop}, {crop}]  # larger ones take more memory and time
-  scale: [0.75, 1.5]
-  classes:  # the ids in the masks are the positions in this list, from 0
-{classes}\
-train:
-  max_steps: 2000
-  batch_size: 8
-  optimizer: adamw
-  momentum: null
-  lr: 2.0e-3
-  weight_decay: 1.0e-2
-  val_interval: 200
-"""
+    head = (
+        f"# Written by segcoord data import from {json.dumps(origin, ensure_ascii=False)}.\n"
+        f"# Train: segcoord train --config {out / CONFIG}\n"
+    )
+    root = json.dumps(str(out), ensure_ascii=False)
+    text = head + _CONFIG.format(root=root, crop=crop, classes=classes)
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
