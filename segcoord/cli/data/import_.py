@@ -1,5 +1,6 @@
 """segcoord data import."""
 
+from dataclasses import fields
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -15,7 +16,7 @@ def import_(program: str, argv: list[str]) -> int:
     args = parse(parser, argv)
     from segcoord.data.annotations.importing import ImportOptions, import_dataset
 
-    values = {key: value for key, value in vars(args).items() if key != "config"}
+    values = {field.name: getattr(args, field.name) for field in fields(ImportOptions)}
     paths = {"source": Path(args.source), "out": Path(args.out)}
     return import_dataset(ImportOptions(**(values | paths)))
 
