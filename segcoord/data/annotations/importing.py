@@ -223,7 +223,7 @@ def _name_error(record: Record) -> UserError | None:
     name = record.name
     parts = name.split("/")
     wrong = any(p in ("", ".", "..") or p != p.strip() or p.startswith(".") for p in parts)
-    if not wrong and not re.search(r"[\\\x00-\x1f]", name):
+    if not wrong and not re.search(r"[\\\x00-\x1f\ud800-\udfff]", name):
         return None
     return UserError(
         f"the image name {name!r} would leave the dataset, be hidden, or can't be listed.",
