@@ -23,7 +23,10 @@ from segcoord.utils.errors import UserError
 IMAGES, MASKS = "JPEGImages", "SegmentationClass"
 TURNED = "photos turned upright, as their EXIF orientation says"
 STORED = "photos whose annotation refers to the stored pixels, before the EXIF orientation"
-_QUALITY = 95  # of the JPEGs of turned photos
+_JPEG = [  # of turned photos
+    *(cv2.IMWRITE_JPEG_QUALITY, 95),
+    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+]
 _COMPRESSION = {"compress_level": 1, "compress_type": 3}  # run lengths: fast, and small for masks
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp"}
 
@@ -204,7 +207,7 @@ def _write_turned(source: Path, target: Path) -> Path:
     pixels = read_image(source, exif="turn")
     is_jpeg = source.suffix.lower() in (".jpg", ".jpeg")
     target = target if is_jpeg else target.with_name(f"{target.name.rpartition('.')[0]}.png")
-    settings = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY] if is_jpeg else []
+    settings = _JPEG if is_jpeg else []
     encoded = cv2.imencode(target.suffix.lower(), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
     target.write_bytes(encoded[1].tobytes())
     return target
