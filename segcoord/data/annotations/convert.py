@@ -64,7 +64,7 @@ class Converted(NamedTuple):
     counts: dict[str, int]
     """What was left out, cut or decided, by its description."""
     digest: str
-    """Of the bytes of the image file, in hexadecimal."""
+    """SHA-1 of the image file, in hexadecimal."""
 
 
 def convert(job: Job, record: Record) -> Converted | UserError:
@@ -101,7 +101,7 @@ def _convert(job: Job, record: Record) -> Converted:
             target.unlink()
         raise
     raw = source.read_bytes()
-    digest = hashlib.blake2b(raw, digest_size=16).hexdigest()
+    digest = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
     if _is_turned(header):
         counts[TURNED] += 1
         turned = _write_turned(source, target)
@@ -112,7 +112,9 @@ def _convert(job: Job, record: Record) -> Converted:
         _put(source, raw, target, job.link)
     pixels = histogram(label)
     if pixels[UNLABELLED] and job.unlabelled != UNLABELLED:
-        np.putmask(label, label == UNLABELLED, job.unlabelled)
+        table = np.arange(256, dtype=np.uint8)
+        table[UNLABELLED] = job.unlabelled
+        label = cv2.LUT(label, table)
     mask = job.folder / MASKS / f"{record.name}.png"
     mask.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(label)

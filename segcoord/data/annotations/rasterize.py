@@ -245,10 +245,11 @@ def _stacked(regions: list[_Region], overlap: str | None) -> list[_Region]:
 def _paint(regions: Sequence[_Region], size: tuple[int, int]) -> np.ndarray:
     """(H, W) uint8 with the value of the last region at each pixel."""
     flat = np.full(size[0] * size[1], UNLABELLED, np.uint8)
+    pixels = memoryview(flat)  # faster than slices of the array
     for region in regions:
-        value = region.value
+        values = memoryview(bytes([region.value]) * size[1])
         for start, end in zip(region.starts.tolist(), region.ends.tolist()):
-            flat[start:end] = value
+            pixels[start:end] = values[: end - start]
     return flat.reshape(size)
 
 

@@ -30,7 +30,7 @@ class Statistics:
         done: (N,) bool, whether an image is finished.
         presence: (N, K) bool, the classes of each image.
         sizes: (N, 2) int32, height and width.
-        digests: (N, 16) uint8, of the image files.
+        digests: (N, 20) uint8, SHA-1 of the image files.
         pixels: (256,) int64, by class index, 255 for void.
         unlabelled_pixels: number of pixels without a label.
         counts: what was left out, cut or decided, by its description.
@@ -41,7 +41,7 @@ class Statistics:
         self.done = np.zeros(images, bool)
         self.presence = np.zeros((images, classes), bool)
         self.sizes = np.zeros((images, 2), np.int32)
-        self.digests = np.zeros((images, 16), np.uint8)
+        self.digests = np.zeros((images, 20), np.uint8)
         self.pixels = np.zeros(256, np.int64)
         self.unlabelled_pixels = 0
         self.counts: Counter[str] = Counter()

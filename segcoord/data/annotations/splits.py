@@ -50,7 +50,7 @@ def make_splits(
         names: of the images.
         given: split of each image in the export, or None.
         presence: (N, K) bool, the classes of each image.
-        digests: (N, 16) uint8; images with the same one are in the same split.
+        digests: (N, D) uint8; images with the same one are in the same split.
         fractions: of train, val and test; None for the splits of the export, and 0.8 and 0.2 where
             it has none.
         group: pattern of what stays together, for fractions.
