@@ -140,10 +140,12 @@ def test_masks_equal_those_that_labelme_exported_up_to_the_boundary() -> None:
         shapes = export.annotation(record, expected.shape)
         label = draw_shapes(shapes, indices, expected.shape, None, counts)
         label = np.where(label == UNLABELLED, 0, label)
-        kernel = np.ones((5, 5), np.uint8)
-        near = cv2.dilate(expected, kernel) != cv2.erode(expected, kernel)
+        kernel = np.ones((3, 3), np.uint8)
+        label = label.astype(np.uint8)
+        changes = [cv2.dilate(m, kernel) != cv2.erode(m, kernel) for m in (expected, label)]
+        near = changes[0] | changes[1]
         assert not ((label != expected) & ~near).any(), record.name
-        assert (label == expected).mean() > 0.98
+        assert (label == expected).mean() > 0.99
         for value in np.unique(expected):
             both = ((label == value) & (expected == value)).sum()
             assert both / ((label == value) | (expected == value)).sum() > 0.9, (record, value)
