@@ -36,12 +36,9 @@ def read_json(path: Path) -> object:
             kind="unreadable JSON files",
         ) from None
     except json.JSONDecodeError as error:
-        left = error.doc[error.pos :].strip()
         found = f"not valid JSON at line {error.lineno}, column {error.colno} ({error.msg})."
-        if not left:
+        if error.doc.rstrip()[-1:] not in ("}", "]"):
             found = f"JSON that is cut short after {len(error.doc)} characters."
-        elif "Unterminated string" in error.msg:
-            found = f"JSON that is cut short: the text at line {error.lineno} has no end."
         raise UserError(
             found,
             path=path,
