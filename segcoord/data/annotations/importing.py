@@ -139,6 +139,7 @@ def _write(
 ) -> int:
     skipped = Counter(export.skipped)
     records, errors = _usable(export.records, options.unannotated, skipped)
+    total = len(records) + len(errors)
     check_group([record.split for record in records], fractions, options.group)
     job = Job(
         annotation=export.annotation,
@@ -159,7 +160,7 @@ def _write(
         print_findings(errors)
         if not options.skip_bad:
             console.print(
-                f"\n{len(errors)} of {len(records) + len(errors)} images can't be imported; "
+                f"\n{len(errors)} of {total} images can't be imported; "
                 f"nothing was written to {dataset.out}. Correct them, or leave them out with "
                 "--skip-bad, which continues from here."
             )
