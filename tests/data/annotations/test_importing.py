@@ -113,12 +113,12 @@ def test_bad_images_are_listed_and_left_out_on_request(
 ) -> None:
     out = tmp_path / "data"
     (export / "1.jpg").write_bytes((export / "1.jpg").read_bytes()[:-300])
-    photo(export / "2.jpg", (20, 30))
+    photo(export / "2.jpg", (20, 32))
     (export / "3.json").write_text((export / "3.json").read_text()[:100])
     assert import_to(out, export) == 1
     printed = capsys.readouterr().out
     assert "3 of 6 images can't be imported; nothing was written to" in printed
-    assert "the annotation is for 60x40 pixels (width x height), but its image 2.jpg has 30x20" in (
+    assert "the annotation is for 60x40 pixels (width x height), but its image 2.jpg has 32x20" in (
         printed
     )
     assert "Roboflow" in printed
