@@ -91,7 +91,7 @@ def map_classes(
     index = {name: i for i, name in enumerate(final)} | {_VOID: VOID}
     indices = {name: index[targets[name]] if name in targets else UNLABELLED for name in names}
     if background is not None:
-        indices.setdefault(background, UNLABELLED)
+        indices[background] = UNLABELLED
     colors = _colors(final, ordered, targets, first, previous)
     kept = tuple(name for name in before if name not in wanted)
     left_out = tuple(n for n in names if n not in targets and n != background)

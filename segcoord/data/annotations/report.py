@@ -122,7 +122,7 @@ def _print_pixels(classes: ClassMap, statistics: Statistics) -> None:
     index = statistics.unlabelled
     became = "void" if index == VOID else f"class {classes.names[index]!r}"
     console.print(f"unlabelled pixels: {100 * share:.2f} %, now {became}")
-    if index != VOID and share < _SMALL:
+    if index != VOID and 0 < share < _SMALL:
         console.print(
             "  so few are rather gaps between shapes than a background: --unlabelled void "
             "ignores them"

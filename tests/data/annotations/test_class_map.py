@@ -37,6 +37,7 @@ def test_a_class_that_is_called_background_is_the_one_of_unlabelled_pixels(name:
 def test_the_name_that_the_tool_gives_unlabelled_pixels() -> None:
     classes = mapped("car", "nothing", background="nothing")
     assert classes.names == ("nothing", "car") and classes.unlabelled == 0
+    assert classes.indices == {"car": 1, "nothing": UNLABELLED}
     classes = mapped("car", "nothing", "bus", background="nothing", unlabelled="void")
     assert classes.names == ("car", "bus")
     assert classes.indices["nothing"] == UNLABELLED
