@@ -74,10 +74,9 @@ def draw_shapes(
     top = _paint(regions, size)
     covered = size[0] * size[1] - int(np.count_nonzero(top == UNLABELLED))
     if any(r.value == UNLABELLED for r in regions) or sum(r.area for r in regions) > covered:
-        bottom = _paint(regions[::-1], size)
-        conflicts = int(np.count_nonzero(top != bottom))
+        conflicts = _conflicts(regions, size)
         if conflicts and overlap == "error":
-            raise _overlap_error(regions, top, bottom, conflicts)
+            raise _overlap_error(regions, size, conflicts)
         counts[OVERLAP_PIXELS] += conflicts
         counts[OVERLAP_IMAGES] += conflicts > 0
     return top
@@ -242,6 +241,24 @@ def _stacked(regions: list[_Region], overlap: str | None) -> list[_Region]:
     return regions
 
 
+def _conflicts(regions: Sequence[_Region], size: tuple[int, int]) -> int:
+    """Number of pixels with shapes of two different classes or more."""
+    pixels = size[0] * size[1]
+    values = np.repeat([r.value for r in regions], [len(r.starts) for r in regions]) * pixels
+    starts = np.concatenate([r.starts for r in regions]) + values
+    ends = np.concatenate([r.ends for r in regions]) + values
+    order = np.argsort(starts)
+    starts, ends = starts[order], np.maximum.accumulate(ends[order])
+    # Runs of a class that touch become one, so that the depth below counts classes.
+    new = starts[1:] > ends[:-1]
+    starts = starts[np.append(True, new)] % pixels
+    ends = (ends[np.append(new, True)] - 1) % pixels + 1
+    places = np.concatenate([starts, ends])
+    order = np.argsort(places)
+    depth = np.cumsum(np.where(order < len(starts), 1, -1))
+    return int(np.diff(places[order])[depth[:-1] > 1].sum())
+
+
 def _paint(regions: Sequence[_Region], size: tuple[int, int]) -> np.ndarray:
     """(H, W) uint8 with the value of the last region at each pixel."""
     flat = np.full(size[0] * size[1], UNLABELLED, np.uint8)
@@ -253,12 +270,19 @@ def _paint(regions: Sequence[_Region], size: tuple[int, int]) -> np.ndarray:
     return flat.reshape(size)
 
 
-def _overlap_error(
-    regions: Sequence[_Region], top: np.ndarray, bottom: np.ndarray, conflicts: int
-) -> UserError:
-    names = {r.value: "void" if r.shape.void else r.shape.label for r in regions}
-    y, x = np.argwhere(top != bottom)[0].tolist()
-    a, b = names[int(bottom[y, x])], names[int(top[y, x])]
+def _overlap_error(regions: Sequence[_Region], size: tuple[int, int], conflicts: int) -> UserError:
+    names = ["void" if r.shape.void else r.shape.label for r in regions]
+    values = np.array([r.value for r in regions])
+    below = np.full(size[0] * size[1], -1)  # index of the last region at each pixel
+    first = None
+    for index, region in enumerate(regions):
+        for start, end in zip(region.starts.tolist(), region.ends.tolist()):
+            part = below[start:end]
+            other = np.flatnonzero((part >= 0) & (values[part] != region.value))
+            if len(other) and first is None:
+                first = int(part[other[0]]), index, start + int(other[0])
+            part[:] = index
+    a, b, (y, x) = names[first[0]], names[first[1]], divmod(first[2], size[1])
     return UserError(
         f"shapes of {a!r} and {b!r} overlap at x={x}, y={y}; {conflicts} pixels have shapes of "
         "different classes (--overlap error).",

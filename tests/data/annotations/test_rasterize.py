@@ -142,6 +142,9 @@ def test_overlap_error_names_both_classes_and_the_place() -> None:
     with pytest.raises(UserError, match="shapes of 'a' and 'b' overlap at x=1, y=1; 4 pixels"):
         draw(*shapes, overlap="error")
     draw(shapes[0], Shape("a", (SMALL_BOX,)), overlap="error")  # of the same class
+    between = Shape("a", (SMALL_BOX,)), Shape("b", (SMALL_BOX,)), Shape("a", (SMALL_BOX,))
+    with pytest.raises(UserError, match="shapes of 'a' and 'b' overlap"):
+        draw(*between, overlap="error")
     with pytest.raises(UserError, match="no order of shapes"):
         draw(*shapes, overlap="order")
 
@@ -176,3 +179,18 @@ def test_lines_have_their_width() -> None:
     rows = np.flatnonzero((label == 0)[:, 15])
     assert len(rows) in (4, 5) and abs(rows.mean() + 0.5 - 10) <= 0.5
     assert not counts
+
+
+def test_pixels_of_different_classes_are_counted_once() -> None:
+    """Also a shape that lies between two of another class."""
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        shapes = [
+            Shape(str(rng.choice(["a", "b", "left out"])), (rng.uniform(-5, 25, (4, 2)),))
+            for _ in range(6)
+        ]
+        _, counts = draw(*shapes, size=(20, 20))
+        covered = np.zeros((3, 20, 20), bool)
+        for each in shapes:
+            covered[[*INDICES].index(each.label)] |= polygon_mask(each.rings[0], (20, 20))
+        assert counts[OVERLAP_PIXELS] == (covered.sum(0) > 1).sum()
