@@ -63,6 +63,7 @@ COMMAND_TESTS = {
     "share": "models/test_hub.py",
     "demo": "deploy/test_demo.py",
     "data get": "data/test_download.py",
+    "data import": "data/annotations/test_importing.py",
     "data trainaug": "data/test_voc_trainaug.py",
     "data suspects": "evaluation/test_suspects.py",
 }

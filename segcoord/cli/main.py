@@ -9,6 +9,7 @@ from segcoord.cli.compare import compare
 from segcoord.cli.data.check import check
 from segcoord.cli.data.get import get
 from segcoord.cli.data.ids import ids
+from segcoord.cli.data.import_ import import_
 from segcoord.cli.data.pack import pack
 from segcoord.cli.data.sample import sample
 from segcoord.cli.data.show import show
@@ -35,9 +36,9 @@ _TOP = (
     *(train, evaluate, score, predict, export, compare),
     *(models, table, runs, attend, share, demo),
 )
-_DATA = (sample, check, show, split, suspects, get, trainaug, ids, weights, pack)
+_DATA = (sample, import_, check, show, split, suspects, get, trainaug, ids, weights, pack)
 COMMANDS: dict[str, Command] = {command.__name__: command for command in _TOP}
-COMMANDS |= {f"data {command.__name__}": command for command in _DATA}
+COMMANDS |= {f"data {command.__name__.rstrip('_')}": command for command in _DATA}
 
 
 def main(argv: list[str] | None = None) -> int:
