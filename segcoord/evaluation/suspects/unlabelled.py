@@ -66,7 +66,7 @@ def run_unlabelled(args: Namespace) -> int:
     if ranked:
         _write(options, ranked, names, args)
         rows = [
-            (each.source.shown, f"{each.score:.3f}", ", ".join(each.classes(names)))
+            (printable(each.source.name), f"{each.score:.3f}", ", ".join(each.classes(names)))
             for each in ranked
         ]
         print_ranking(("image", "score", "mostly in"), rows)
