@@ -1,4 +1,4 @@
-"""Rings of boxes and ellipses.
+"""Rings of points, boxes and ellipses, and parts of masks.
 
 Coordinates are continuous, y points down, and angles are in degrees clockwise as seen.
 """
@@ -6,8 +6,13 @@ Coordinates are continuous, y points down, and angles are in degrees clockwise a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+
+from segcoord.data.annotations.source_files import shown
+from segcoord.utils.errors import UserError
 
 _TOLERANCE = 0.05  # largest distance in pixels between an ellipse and its ring
 _MAX_POINTS = 4096
@@ -39,3 +44,41 @@ def ellipse_ring(
     angles = np.linspace(0, 2 * math.pi, count, endpoint=False)
     points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii + center
     return rotate(points, degrees, center)
+
+
+def paired_ring(points: object, where: str) -> np.ndarray:
+    """Convert [[x, y], ...] to (N, 2) float64; raise UserError for another structure."""
+    if points == []:
+        return np.empty((0, 2))
+    try:
+        ring = np.array(points, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        ring = np.empty(0)
+    if ring.ndim != 2 or ring.shape[1] != 2:
+        raise UserError(f"found {shown(points)}, expected points [[x, y], ...].", path=where)
+    return ring
+
+
+def flat_ring(values: object, where: Path | str) -> np.ndarray:
+    """Convert [x, y, x, y, ...] to (N, 2) float64; UserError for anything but finite numbers."""
+    is_list = isinstance(values, Sequence) and all(type(v) in (int, float) for v in values)
+    points = np.array(values if is_list else [], np.float64)
+    if not is_list or len(points) % 2 or not np.isfinite(points).all():
+        raise UserError(
+            f"found {shown(values)}, expected a list of finite numbers: x and y of each point.",
+            path=where,
+        )
+    return points.reshape(-1, 2)
+
+
+def crop_mask(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """Cut an (H, W) bool mask to its bounding box.
+
+    Returns:
+        The (h, w) part, and the column and row of its top left pixel; None for an empty mask.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return part.copy(), (int(columns[0]), int(rows[0]))

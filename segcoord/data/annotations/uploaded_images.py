@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
-from segcoord.data.annotations.source_files import ImageFiles, shown
+from segcoord.data.annotations.image_lookup import ImageFiles, common_end
+from segcoord.data.annotations.source_files import shown
 from segcoord.data.file_pattern import nfc
 from segcoord.utils.errors import UserError
 
@@ -60,7 +61,7 @@ class UploadedImages:
         for name in (parts[-1], _UPLOAD.sub("", parts[-1])):
             files = self._by_name.get(_upload_name(name), [])
             wanted = [nfc(part) for part in [*parts[:-1], name]]
-            scores = [_common_end(wanted, nfc(file).split("/")) for file in files]
+            scores = [common_end(wanted, nfc(file).split("/")) for file in files]
             best = [file for file, score in zip(files, scores) if score == max(scores)]
             if len(best) > 1:
                 raise UserError(
@@ -71,11 +72,6 @@ class UploadedImages:
             if best:
                 return best[0]
         return None
-
-
-def _common_end(first: list[str], second: list[str]) -> int:
-    pairs = zip(reversed(first), reversed(second))
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def _upload_name(name: str) -> str:

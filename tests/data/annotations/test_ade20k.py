@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from export_trees import ade20k_tree, annotation, by_name, put_text
+from export_files import ade20k_tree, annotation, by_name, put_text
 from layout_trees import put_image
 
 from segcoord.data.annotations.formats.ade20k import FORMAT

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_trees import (
+from export_files import (
     alpha_tree,
     annotation,
     binary_tree,

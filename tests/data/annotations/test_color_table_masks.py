@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from export_trees import annotation, by_name, color_tree, put_colors, put_text
+from export_files import annotation, by_name, color_tree, put_colors, put_text
 from layout_trees import put_image, put_mask
 
 from segcoord.data.annotations.formats.color_masks import FORMAT

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_files import annotation, by_name, put_text, refusal, refused_annotation, rings
+from export_files import annotation, by_name, put_text, refusal, refused_annotation, rings
 from helpers import FORMATS
 from layout_trees import put_image
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from annotation_files import annotation, by_name, put_text, refusal
+from export_files import annotation, by_name, put_text, refusal
 from helpers import FORMATS
 from layout_trees import put_image, put_mask
 
@@ -93,7 +93,7 @@ def test_bad_lists(tmp_path: Path) -> None:
     (tmp_path / "labelmap.txt").write_bytes(b"caf\xe9:0,0,0::\n")
     assert "labelmap.txt: byte 3 is not UTF-8." in refusal(FORMAT, tmp_path)
     (tmp_path / "labelmap.txt").unlink()
-    assert "labelmap.txt: can't be read (No such file" in refusal(FORMAT, tmp_path)
+    assert "labelmap.txt: no such file." in refusal(FORMAT, tmp_path)
 
 
 def test_recognize(tmp_path: Path, sample_voc: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from export_trees import (
+from export_files import (
     SQUARE,
     annotation,
     by_name,
@@ -133,7 +133,7 @@ def test_bad_layers_name_file_and_key(tmp_path: Path, wrong: list, message: str)
         ('"name": "car"', '"name": 3', "annotations[0]: name: found 3, expected text"),
         ('"/street"', '"/../street"', "expected names within the folder of the images"),
         ('"slots"', '"slot"', "found no item with slots"),
-        ("]}", "", "not valid JSON"),
+        ("]}", "", "not valid JSON at line 1, column"),
     ],
 )
 def test_bad_files(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_trees import SQUARE, annotation, by_name, datumaro_tree, put_text, rings
+from export_files import SQUARE, annotation, by_name, datumaro_tree, put_text, rings
 from layout_trees import put_image
 
 from segcoord.data.annotations.formats.datumaro import FORMAT
@@ -144,7 +144,7 @@ def test_bad_annotations_name_file_and_key(tmp_path: Path, wrong: dict, message:
         ('"id": "a"', '"id": 3', "items[0]: id: found 3, expected text"),
         ('"r": 9', '"r": 999', "expected r, g and b from 0 to 255"),
         ("a.jpg", "../a.jpg", ""),
-        ('"size": [4, 6]}}]}', "", "not valid JSON: it ends too early"),
+        ('"size": [4, 6]}}]}', "", "JSON that is cut short after"),
     ],
 )
 def test_bad_files(tmp_path: Path, old: str, new: str, message: str) -> None:

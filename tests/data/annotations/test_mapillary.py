@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from export_trees import VISTAS_LABELS, annotation, by_name, mapillary_tree, put_colors, put_json
+from export_files import VISTAS_LABELS, annotation, by_name, mapillary_tree, put_colors, put_json
 
 from segcoord.data.annotations.formats.mapillary import FORMAT
 from segcoord.utils.errors import UserError

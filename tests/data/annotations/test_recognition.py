@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import export_trees
+import export_files
 import pytest
 from helpers import FORMATS
 
@@ -21,12 +21,12 @@ from segcoord.data.annotations.formats import (
 
 MODULES = (ade20k, binary_masks, color_masks, darwin, datumaro, mapillary, yolo)
 TREES = {
-    "yolo": export_trees.yolo_tree,
-    "datumaro": export_trees.datumaro_tree,
-    "darwin": export_trees.darwin_tree,
-    "ade20k": export_trees.ade20k_tree,
-    "mapillary": export_trees.mapillary_tree,
-    "color-masks": export_trees.color_tree,
+    "yolo": export_files.yolo_tree,
+    "datumaro": export_files.datumaro_tree,
+    "darwin": export_files.darwin_tree,
+    "ade20k": export_files.ade20k_tree,
+    "mapillary": export_files.mapillary_tree,
+    "color-masks": export_files.color_tree,
 }
 
 
@@ -38,8 +38,8 @@ def recognized(root: Path) -> list[str]:
     ("name", "tree"),
     [
         *TREES.items(),
-        ("binary-masks", export_trees.binary_tree),
-        ("binary-masks", export_trees.alpha_tree),
+        ("binary-masks", export_files.binary_tree),
+        ("binary-masks", export_files.alpha_tree),
     ],
 )
 def test_each_export_is_recognized_by_one(
@@ -51,7 +51,7 @@ def test_each_export_is_recognized_by_one(
 def test_other_folders_are_recognized_by_none(
     tmp_path: Path, sample_voc: Path, sample_cityscapes: Path
 ) -> None:
-    export_trees.put_text(tmp_path / "README.txt", "hello")
+    export_files.put_text(tmp_path / "README.txt", "hello")
     for root in (tmp_path, sample_voc, sample_voc / "VOCdevkit" / "VOC2012", sample_cityscapes):
         assert recognized(root) == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from annotation_files import annotation, by_name, put_text, refusal
+from export_files import annotation, by_name, put_text, refusal
 from helpers import FORMATS
 from layout_trees import put_image, put_mask
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from segcoord.data.annotations.image_finder import ImageFinder, record_names
+from segcoord.data.annotations.image_lookup import ImageFinder
+from segcoord.data.annotations.names import record_names
 from segcoord.data.annotations.records import Format
 from segcoord.data.annotations.source import opened_source, recognize
 from segcoord.utils.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_files import (
+from export_files import (
     annotation,
     by_name,
     put_json,
@@ -177,10 +177,10 @@ def test_too_large_bitmap(tmp_path: Path) -> None:
         (bitmap("", 0, 0), "found data that are no PNG"),
         (bitmap(b"", 0), "bitmap, origin: found [0], expected [column, row]."),
         (bitmap(b"", 0, 0.5), "bitmap, origin: found [0, 0.5]"),
-        (thing("bitmap"), "objects[0]: found no 'bitmap', expected an object of that name."),
+        (thing("bitmap"), "objects[0]: bitmap: found nothing, expected an object."),
         (
             thing("polygon", points=[[0, 0]]),
-            "objects[0], points: found [[0, 0]], expected an object.",
+            "objects[0]: points: found [[0, 0]], expected an object.",
         ),
         (polygon([0, 0], [1]), "points, exterior: found [[0, 0], [1]], expected points"),
         (
@@ -204,14 +204,14 @@ def test_bad_object(tmp_path: Path, thing: dict, message: str) -> None:
     ("data", "message"),
     [
         ([], "found [], expected an object."),
-        ({"size": {"height": 4, "width": 6}}, "found no 'objects', expected a list of that name."),
-        ({"size": {"height": "4"}, "objects": []}, "size, height: found '4', expected an integer."),
+        ({"size": {"height": 4, "width": 6}}, "objects: found nothing, expected a list."),
+        ({"size": {"height": "4"}, "objects": []}, "size: height: found '4', expected an integer."),
         (
             content(thing("polygon", "bus")),
             "objects[0], classTitle: found the class 'bus', expected",
         ),
-        (content({"classTitle": "car"}), "objects[0]: found no 'geometryType'"),
-        (content(3), "objects[0]: found 3, expected an object."),
+        (content({"classTitle": "car"}), "objects[0]: geometryType: found nothing"),
+        (content(3), "objects[0]: found 3, expected an object with 'classTitle'."),
     ],
 )
 def test_bad_annotation(tmp_path: Path, data: object, message: str) -> None:
@@ -227,7 +227,7 @@ def test_bad_annotation(tmp_path: Path, data: object, message: str) -> None:
     [
         ({"classes": [], "projectType": "videos"}, "found a project of 'videos', expected images."),
         ({"classes": {}}, "classes: found {}, expected a list."),
-        ({"classes": [{"shape": "any"}]}, "classes[0]: found no 'title', expected a text"),
+        ({"classes": [{"shape": "any"}]}, "classes[0]: title: found nothing, expected text"),
         (
             {"classes": [{"title": "car", "shape": "any", "color": "red"}]},
             "classes[0], color: found 'red', expected a color such as #FF8000.",
@@ -245,9 +245,9 @@ def test_truncated_files(tmp_path: Path) -> None:
     path = put_project(tmp_path)
     path.write_text(path.read_text()[:-9])
     found = refused_annotation(FORMAT.read(tmp_path), "day/a")
-    assert found.startswith(f"{path}: not valid JSON at line 1, column ")
+    assert found.startswith(f"{path}: JSON that is cut short after ")
     meta = put_text(tmp_path / "meta.json", (tmp_path / "meta.json").read_text()[:-9])
-    assert refusal(FORMAT, tmp_path).startswith(f"{meta}: not valid JSON at line 1, column ")
+    assert refusal(FORMAT, tmp_path).startswith(f"{meta}: JSON that is cut short after ")
 
 
 def test_recognize(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from export_trees import annotation, by_name, put_text, rings, yolo_tree
+from export_files import annotation, by_name, put_text, rings, yolo_tree
 from helpers import FORMATS
 from layout_trees import put_image
 

@@ -8,9 +8,10 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from segcoord.data.annotations.export_files import listed_classes, read_text, require_unique
+from segcoord.data.annotations.names import listed_classes, require_unique
 from segcoord.data.annotations.paired_masks import pair_folders
 from segcoord.data.annotations.records import Export, Format, MaskFile, Record
+from segcoord.data.annotations.source_files import read_text
 from segcoord.utils.errors import UserError
 
 _TITLE = "ADE20K (Scene Parsing 2016)"

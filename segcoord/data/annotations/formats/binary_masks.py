@@ -7,12 +7,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from segcoord.data.annotations.export_files import (
-    crop_mask,
-    name_without_images,
-    require_unique,
-    split_of,
-)
+from segcoord.data.annotations.names import name_without_images, require_unique, split_of
 from segcoord.data.annotations.paired_masks import find_pairs, sample_pairs
 from segcoord.data.annotations.records import (
     ClassName,
@@ -23,6 +18,7 @@ from segcoord.data.annotations.records import (
     Record,
     Shape,
 )
+from segcoord.data.annotations.rings import crop_mask
 from segcoord.data.file_pattern import IMAGE_SUFFIXES, list_files
 from segcoord.data.image_io import check_image_depth, decode, has_transparency, open_image
 from segcoord.data.labels import binary_labels

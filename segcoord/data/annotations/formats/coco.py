@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from segcoord.data.annotations.formats.cityscapes import is_cityscapes
-from segcoord.data.annotations.image_finder import ImageFinder, no_images_error, record_names
-from segcoord.data.annotations.json_files import peek, read_json
+from segcoord.data.annotations.image_lookup import ImageFinder, no_images_error
+from segcoord.data.annotations.names import record_names
 from segcoord.data.annotations.rasterize import polygon_mask
 from segcoord.data.annotations.records import ClassName, Export, Format, Record, Shape
+from segcoord.data.annotations.source_files import peek, read_json
 from segcoord.data.file_pattern import list_files
 from segcoord.data.mask_reader import read_stored_mask
 from segcoord.utils.errors import UserError

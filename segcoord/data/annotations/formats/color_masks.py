@@ -11,17 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segcoord.data.annotations.export_files import (
-    background_of,
-    is_color,
-    peek_json,
-    read_json,
-    read_text,
-    require_unique,
-    shown,
-)
+from segcoord.data.annotations.names import background_of, is_color, parse_hex_color, require_unique
 from segcoord.data.annotations.paired_masks import find_pairs, sample_pairs
 from segcoord.data.annotations.records import ClassName, Color, Export, Format, MaskFile, Record
+from segcoord.data.annotations.source_files import peek_json, read_json, read_text, shown
 from segcoord.data.color_table import format_rgb
 from segcoord.data.mask_reader import read_stored_mask, value_counts
 from segcoord.utils.errors import UserError
@@ -202,12 +195,7 @@ def _color(words: list[str]) -> Color | None:
 
 def _json_color(value: object) -> Color | None:
     """A color given as [R, G, B] or "#rrggbb"."""
-    if isinstance(value, str) and len(value) == 7 and value[0] == "#":
-        try:
-            return tuple(bytes.fromhex(value[1:]))
-        except ValueError:
-            return None
-    return tuple(value) if is_color(value) else None
+    return tuple(value) if is_color(value) else parse_hex_color(value)
 
 
 def _is_in_colors(mask: Path, table: Path) -> bool:

@@ -23,15 +23,11 @@ from xml.parsers import expat
 
 import numpy as np
 
+from segcoord.data.annotations.image_lookup import ImageFiles
+from segcoord.data.annotations.names import hex_color, relative_name, without_suffix
 from segcoord.data.annotations.records import ClassName, Export, Format, Record, Shape
 from segcoord.data.annotations.rings import box_ring, ellipse_ring, rotate
-from segcoord.data.annotations.source_files import (
-    ImageFiles,
-    hex_color,
-    relative_name,
-    shown,
-    without_suffix,
-)
+from segcoord.data.annotations.source_files import shown
 from segcoord.utils.errors import UserError
 
 _REGIONS = ("polygon", "box", "ellipse", "polyline", "mask")
@@ -88,7 +84,7 @@ class _Scan:
                 remedy="Export it again.",
             ) from error
         except OSError as error:
-            raise UserError(f"can't be read ({error.strerror}).", path=path) from error
+            raise UserError(f"can't be read: {error.strerror}.", path=path) from error
 
     def _declaration(self, version: str, encoding: str | None, standalone: int) -> None:
         if (encoding or "utf-8").lower() not in ("utf-8", "us-ascii"):

@@ -18,15 +18,10 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from segcoord.data.annotations.image_lookup import ImageFiles
+from segcoord.data.annotations.names import relative_name, without_suffix
 from segcoord.data.annotations.records import ClassName, Color, Export, Format, MaskFile, Record
-from segcoord.data.annotations.source_files import (
-    ImageFiles,
-    read_head,
-    read_text,
-    relative_name,
-    shown,
-    without_suffix,
-)
+from segcoord.data.annotations.source_files import read_head, read_text, shown
 from segcoord.data.file_pattern import nfc
 from segcoord.utils.errors import UserError
 

@@ -11,20 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segcoord.data.annotations.export_files import (
-    ImageIndex,
-    background_of,
-    crop_mask,
-    leaves_folder,
-    member,
-    peek_json,
-    read_json,
-    report_missing,
-    require_unique,
-    ring,
-    shown,
-)
+from segcoord.data.annotations.image_lookup import ImageFiles, report_missing
+from segcoord.data.annotations.names import background_of, leaves_folder, require_unique
 from segcoord.data.annotations.records import ClassName, Export, Format, Record, Shape
+from segcoord.data.annotations.rings import crop_mask, flat_ring
+from segcoord.data.annotations.source_files import member, peek_json, read_json, shown
 from segcoord.data.file_pattern import list_files
 from segcoord.utils.errors import UserError
 
@@ -87,7 +78,7 @@ def read(root: Path) -> Export:
             path=root / "releases",
             remedy="Remove the others.",
         )
-    index = ImageIndex(root / "images" if (root / "images").is_dir() else root)
+    index = ImageFiles(root / "images" if (root / "images").is_dir() else root)
     records: list[Record] = []
     missing: list[str] = []
     names: set[str] = set()
@@ -97,21 +88,21 @@ def read(root: Path) -> Export:
         try:
             item, _, classes, left_out = _load(path)
         except UserError:
-            image = index.find([], [stem.as_posix(), stem.name])
+            image = index.find_first([], [stem.as_posix(), stem.name])
             if image is None:
                 raise
-            records.append(_record(path, index.folder, image))  # `_annotation` raises it again
+            records.append(_record(path, image, index))  # `_annotation` raises it again
             continue
         if item.left_out:
             skipped[item.left_out] += 1
             continue
         skipped.update(left_out)
-        image = index.find(item.names)
+        image = index.find_first(item.names)
         if image is None:
             missing.append(item.names[0])
             continue
         names |= classes
-        record = _record(path, index.folder, image)
+        record = _record(path, image, index)
         records.append(replace(record, content=path if classes else None, size=item.size))
     report_missing(missing, records, index.folder, skipped)
     require_unique(records)
@@ -126,9 +117,9 @@ def read(root: Path) -> Export:
     )
 
 
-def _record(path: Path, folder: Path, image: str) -> Record:
-    name = Path(image).with_suffix("").as_posix()
-    return Record(name=name, image=folder / image, content=path, where=str(path))
+def _record(path: Path, image: Path, index: ImageFiles) -> Record:
+    name = image.relative_to(index.folder).with_suffix("").as_posix()
+    return Record(name=name, image=image, content=path, where=str(path))
 
 
 def _load(path: Path) -> _Content:
@@ -206,7 +197,7 @@ def _rings(annotation: dict, where: str) -> list[np.ndarray]:
         if not isinstance(path, list) or not all(isinstance(p, dict) for p in path):
             raise UserError(f"found {shown(path)}, expected a list of points.", path=where)
         if len(path) >= 3:
-            rings.append(ring([p.get(axis) for p in path for axis in "xy"], where))
+            rings.append(flat_ring([p.get(axis) for p in path for axis in "xy"], where))
     return rings
 
 

@@ -11,26 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from segcoord.data.annotations.export_files import (
-    ImageIndex,
+from segcoord.data.annotations.image_lookup import ImageFiles, report_missing
+from segcoord.data.annotations.names import (
     background_of,
-    crop_mask,
     is_color,
     leaves_folder,
     listed_classes,
-    member,
-    read_json,
-    report_missing,
     require_unique,
-    ring,
-    shown,
 )
 from segcoord.data.annotations.records import ClassName, Color, Export, Format, Record, Shape
+from segcoord.data.annotations.rings import crop_mask, flat_ring
+from segcoord.data.annotations.source_files import member, read_head, read_json, shown
 from segcoord.utils.errors import UserError
 
 _TITLE = "Datumaro JSON"
-_HEAD = 1 << 16  # bytes at the start of a file that show its format
-_SIGNS = re.compile(rb'"dm_format_version"\s*:|"categories"\s*:\s*\{\s*"(label|mask|points)"\s*:')
+_SIGNS = re.compile(r'"dm_format_version"\s*:|"categories"\s*:\s*\{\s*"(label|mask|points)"\s*:')
 _NO_SPLIT = "default"  # the subset of items without one
 _ELLIPSE_POINTS = 72
 _SHAPES = ("polygon", "mask", "ellipse")
@@ -50,9 +45,8 @@ _LEFT_OUT = {
 def recognize(root: Path) -> str | None:
     """A file annotations/*.json whose categories are an object, as only Datumaro's are."""
     for file in _files(root):
-        with file.open("rb") as stream:
-            if _SIGNS.search(stream.read(_HEAD)):
-                return f"annotations/{file.name} with the categories of Datumaro"
+        if _SIGNS.search(read_head(file)):
+            return f"annotations/{file.name} with the categories of Datumaro"
     return None
 
 
@@ -66,7 +60,7 @@ def read(root: Path) -> Export:
     files = _files(root)
     if not files:
         raise UserError("no JSON files, expected one for each subset.", path=root / "annotations")
-    index = ImageIndex(root / "images")
+    index = ImageFiles(root / "images")
     labels: dict[str, list[str]] = {}
     colors: dict[str, Color] = {}
     records: list[Record] = []
@@ -126,7 +120,7 @@ def _shape(
     if kind == "mask":
         part = crop_mask(_decode(member(annotation, "rle", dict, where), size, f"{where}: rle"))
         return Shape(label, mask=part[0], offset=part[1], order=order) if part else None
-    points = ring(member(annotation, "points", list, where), f"{where}: points")
+    points = flat_ring(member(annotation, "points", list, where), f"{where}: points")
     if kind == "ellipse":
         points = _ellipse(points, where)
     return Shape(label, (points,), order=order)
@@ -194,20 +188,20 @@ def _left_out(annotation: dict) -> str | None:
 
 
 def _record(
-    item: dict, where: str, subset: str, annotations: list[dict], index: ImageIndex
+    item: dict, where: str, subset: str, annotations: list[dict], index: ImageFiles
 ) -> Record | None:
     """The record of an item; None if its image is not there."""
     name = member(item, "id", str, where)
     path, size = _image(item).get("path"), _image(item).get("size")
     has_path = isinstance(path, str) and path and not leaves_folder(path)
-    names = [f"{subset}/{path}", path] if has_path else []
+    paths = [f"{subset}/{path}", path] if has_path else []
     stems = [] if leaves_folder(name) else [f"{subset}/{name}", name]
-    file = index.find(names, stems)
-    if file is None:
+    image = index.find_first(paths, stems)
+    if image is None:
         return None
     return Record(
-        name=Path(file).with_suffix("").as_posix(),
-        image=index.folder / file,
+        name=image.relative_to(index.folder).with_suffix("").as_posix(),
+        image=image,
         content=None if all(map(_left_out, annotations)) else (subset, annotations),
         where=f"{where} ({name})",
         size=tuple(size) if isinstance(size, list) and len(size) == 2 else None,

@@ -26,17 +26,16 @@ from pathlib import Path
 import numpy as np
 
 from segcoord.data.annotations.brush_rle import decode_brush
+from segcoord.data.annotations.names import without_suffix
 from segcoord.data.annotations.records import ClassName, Export, Format, Record, Shape
-from segcoord.data.annotations.rings import box_ring, ellipse_ring, rotate
+from segcoord.data.annotations.rings import box_ring, ellipse_ring, paired_ring, rotate
 from segcoord.data.annotations.source_files import (
     finite,
     member,
     read_head,
     read_json,
     shown,
-    to_ring,
     typed,
-    without_suffix,
 )
 from segcoord.data.annotations.uploaded_images import UploadedImages, path_parts
 from segcoord.utils.errors import UserError
@@ -281,7 +280,7 @@ def _ring(kind: str, value: dict, size: tuple[int, int], where: str) -> np.ndarr
     height, width = size
     scale = np.array([width, height], np.float64) / 100
     if kind == "polygon":
-        return to_ring(value["points"], f"{where}, points") * scale
+        return paired_ring(value["points"], f"{where}, points") * scale
     x, y = finite(value, "x", where) * scale[0], finite(value, "y", where) * scale[1]
     degrees = finite(value, "rotation", where) if value.get("rotation") else 0.0
     if kind == "ellipse":

@@ -13,14 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segcoord.data.annotations.image_finder import (
-    ImageFinder,
-    name_of,
-    no_images_error,
-    record_names,
-)
-from segcoord.data.annotations.json_files import peek, read_json
+from segcoord.data.annotations.image_lookup import ImageFinder, no_images_error
+from segcoord.data.annotations.names import record_names, without_any_suffix
 from segcoord.data.annotations.records import ClassName, Export, Format, Record, Shape
+from segcoord.data.annotations.source_files import peek, read_json
 from segcoord.data.file_pattern import list_files
 from segcoord.utils.errors import UserError
 
@@ -70,7 +66,7 @@ def read(root: Path) -> Export:
     used = {record.image for record in records}
     for file in finder.files:
         if root / file not in used:
-            records.append(Record(name_of(file), root / file, None, file))
+            records.append(Record(without_any_suffix(file), root / file, None, file))
     names = record_names([r.image.relative_to(root).as_posix() for r in records])
     records = [replace(record, name=name) for record, name in zip(records, names)]
     listed = [ClassName(name) for name in sorted(classes)]
@@ -115,7 +111,7 @@ def embedded_image(record: Record) -> bytes:
 
 def _record(root: Path, file: str, content: Mapping, finder: ImageFinder) -> Record:
     folder = file.rpartition("/")[0]
-    given = _file_name(content) or f"{name_of(file)}.*"
+    given = _file_name(content) or f"{without_any_suffix(file)}.*"
     image = None
     try:
         image = finder.find(given, folder) if content else _beside(root, file, finder)
@@ -126,13 +122,13 @@ def _record(root: Path, file: str, content: Mapping, finder: ImageFinder) -> Rec
     known = all(isinstance(n, int) and n > 0 for n in (height, width))
     size = (height, width) if known else None
     path = root / file
-    return Record(name_of(file), image or path, path, str(path), size)
+    return Record(without_any_suffix(file), image or path, path, str(path), size)
 
 
 def _beside(root: Path, file: str, finder: ImageFinder) -> Path | None:
     """The image with the name of a JSON file that can't be read."""
-    stem = name_of(file)
-    return next((root / f for f in finder.files if name_of(f) == stem), None)
+    stem = without_any_suffix(file)
+    return next((root / f for f in finder.files if without_any_suffix(f) == stem), None)
 
 
 def _file_name(content: object) -> str:

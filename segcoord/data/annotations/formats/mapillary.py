@@ -8,17 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from segcoord.data.annotations.export_files import (
-    ImageIndex,
-    is_color,
-    member,
-    peek_json,
-    read_json,
-    require_unique,
-    shown,
-)
+from segcoord.data.annotations.image_lookup import ImageFiles
+from segcoord.data.annotations.names import is_color, require_unique
 from segcoord.data.annotations.paired_masks import pair_folders
 from segcoord.data.annotations.records import ClassName, Color, Export, Format, MaskFile, Record
+from segcoord.data.annotations.source_files import member, peek_json, read_json, shown
 from segcoord.data.color_table import format_rgb
 from segcoord.data.image_io import open_image
 from segcoord.utils.errors import UserError
@@ -76,7 +70,7 @@ def read(root: Path) -> Export:
             remedy=f"Add them, or remove {config.name} to use another version.",
         )
     require_unique(records)
-    if unmasked := len(ImageIndex(root / _WITHOUT_MASKS / "images")):
+    if unmasked := len(ImageFiles(root / _WITHOUT_MASKS / "images").paths):
         skipped[f"images of {_WITHOUT_MASKS}, which has no masks"] = unmasked
     if unscored := sum(not label.evaluate for label in labels):
         skipped["labels with evaluate: false, whose pixels are unlabelled"] = unscored

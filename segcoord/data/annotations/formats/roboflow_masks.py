@@ -12,20 +12,15 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from segcoord.data.annotations.names import background_of, without_suffix
 from segcoord.data.annotations.records import ClassName, Export, Format, MaskFile, Record
-from segcoord.data.annotations.source_files import (
-    read_head,
-    read_text,
-    shown,
-    without_suffix,
-)
+from segcoord.data.annotations.source_files import read_head, read_text, shown
 from segcoord.data.file_pattern import nfc
 from segcoord.utils.errors import UserError
 
 _TABLE = "_classes.csv"
 _HEADER = ("pixel value", "class")
 _MASK_END = "_mask"
-_BACKGROUND = "background"
 
 
 def recognize(folder: Path) -> str | None:
@@ -54,7 +49,7 @@ def read(folder: Path) -> Export:
         records += _records(path.parent, split)
     if not records:
         raise UserError(f"found no images beside {_TABLE}.", path=folder)
-    background = next((name for name in classes if name.lower() == _BACKGROUND), None)
+    background = background_of(classes.values())
     if any(names.get(0) != background for names in names_by_folder.values()):
         background = None
     return Export(

@@ -28,19 +28,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from segcoord.data.annotations.image_lookup import ImageFiles
+from segcoord.data.annotations.names import hex_color, without_suffix
 from segcoord.data.annotations.records import ClassName, Export, Format, Record, Shape
-from segcoord.data.annotations.rings import box_ring
-from segcoord.data.annotations.source_files import (
-    ImageFiles,
-    hex_color,
-    member,
-    read_head,
-    read_json,
-    shown,
-    to_ring,
-    typed,
-    without_suffix,
-)
+from segcoord.data.annotations.rings import box_ring, paired_ring
+from segcoord.data.annotations.source_files import member, read_head, read_json, shown, typed
 from segcoord.data.corruption import DECODE_ERRORS
 from segcoord.data.file_pattern import list_files
 from segcoord.utils.errors import UserError
@@ -195,9 +187,9 @@ def _read_annotation(path: Path) -> tuple[tuple[int, int], list[_Object]]:
 
 def _rings(points: object, where: str, is_rectangle: bool = False) -> tuple[np.ndarray, ...]:
     """The exterior and the holes in continuous coordinates."""
-    outer = to_ring(member(points, "exterior", list, where), f"{where}, exterior")
+    outer = paired_ring(member(points, "exterior", list, where), f"{where}, exterior")
     holes = typed(points.get("interior", []), list, f"{where}, interior")
-    rings = [outer, *(to_ring(hole, f"{where}, interior[{i}]") for i, hole in enumerate(holes))]
+    rings = [outer, *(paired_ring(hole, f"{where}, interior[{i}]") for i, hole in enumerate(holes))]
     numbers_pixels = all(np.array_equal(ring, np.rint(ring)) for ring in rings)
     if not is_rectangle:
         return tuple(ring + 0.5 for ring in rings) if numbers_pixels else tuple(rings)

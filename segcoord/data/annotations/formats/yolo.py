@@ -16,17 +16,16 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import yaml
 
-from segcoord.data.annotations.export_files import (
+from segcoord.data.annotations.image_lookup import report_missing
+from segcoord.data.annotations.names import (
     images_folder,
     listed_classes,
     name_without_images,
-    read_text,
-    report_missing,
     require_unique,
-    shown,
     split_of,
 )
 from segcoord.data.annotations.records import Export, Format, Record, Shape
+from segcoord.data.annotations.source_files import read_text, shown
 from segcoord.data.file_pattern import IMAGE_SUFFIXES, list_files, stored_path
 from segcoord.utils.errors import UserError
 
@@ -324,10 +323,10 @@ def _first_label(root: Path) -> Path | None:
 
 def _starts_with_numbers(path: Path) -> bool:
     try:
-        lines = read_text(path).split("\n", 1)
+        lines = read_text(path).splitlines()
     except UserError:
         return False
-    words = lines[0].split()
+    words = lines[0].split() if lines else []
     number = re.compile(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", re.I)
     return len(words) >= _BOX and all(number.fullmatch(word) for word in words)
 
