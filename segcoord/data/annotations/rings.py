@@ -6,6 +6,7 @@ Coordinates are continuous, y points down, and angles are in degrees clockwise a
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,14 +62,18 @@ def paired_ring(points: object, where: str) -> np.ndarray:
 
 def flat_ring(values: object, where: Path | str) -> np.ndarray:
     """Convert [x, y, x, y, ...] to (N, 2) float64; UserError for anything but finite numbers."""
-    is_list = isinstance(values, Sequence) and all(type(v) in (int, float) for v in values)
-    points = np.array(values if is_list else [], np.float64)
-    if not is_list or len(points) % 2 or not np.isfinite(points).all():
+    is_list = isinstance(values, Sequence)
+    if not is_list or len(values) % 2 or not all(map(_is_finite, values)):
         raise UserError(
             f"found {shown(values)}, expected a list of finite numbers: x and y of each point.",
             path=where,
         )
-    return points.reshape(-1, 2)
+    return np.array(values, np.float64).reshape(-1, 2)
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a value of a JSON file is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def crop_mask(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int]] | None:

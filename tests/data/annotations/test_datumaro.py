@@ -120,6 +120,7 @@ def test_labels_of_subsets_in_another_order(tmp_path: Path) -> None:
     [
         (shape(label_id=7), "annotations[0]: label_id: found 7, expected 0 to 1"),
         (shape(points=[0, 0, 1, float("nan"), 2, 2]), "expected a list of finite numbers"),
+        (shape(points=[0, 0, 1, 10**400, 2, 2]), "expected a list of finite numbers"),
         (shape(points=[0, 0, 1, 1, 2, 2, 3]), "annotations[0]: points: found"),
         (shape("mask"), "annotations[0]: rle: found nothing, expected an object"),
         (
