@@ -110,6 +110,7 @@ def test_a_split_without_masks_and_many_sizes(tmp_path: Path) -> None:
         ("--images=-1", "--images: found -1, expected 0 or more"),
         ("--split=gone", "gone: no such folder"),
         ("--out=.", "is a folder, expected a file"),
+        ("--out=config.yaml", "expected the name of a page, such as page.html"),
     ],
 )
 def test_wrong_options_are_errors(option: str, message: str, config: Path, capsys) -> None:

@@ -32,6 +32,8 @@ def show(program: str, argv: list[str]) -> int:
         raise UserError("segcoord data show needs jinja2: pip install 'segcoord[report]'")
     out = Path(args.out).expanduser()
     require_writable_path(out)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out}: expected the name of a page, such as page.html")
     data = parser.instantiate(args).data
     data.check()
     names = [args.split] if args.split else list(dict.fromkeys((data.train_split, data.val_split)))

@@ -18,6 +18,7 @@ from segcoord.utils.files import atomic_write
 CONFIG = "config.yaml"
 LISTS = Path("ImageSets") / "Segmentation"
 _LOCK, _FINGERPRINT, _JOURNAL = "lock", "fingerprint", "done.jsonl"
+_HEAD = "# Written by segcoord data import from"
 _WRITTEN = {IMAGES, MASKS, "ImageSets", CONFIG, ".segcoord"}
 _LARGEST_CROP = 320  # pixels; trains in reasonable time on a CPU
 _CONFIG = """\
@@ -75,6 +76,11 @@ def check_out(source: Path, out: Path, replace: bool) -> list[ClassConfig]:
         raise UserError(
             f"--out {out}: holds {', '.join(sorted(names))} without {CONFIG}, so it is not the "
             "result of an import; nothing was changed. Choose another folder."
+        )
+    if not (out / CONFIG).read_text(encoding="utf-8", errors="replace").startswith(_HEAD):
+        raise UserError(
+            f"--out {out}: {CONFIG} doesn't begin with {_HEAD!r}, so no import wrote this "
+            "dataset; nothing was changed. Choose another folder."
         )
     classes = parse_classes((read_yaml(out / CONFIG).get("data") or {}).get("classes"))
     if not isinstance(classes, list):
@@ -228,7 +234,7 @@ def write_config(
         for name, color in zip(names, colors)
     )
     head = (
-        f"# Written by segcoord data import from {json.dumps(origin, ensure_ascii=False)}.\n"
+        f"{_HEAD} {json.dumps(origin, ensure_ascii=False)}.\n"
         f"# Train: segcoord train --config {out / CONFIG}\n"
     )
     root = json.dumps(str(out), ensure_ascii=False)

@@ -58,27 +58,34 @@ class ImageFiles:
 class ImageFinder:
     """The image files of a folder by their names, for tools whose paths are of another machine.
 
-    Case and Unicode form don't matter, nor, unless several files have the name, does the folder.
-    `ImageFiles` looks up whole paths.
+    Case and Unicode form don't matter. Nor does the folder, unless several files have the name, or
+    the export has images in a folder that the annotation names. `ImageFiles` looks up whole paths.
 
     Args:
         root: folder of the export.
         files: of `list_files`, relative to `root`.
+
+    Attributes:
+        elsewhere: how many images were found in another folder than named, by an example.
     """
 
     def __init__(self, root: Path, files: Iterable[str]) -> None:
         self.root = root
         self.files = [f for f in files if PurePosixPath(f).suffix.lower() in IMAGE_SUFFIXES]
+        self.elsewhere: Counter[str] = Counter()
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for file in self.files:
             self._by_name[_key(file.rpartition("/")[2])].append(file)
+        self._folders = {_key(file).rpartition("/")[0] for file in self.files}
+        self._folder_names = {folder.rpartition("/")[2] for folder in self._folders}
 
     def find(self, given: str, folder: str = "", hints: Sequence[str] = ()) -> Path | None:
         r"""The file that an annotation calls `given`; None if there is none.
 
         The path may be absolute, of another machine, or Windows' (`..\images\a.jpg`); only files
         below the root are found. Among several files, the one with the most of the given folders
-        wins, then one beside the annotation, then one in a folder that `hints` name.
+        wins, then one beside the annotation, then one in a folder that `hints` name. A file in
+        another folder than the one named is another image, if that one has images.
 
         Args:
             given: name or path.
@@ -100,7 +107,28 @@ class ImageFinder:
                 remedy="Remove one of them, or name the folder in the annotation.",
                 kind="ambiguous images",
             )
-        return self.root / found[0] if found else None
+        if not found or self.is_named(found[0], given, folder):
+            return self.root / found[0] if found else None
+        has_images = (
+            _key(folder) in self._folders if len(parts) == 1 else parts[-2] in self._folder_names
+        )
+        if has_images and not (len(parts) == 1 and self._is_hinted(found[0], hints)):
+            return None
+        if len(parts) > 1:
+            self.elsewhere["images found in another folder than their annotations name"] += 1
+        return self.root / found[0]
+
+    @staticmethod
+    def is_named(file: str, given: str, folder: str) -> bool:
+        """Whether a file is in the folder that `given` names, or else beside the annotation."""
+        parts = [p for p in _key(given).replace("\\", "/").split("/") if p not in ("", ".", "..")]
+        if len(parts) == 1:
+            return _key(file).rpartition("/")[0] == _key(folder)
+        return common_end(_key(file).split("/"), parts) > 1
+
+    @staticmethod
+    def _is_hinted(file: str, hints: Sequence[str]) -> bool:
+        return any(_key(hint) in _key(file).split("/")[:-1] for hint in hints)
 
     @staticmethod
     def _score(

@@ -111,6 +111,8 @@ def import_dataset(options: ImportOptions) -> int:
             folder, chosen, seen = recognize(root, options.format)
             console.print(f"{options.source}: {chosen.title}: {seen}")
             export = chosen.read(folder)
+            if not export.classes:
+                raise _no_shapes_error(options.source, export)
             classes = map_classes(
                 export.classes, options.classes, options.unlabelled, export.background, previous
             )
@@ -191,6 +193,7 @@ def _usable(
     errors: list[UserError] = []
     names: dict[str, Record] = {}
     images: dict[Path, Record] = {}
+    ambiguous: set[int] = set()  # none of them is known to be right
     for record in records:
         if record.content is None:
             skipped[KEPT if unannotated == "keep" else UNANNOTATED] += 1
@@ -206,6 +209,7 @@ def _usable(
                 remedy="Rename one of the two images in the export.",
                 kind="images with the same name",
             )
+            ambiguous.add(id(first))
         if annotated is not record:
             error = UserError(
                 f"is annotated twice, in {annotated.where} and {record.where}.",
@@ -213,11 +217,12 @@ def _usable(
                 remedy="Remove one of the two annotations.",
                 kind="images with two annotations",
             )
+            ambiguous.add(id(annotated))
         if error is None:
             usable.append(record)
         else:
             errors.append(error)
-    return usable, errors
+    return [record for record in usable if id(record) not in ambiguous], errors
 
 
 def _name_error(record: Record) -> UserError | None:
@@ -271,6 +276,15 @@ def _convert(
                 journal.add(result.name, result.image, **content)
             update(n)
     return errors
+
+
+def _no_shapes_error(source: Path, export: Export) -> UserError:
+    skipped = "; ".join(f"{reason}: {count}" for reason, count in export.skipped.items())
+    return UserError(
+        f"{export.format} without an annotated shape; nothing was written.",
+        path=source,
+        remedy=f"Left out: {skipped}." if skipped else "Annotate images, and export them again.",
+    )
 
 
 def _fingerprint(

@@ -72,6 +72,12 @@ def test_nothing_is_overwritten_without_replace(export: Path, tmp_path: Path, ca
     assert import_to(out, export, "--replace") == 1
     assert "contains 'notes.txt', which no import wrote" in capsys.readouterr().err
     assert (out / "notes.txt").exists()
+    (out / "notes.txt").unlink()
+    text = (out / "config.yaml").read_text()
+    (out / "config.yaml").write_text(text.partition("\n")[2])
+    assert import_to(out, export, "--replace") == 1
+    assert "so no import wrote this dataset" in capsys.readouterr().err
+    assert (out / "JPEGImages").is_dir()
     for wrong in (export, export / "data", tmp_path):
         assert import_to(wrong, export, "--replace") == 1
     assert len([*export.iterdir()]) == 13
@@ -268,6 +274,15 @@ def test_folders_of_voc_and_cityscapes_train_as_they_are(
     assert not [*tmp_path.iterdir()]
 
 
+def test_an_export_without_shapes_says_what_it_has(tmp_path: Path, capsys) -> None:
+    photo(tmp_path / "export" / "a.jpg")
+    labelme(tmp_path / "export" / "a.json", shape("car", [[1, 1]], "point"))
+    assert import_to(tmp_path / "data", tmp_path / "export") == 1
+    error = capsys.readouterr().err
+    assert "labelme JSON without an annotated shape; nothing was written. Left out: " in error
+    assert "point" in error
+
+
 def test_images_and_names_that_can_not_be_used(tmp_path: Path, capsys) -> None:
     export = tmp_path / "export"
     for name in ("a", "b", "c"):
@@ -280,3 +295,6 @@ def test_images_and_names_that_can_not_be_used(tmp_path: Path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "a.jpg: is annotated twice, in" in printed
     assert "the image name ' c' would leave the dataset, be hidden, or can't be listed" in printed
+    assert import_to(tmp_path / "data", export, "--skip-bad") == 0
+    names = {path.stem for path in (tmp_path / "data" / "JPEGImages").iterdir()}
+    assert names == {"b", "c"}  # which of the two annotations of a is right is not known

@@ -77,6 +77,21 @@ def test_images_elsewhere_embedded_and_without_annotation(tmp_path: Path) -> Non
         export.image(by_name["labels/three"])
 
 
+def test_a_photo_of_another_folder_is_not_taken(tmp_path: Path) -> None:
+    raw = photo(tmp_path / "v1" / "1.jpg").read_bytes()
+    photo(tmp_path / "v2" / "2.jpg")
+    labelme(tmp_path / "v1" / "2.json", shape("a", box(0, 0, 9, 9)))
+    labelme(tmp_path / "v2" / "1.json", shape("a", box(0, 0, 9, 9)), image="v2/1.jpg", data=raw)
+    labelme(tmp_path / "v3" / "2.json", shape("a", box(0, 0, 9, 9)), data=raw)
+    labelme(tmp_path / "v4" / "2.json", shape("a", box(0, 0, 9, 9)), image="gone/2.jpg")
+    export = FORMAT.read(tmp_path)
+    images = {r.where: r.image.relative_to(tmp_path).as_posix() for r in export.records}
+    files = [f"{folder}.json" for folder in ("v1/2", "v2/1", "v3/2")]
+    assert [images[str(tmp_path / file)] for file in files] == files
+    assert images[str(tmp_path / "v4" / "2.json")] == "v2/2.jpg"
+    assert export.skipped == {"images found in another folder than their annotations name": 1}
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [

@@ -45,6 +45,11 @@ def test_names_as_mapping_and_image_without_label(tmp_path: Path) -> None:
     assert [(c.name, c.id) for c in export.classes] == [("cat", 0), ("dog", 3)]
     assert rings(annotation(export, "train/a")) == [("dog", [[[0, 0], [6, 0], [6, 4]]])]
     assert by_name(export)["train/b"].content is None
+    assert not export.skipped
+    put_text(tmp_path / "labels" / "train" / "lost.txt", "0 0 0 1 0 1 1\n")
+    skipped = FORMAT.read(tmp_path).skipped
+    assert [*skipped.values()] == [1]
+    assert next(iter(skipped)).startswith("label files without an image, such as ")
 
 
 @pytest.mark.parametrize(

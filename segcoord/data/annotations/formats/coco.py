@@ -218,6 +218,8 @@ def _records(
         where = f"{root / file}: image {given!r}"
         annotated = _Content(tuple(segments or ()), png) if segments or png else None
         records.append(Record("", path or _expected(root, given), annotated, where, size, split))
+    skipped += finder.elsewhere
+    finder.elsewhere.clear()
     if by_image:
         skipped["COCO annotations of images that are not listed"] += sum(
             map(len, by_image.values())

@@ -67,6 +67,7 @@ def read(root: Path) -> Export:
     for file in finder.files:
         if root / file not in used:
             records.append(Record(without_any_suffix(file), root / file, None, file))
+    skipped += finder.elsewhere
     names = record_names([r.image.relative_to(root).as_posix() for r in records])
     records = [replace(record, name=name) for record, name in zip(records, names)]
     listed = [ClassName(name) for name in sorted(classes)]
@@ -115,6 +116,9 @@ def _record(root: Path, file: str, content: Mapping, finder: ImageFinder) -> Rec
     image = None
     try:
         image = finder.find(given, folder) if content else _beside(root, file, finder)
+        if image and content.get("imageData"):  # is surer than a file with the same name elsewhere
+            named = finder.is_named(image.relative_to(root).as_posix(), given, folder)
+            image = image if named else None
     except UserError:  # several files: labelme itself opens the embedded image first
         if not content.get("imageData"):
             raise

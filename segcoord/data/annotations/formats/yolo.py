@@ -31,7 +31,7 @@ from segcoord.utils.errors import UserError
 
 _TITLE = "YOLO segmentation"
 _SPLIT_KEYS = ("train", "val", "test")
-_LABELS = "labels"
+_IMAGES, _LABELS = "images", "labels"
 _BOX = 5  # numbers of a line: the class, and the center and size of a box
 _SLACK = 1e-6  # by which rounding may move a coordinate out of [0, 1]
 _NAMELESS = (
@@ -78,6 +78,7 @@ def read(root: Path) -> Export:
     records = [_record(root, image, split) for split, image in images]
     report_missing(missing, records, root, skipped)
     require_unique(records)
+    skipped += _without_image(records)
     boxes = _count_boxes(root, records)
     if boxes:
         skipped["bounding boxes without a polygon"] += boxes
@@ -150,6 +151,24 @@ def _label_file(root: Path, image: Path) -> Path:
     if (position := images_folder(image)) is not None:
         parts[position] = _LABELS
     return root.joinpath(*parts)
+
+
+def _without_image(records: Sequence[Record]) -> Counter[str]:
+    """Count the label files beside those of the records that no image belongs to."""
+    used = {record.content for record in records if record.content}
+    files = sorted(file for folder in {path.parent for path in used} for file in folder.iterdir())
+    lost = [file for file in files if file.suffix == ".txt" and file not in used]
+    lost = [file for file in lost if file.name != "classes.txt" and not _has_image(file)]
+    return Counter({f"label files without an image, such as {f}": len(lost) for f in lost[:1]})
+
+
+def _has_image(label: Path) -> bool:
+    """Whether a label file has an image, which no list may name."""
+    parts = list(label.parts)
+    found = [i for i, part in enumerate(parts[:-1]) if part == _LABELS]
+    for position in found[-1:]:
+        parts[position] = _IMAGES
+    return any(Path(*parts).with_suffix(suffix).exists() for suffix in IMAGE_SUFFIXES)
 
 
 def _count_boxes(root: Path, records: list[Record]) -> int:
