@@ -116,8 +116,8 @@ def test_settings_that_a_decoder_does_not_support(arguments: tuple, message: str
     "encoder", ["efficientvit_b0", "hgnetv2_b0", "swin_tiny_patch4_window7_224"]
 )
 def test_light_takes_encoders_without_a_feature_at_stride_2(encoder: str) -> None:
-    with torch.device("meta"):
-        net = Light(f"tu-{encoder}", classes=3)
+    net = Light(f"tu-{encoder}", classes=3).eval()  # older versions of timm fail on device meta
+    with torch.inference_mode():
         assert net(torch.randn(1, 3, 224, 224)).shape == (1, 3, 224, 224)
 
 
