@@ -121,6 +121,23 @@ def chromium() -> Iterator:
         browser.close()
 
 
+@contextmanager
+def opened_offline(page: Path) -> Iterator:
+    """The page opened from disk without a network; it must not log, load or ask anything."""
+    size = {"width": 1200, "height": 900}
+    with chromium() as browser:
+        context = browser.new_context(offline=True, viewport=size, reduced_motion="reduce")
+        tab, messages, loaded = context.new_page(), [], []
+        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("pageerror", lambda error: messages.append(str(error)))
+        tab.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
+        tab.on("request", lambda request: loaded.append(request.url))
+        tab.goto(page.as_uri())
+        yield tab
+    assert messages == []
+    assert [url for url in loaded if not url.startswith("data:")] == [page.as_uri()]
+
+
 def mean_iou(pairs: list[tuple[np.ndarray, np.ndarray]], values: list[int]) -> float:
     """Plainly, class by class: (truth, prediction) maps of mask values."""
     ious = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from helpers import chromium
+from helpers import opened_offline
 from PIL import Image
 
 from segcoord.cli.main import main
@@ -128,18 +128,8 @@ def test_missing_package_is_an_error(config: Path, tmp_path: Path, monkeypatch, 
 
 @pytest.fixture
 def opened(page: Path) -> Iterator:
-    """The page opened from disk without a network; it must not log, load or ask anything."""
-    with chromium() as browser:
-        context = browser.new_context(offline=True, viewport={"width": 1200, "height": 900})
-        tab, messages, loaded = context.new_page(), [], []
-        tab.on("console", lambda message: messages.append(message.text))
-        tab.on("pageerror", lambda error: messages.append(str(error)))
-        tab.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
-        tab.on("request", lambda request: loaded.append(request.url))
-        tab.goto(page.as_uri())
+    with opened_offline(page) as tab:
         yield tab
-    assert messages == []
-    assert [url for url in loaded if not url.startswith("data:")] == [page.as_uri()]
 
 
 def test_browser_filters_by_class_and_split_with_the_keyboard(opened) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import chromium
+from helpers import opened_offline
 from PIL import Image
 from torchmetrics.classification import MulticlassCalibrationError
 
@@ -332,19 +332,8 @@ def test_missing_packages_are_an_error_before_an_image_is_read(
 
 @pytest.fixture
 def opened(page: Path) -> Iterator:
-    """The page opened from disk without a network; it must not log, load or ask anything."""
-    size = {"width": 1200, "height": 900}
-    with chromium() as browser:
-        context = browser.new_context(offline=True, viewport=size, reduced_motion="reduce")
-        tab, messages, loaded = context.new_page(), [], []
-        tab.on("console", lambda message: messages.append(message.text))
-        tab.on("pageerror", lambda error: messages.append(str(error)))
-        tab.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
-        tab.on("request", lambda request: loaded.append(request.url))
-        tab.goto(page.as_uri())
+    with opened_offline(page) as tab:
         yield tab
-    assert messages == []
-    assert [url for url in loaded if not url.startswith("data:")] == [page.as_uri()]
 
 
 def test_browser_shows_the_whole_page(opened) -> None:

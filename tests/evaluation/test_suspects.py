@@ -272,6 +272,8 @@ def test_without_suspects_there_is_no_contact_sheet(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(SuspectRanking, "ranked", lambda self: [])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sheet.jpg").touch()  # of an earlier ranking
     arguments = [f"--checkpoint={tiny_run / 'best.ckpt'}", f"--out={tmp_path / 'out'}"]
     assert run(suspects, "segcoord data suspects", [*arguments, "--data.workers=0"]) == 0
     assert "16 images: no region's labels contradict the prediction" in capsys.readouterr().out

@@ -95,7 +95,7 @@ class ImageFinder:
         Raises:
             UserError: several files fit equally well.
         """
-        parts = [p for p in _key(given).replace("\\", "/").split("/") if p not in ("", ".", "..")]
+        parts = _parts(given)
         found = self._by_name.get(parts[-1], []) if parts else []
         if len(found) > 1:
             scores = [self._score(file, parts, folder, hints) for file in found]
@@ -107,21 +107,21 @@ class ImageFinder:
                 remedy="Remove one of them, or name the folder in the annotation.",
                 kind="ambiguous images",
             )
-        if not found or self.is_named(found[0], given, folder):
-            return self.root / found[0] if found else None
-        has_images = (
-            _key(folder) in self._folders if len(parts) == 1 else parts[-2] in self._folder_names
-        )
-        if has_images and not (len(parts) == 1 and self._is_hinted(found[0], hints)):
+        if not found:
             return None
-        if len(parts) > 1:
-            self.elsewhere["images found in another folder than their annotations name"] += 1
+        if not self.is_named(found[0], given, folder):
+            if len(parts) > 1:
+                if parts[-2] in self._folder_names:
+                    return None
+                self.elsewhere["images found in another folder than their annotations name"] += 1
+            elif _key(folder) in self._folders and not self._is_hinted(found[0], hints):
+                return None
         return self.root / found[0]
 
     @staticmethod
     def is_named(file: str, given: str, folder: str) -> bool:
         """Whether a file is in the folder that `given` names, or else beside the annotation."""
-        parts = [p for p in _key(given).replace("\\", "/").split("/") if p not in ("", ".", "..")]
+        parts = _parts(given)
         if len(parts) == 1:
             return _key(file).rpartition("/")[0] == _key(folder)
         return common_end(_key(file).split("/"), parts) > 1
@@ -178,6 +178,11 @@ def report_missing(
         )
     if missing:
         skipped[f"images that are not there, such as {missing[0]}"] += len(missing)
+
+
+def _parts(given: str) -> list[str]:
+    """The folders and the name of a path of any system, without those that lead upwards."""
+    return [p for p in _key(given).replace("\\", "/").split("/") if p not in ("", ".", "..")]
 
 
 def _key(name: str) -> str:

@@ -5,7 +5,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -279,11 +279,11 @@ def _convert(
 
 
 def _no_shapes_error(source: Path, export: Export) -> UserError:
-    skipped = "; ".join(f"{reason}: {count}" for reason, count in export.skipped.items())
+    reasons = _reasons(export.skipped)
     return UserError(
         f"{export.format} without an annotated shape; nothing was written.",
         path=source,
-        remedy=f"Left out: {skipped}." if skipped else "Annotate images, and export them again.",
+        remedy=f"Left out: {reasons}." if reasons else "Annotate images, and export them again.",
     )
 
 
@@ -320,5 +320,9 @@ def _palette(classes: ClassMap) -> bytes:
 
 
 def _nothing_error(export: Export, skipped: Counter[str]) -> UserError:
-    reasons = "; ".join(f"{reason}: {n}" for reason, n in skipped.items() if n) or "no images"
+    reasons = _reasons(skipped) or "no images"
     return UserError(f"{export.format}: found no image with a usable annotation. {reasons}")
+
+
+def _reasons(skipped: Mapping[str, int]) -> str:
+    return "; ".join(f"{reason}: {n}" for reason, n in skipped.items() if n)

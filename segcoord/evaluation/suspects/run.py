@@ -50,6 +50,7 @@ def run_suspects(args: Namespace, data: DataConfig) -> int:
         raise UserError(f"split {split.name!r}: its masks have no labeled pixel (dummy masks)")
     suspects = ranking.ranked()
     protocol = _protocol(split, data, options.views, args.checkpoint)
+    (options.out / SHEET).unlink(missing_ok=True)  # of an earlier ranking
     write_suspects(options.out, ranking, suspects, split, protocol)
     _print(suspects, split)
     if _trained_on(checkpoint, data, split):

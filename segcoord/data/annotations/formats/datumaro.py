@@ -16,7 +16,6 @@ from segcoord.data.annotations.names import (
     background_of,
     is_color,
     leaves_folder,
-    listed_classes,
     require_unique,
 )
 from segcoord.data.annotations.records import ClassName, Color, Export, Format, Record, Shape
@@ -82,9 +81,7 @@ def read(root: Path) -> Export:
     report_missing(missing, records, index.folder, skipped)
     require_unique(records)
     names = dict.fromkeys(name for subset in labels.values() for name in subset)
-    classes = [
-        ClassName(c.name, colors.get(c.name), c.id) for c in listed_classes(dict(enumerate(names)))
-    ]
+    classes = [ClassName(name, colors.get(name), number) for number, name in enumerate(names)]
     return Export(
         format=_TITLE,
         records=records,
